@@ -1,0 +1,96 @@
+"""Every error that fedkit raises on purpose.
+
+FedkitError
+├── ConfigError          a scenario, an override, an argument: names file, line, key, nearest
+│   ├── PluginError      a plugin is missing, doubled, or built for another API version
+│   └── DataError        a data file is missing or is not what it should be
+├── LayoutError          tensors do not have the names, shapes or dtypes agreed at join
+├── UpdateRefused        the server refuses one client's update; the round goes on
+├── ClientFailed         a client cannot do its task, for a reason that may be told
+├── WireError            bytes that are not a message
+├── CheckpointError      a run folder that cannot be continued
+├── RunFailed            the run stopped: too many failed rounds, or every client failed
+└── ConformanceError     a plugin breaks a law of its kind
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FedkitError(Exception):
+    """Base of all errors that fedkit raises on purpose."""
+
+
+class ConfigError(FedkitError):
+    """A setting that cannot be used; the message says what, where and how to mend it."""
+
+
+class PluginError(ConfigError):
+    """A plugin that is missing, registered twice, or built for another API version."""
+
+
+class DataError(ConfigError):
+    """A data file that is missing or malformed; the message says where it was looked for."""
+
+
+class LayoutError(FedkitError):
+    """Tensors that do not fit the layout. `subject` is the tensor's name."""
+
+    def __init__(self, subject: str, reason: str) -> None:
+        super().__init__(f"tensor {subject!r}: {reason}")
+        self.subject = subject
+        self.reason = reason
+
+
+class UpdateRefused(FedkitError):
+    """The update of `client` is refused because of `subject` (a tensor, a metric, the weight)."""
+
+    def __init__(self, client: str, subject: str, reason: str) -> None:
+        super().__init__(f"update of client {client!r} refused: {subject!r} {reason}")
+        self.client = client
+        self.subject = subject
+        self.reason = reason
+
+
+class ClientFailed(FedkitError):
+    """Raised inside a client: `code` and `subject` may leave the device, the text does not."""
+
+    def __init__(self, code: str, subject: str, reason: str) -> None:
+        super().__init__(f"{code}: {subject!r} {reason}")
+        self.code = code
+        self.subject = subject
+
+
+class WireError(FedkitError):
+    """Bytes that are not a well-formed message."""
+
+
+class CheckpointError(FedkitError):
+    """A run folder whose checkpoint cannot be read or continued."""
+
+
+class RunFailed(FedkitError):
+    """The run stopped before its last round; the message gives the first cause."""
+
+
+class ConformanceError(FedkitError):
+    """A plugin breaks a law; `law` names it."""
+
+    def __init__(self, law: str, reason: str) -> None:
+        super().__init__(f"{law}: {reason}")
+        self.law = law
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: `did you mean 'x'?` or the list of what is known.
+
+    >>> nearest("fedavgg", ["fedavg", "fedprox"])
+    "did you mean 'fedavg'?"
+    """
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(names)}" if names else "none is known"

@@ -1,0 +1,96 @@
+"""What a run tells its observers.
+
+An observer is any object with some of the methods `run_started`, `round_started`, `replied`,
+`round_ended`, `evaluated`, `run_ended`; each takes the event. Missing methods are skipped. A method
+that returns a string stops the run after the current round, with that string as the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from fedkit.federation import Plan
+from fedkit.history import Fate, History, RoundRecord
+from fedkit.job import Job
+from fedkit.messages import ClientId, Failure, Metrics
+from fedkit.tensors import Tensors
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """rounds: how many there will be in all. history: what a resumed run has behind it."""
+
+    job: Job
+    rounds: int
+    history: History
+
+
+@dataclass(frozen=True)
+class RoundStarted:
+    """The plan is durable; tasks are about to be sent."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Replied:
+    """A client's fate in this round is known. failure is set when it answered with one."""
+
+    round: int
+    client: ClientId
+    fate: Fate
+    counted: int
+    want: int
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """`rounds` rounds are done; model is the whole model that was evaluated."""
+
+    rounds: int
+    metrics: Metrics
+    model: Tensors
+    history: History
+
+
+@dataclass(frozen=True)
+class RoundEnded:
+    """The round is over; its checkpoint, if there is a run folder, is on disk."""
+
+    record: RoundRecord
+    history: History
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """stopped: why the run ended before its last round; empty if it did not."""
+
+    history: History
+    model: Tensors
+    stopped: str
+
+
+Event: TypeAlias = RunStarted | RoundStarted | Replied | Evaluated | RoundEnded | RunEnded
+
+_METHOD: Mapping[type[object], str] = {
+    RunStarted: "run_started",
+    RoundStarted: "round_started",
+    Replied: "replied",
+    Evaluated: "evaluated",
+    RoundEnded: "round_ended",
+    RunEnded: "run_ended",
+}
+
+
+def emit(observers: Sequence[object], event: Event) -> str:
+    """Tell all observers; the first non-empty string that one returns, else the empty string."""
+    stop = ""
+    for observer in observers:
+        method = getattr(observer, _METHOD[type(event)], None)
+        answer = method(event) if method is not None else None
+        if isinstance(answer, str) and answer and not stop:
+            stop = answer
+    return stop

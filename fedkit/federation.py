@@ -1,0 +1,146 @@
+"""THE seam: who the clients are and how to reach them.
+
+Simulation, fedkit's own deployment and Flower differ in nothing else. A round is: send tasks,
+receive arrivals until a time on the federation's own clock, settle verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, Protocol, TypeAlias
+
+from fedkit.aggregate import WeightedSum
+from fedkit.job import Job
+from fedkit.messages import ClientId, EncodedUpdate, Failure, Key, Task
+from fedkit.tensors import State
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A WeightedSum that a worker has merged already; `members` are the keys inside it."""
+
+    key: Key
+    total: WeightedSum
+    members: tuple[Key, ...]
+
+
+Request: TypeAlias = Task
+Reply: TypeAlias = EncodedUpdate | Partial | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A reply and when it came, in seconds on the federation's clock."""
+
+    key: Key
+    at: float
+    reply: Reply
+
+
+class Verdict(StrEnum):
+    """What became of a reply; clients commit their memory on `counted` and else roll back."""
+
+    counted = "counted"
+    late = "late"
+    refused = "refused"
+    lost = "lost"
+    unwanted = "unwanted"
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes that clients have sent (up) and received (down) since the run began."""
+
+    up: int = 0
+    down: int = 0
+
+
+class Federation(Protocol):
+    """All that a run knows about its clients."""
+
+    def open(self, job: Job) -> None:
+        """Announce the job. Called once per process, before anything else."""
+        ...
+
+    def clients(self) -> Sequence[ClientId]:
+        """The clients that can be reached now, sorted."""
+        ...
+
+    def send(self, requests: Iterable[Request]) -> None:
+        """Hand over requests. Idempotent by key; a client may hold several."""
+        ...
+
+    def receive(self, until: float, want: int | None = None) -> Iterator[Arrival]:
+        """Arrivals in the order in which they come.
+
+        Ends when all that was sent is resolved, else at `until`; with nothing outstanding it lets
+        time pass until then. `want` is a hint: the caller stops after that many good replies. The
+        caller may stop early; the clock then stands at the last arrival.
+        """
+        ...
+
+    def outstanding(self) -> Mapping[Key, str]:
+        """Requests that a living client is still working on, and how far it is as far as known."""
+        ...
+
+    def settle(self, verdicts: Mapping[Key, Verdict]) -> None:
+        """Close these keys. Called after the checkpoint; idempotent."""
+        ...
+
+    def now(self) -> float:
+        """Seconds: virtual in simulation, UTC when deployed."""
+        ...
+
+    def traffic(self) -> Traffic:
+        """Bytes so far."""
+        ...
+
+    def save(self) -> State:
+        """What `load` needs to continue; empty where a journal is durable by itself."""
+        ...
+
+    def load(self, state: State) -> None:
+        """Continue from `save`."""
+        ...
+
+
+@dataclass(frozen=True)
+class RoundPolicy:
+    """How a round is made up and how it ends.
+
+    cohort: clients whose updates are wanted: a count, or a fraction in (0, 1) of those reachable;
+    None takes all. over_select: invite that many times more; the round ends when `cohort` of them
+    have been counted. quorum: below so many counted replies the round has failed: a count, or a
+    fraction of the cohort. deadline: seconds from the round's start. late: "drop" forgets a reply
+    that misses the deadline; "carry" adds it to the round in which it comes, as an update of its
+    own with weight times strategy.weigh(age), for up to carry_rounds rounds. max_failures: failed
+    rounds in a row that stop the run.
+    """
+
+    cohort: int | float | None = None
+    over_select: float = 1.0
+    quorum: int | float = 1
+    deadline: float = 600.0
+    late: Literal["drop", "carry"] = "drop"
+    carry_rounds: int = 3
+    max_failures: int = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One round, decided and made durable before its first task is sent.
+
+    cohort: invited clients, sorted. want: how many of them are to be counted. carried: keys of
+    earlier rounds that may still arrive, with the time at which each expires.
+    """
+
+    round: int
+    start: float
+    deadline: float
+    cohort: tuple[ClientId, ...]
+    want: int
+    quorum: int
+    seeds: Mapping[ClientId, int]
+    carried: Mapping[Key, float] = field(default_factory=dict)

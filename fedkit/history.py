@@ -1,0 +1,113 @@
+"""What happened, round by round: plain records that become JSON lines and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from fedkit.errors import CheckpointError
+from fedkit.messages import ClientId, Metrics
+
+
+class Outcome(StrEnum):
+    """What became of an invited client; each has exactly one."""
+
+    counted = "counted"  # its update is in the sum
+    failed = "failed"  # it answered with a Failure
+    refused = "refused"  # its update broke a rule
+    unwanted = "unwanted"  # enough others had been counted
+    late = "late"  # no reply by the deadline, but it was still at it
+    lost = "lost"  # no reply by the deadline
+
+
+@dataclass(frozen=True)
+class Fate:
+    """An outcome and why."""
+
+    outcome: Outcome
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A late reply that came in this round: from which round, and what became of it and why."""
+
+    round: int
+    outcome: Outcome
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One round. ok is False when the model was left unchanged; `reason` says why.
+
+    fates: every invited client. carried: replies to earlier rounds that were resolved in this one.
+    train: weighted mean of the clients' metrics. metrics: evaluation after the round, if there was
+    one. Bytes are those of this round; bytes_up_float32 is what the counted updates would have
+    taken as float32. virtual_*: seconds on the federation's clock. wall_seconds: on ours.
+    """
+
+    round: int
+    ok: bool
+    reason: str
+    fates: Mapping[ClientId, Fate]
+    carried: Mapping[ClientId, Carried]
+    weight: float
+    train: Metrics
+    metrics: Metrics
+    bytes_up: int
+    bytes_down: int
+    bytes_up_float32: int
+    virtual_start: float
+    virtual_end: float
+    wall_seconds: float
+
+    def count(self, outcome: Outcome) -> int:
+        """How many invited clients had this outcome."""
+        return Counter(fate.outcome for fate in self.fates.values())[outcome]
+
+    def to_json(self) -> str:
+        """One line of rounds.jsonl."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> RoundRecord:
+        """The record of one line; CheckpointError if it is not one."""
+        try:
+            fields: dict[str, Any] = json.loads(line)
+            fates = {c: Fate(Outcome(f["outcome"]), f["why"]) for c, f in fields.pop("fates").items()}
+            carried = {
+                c: Carried(f["round"], Outcome(f["outcome"]), f["why"])
+                for c, f in fields.pop("carried").items()
+            }
+            return cls(fates=fates, carried=carried, **fields)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"not a round record: {line[:80]!r} ({error})") from error
+
+
+@dataclass
+class History:
+    """All rounds so far, and the evaluation before the first (`initial`)."""
+
+    initial: Metrics = field(default_factory=dict)
+    rounds: list[RoundRecord] = field(default_factory=list)
+
+    def series(self, metric: str) -> list[tuple[int, float]]:
+        """(rounds done, value) of an evaluation metric; the initial one counts as 0 rounds."""
+        points = [(0, self.initial[metric])] if metric in self.initial else []
+        return points + [(r.round + 1, r.metrics[metric]) for r in self.rounds if metric in r.metrics]
+
+    @property
+    def failures_in_a_row(self) -> int:
+        """Failed rounds since the last good one."""
+        count = 0
+        for record in reversed(self.rounds):
+            if record.ok:
+                break
+            count += 1
+        return count

@@ -1,0 +1,22 @@
+"""FedProx: Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith 2020, arXiv:1812.06127, algorithm 2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedkit.tensors import Array
+from fedkit_strategies.fedavg import FedAvg
+
+
+@dataclass(frozen=True)
+class FedProx(FedAvg):
+    """FedAvg whose clients minimise loss + mu/2 |w - w_t|^2 and may do part of the work."""
+
+    accepts_partial_work: ClassVar[bool] = True
+
+    mu: float = 0.1
+
+    def correct(self, grad: Array, weight: Array, anchor: Array, extra: Mapping[str, Array]) -> Array:
+        return grad + self.mu * (weight - anchor)
