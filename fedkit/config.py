@@ -145,6 +145,7 @@ class Stop:
 class Scenario:
     """One run, whole. `workload` is an entry point or FILE.py:ATTR; its options are checked against
     its parameters. train: what trainers read from Task.settings (epochs or steps, batch, lr ...).
+    places: where each given key was written, for error messages.
     """
 
     workload: str = "digits"
@@ -162,3 +163,4 @@ class Scenario:
     devices: Devices = field(default_factory=Devices)
     federation: FederationSection = field(default_factory=FederationSection)
     stop: Stop = field(default_factory=Stop)
+    places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

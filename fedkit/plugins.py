@@ -1,0 +1,180 @@
+"""Plugins by name: entry points, files for trying out, and providers.
+
+A name is one of
+    fedprox             an entry point of the group;
+    FILE.py:ATTR        an attribute of a Python file, loaded under a name derived from its path;
+    provider:rest       the entry point `provider`, called with the string `rest` (flower:FedAdam).
+
+A distribution may state the API version that it was built for, by an entry point of the group
+`fedkit.api` whose name is the version: `"1" = "fedkit:API_VERSION"`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import TypeAlias, cast
+
+from fedkit import options, toml
+from fedkit.errors import ConfigError, PluginError, nearest
+
+GROUPS = ("strategies", "codecs", "trainers", "workloads", "federations", "scenarios")
+API_GROUP = "fedkit.api"
+
+Factory: TypeAlias = Callable[..., object]
+
+
+def names(group: str) -> Mapping[str, tuple[str, str]]:
+    """All entry points of `group`: name -> (value, "distribution version"), sorted by name.
+
+    Raises PluginError if two distributions register one name.
+    """
+    found = _entries(group)
+    return {name: (_one(group, name, same).value, _owner(same[0])) for name, same in found.items()}
+
+
+def load(group: str, name: str) -> object:
+    """The object called `name` in `group`.
+
+    Raises PluginError when there is none (with the nearest name), when two distributions claim the
+    name, when its distribution was built for another API version, or when loading it fails.
+    """
+    if is_file(name):
+        return _from_file(name)
+    found = _entries(group)
+    if name in found:
+        return _load(group, _one(group, name, found[name]))
+    provider, colon, rest = name.partition(":")
+    if colon and provider in found:
+        made = _load(group, _one(group, provider, found[provider]))
+        return cast("Factory", made)(rest)
+    raise PluginError(f"unknown {_kind(group)} {name!r}; {nearest(name, found)}")
+
+
+def codec(spec: str) -> object:
+    """The codec of a spec string, `name` or `name:key=value,key=value`.
+
+    Raises PluginError for an unknown name, ConfigError for an unknown key or a wrong value.
+    """
+    name, _, rest = (spec, "", "") if is_file(spec) else spec.partition(":")
+    made = cast("Factory", load("fedkit.codecs", name))
+    pairs = [part.partition("=") for part in rest.split(",") if part]
+    given = {key.strip(): toml.value(text.strip()) for key, _, text in pairs}
+    return made(**options.check(made, given, lambda key, text: ConfigError(f"codec {spec!r}: {key}: {text}")))
+
+
+def is_file(name: str) -> bool:
+    """Whether `name` is FILE.py:ATTR."""
+    return re.search(r"\.py(:|$)", name) is not None
+
+
+def absolute(name: str, base: Path) -> str:
+    """`name` with its file, if it is FILE.py:ATTR, made absolute from `base`."""
+    match = re.fullmatch(r"(.+\.py)(:.*)?", name)
+    return f"{(base / Path(match[1]).expanduser()).resolve()}{match[2] or ''}" if match else name
+
+
+def summary(thing: object) -> str:
+    """The first line of the docstring of a plugin, or of its module when it is one."""
+    text = (getattr(thing, "__doc__", None) or "").strip()
+    return text.splitlines()[0] if text else ""
+
+
+def _entries(group: str) -> dict[str, list[metadata.EntryPoint]]:
+    found: dict[str, list[metadata.EntryPoint]] = {}
+    for entry in sorted(metadata.entry_points(group=group), key=lambda e: e.name):
+        found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def _one(group: str, name: str, found: list[metadata.EntryPoint]) -> metadata.EntryPoint:
+    if len(found) > 1:
+        owners = " and ".join(f"{_owner(e)} ({e.value})" for e in found)
+        raise PluginError(
+            f"{_kind(group)} {name!r} is registered by {owners}: uninstall one of them, or rename it"
+        )
+    return found[0]
+
+
+def _load(group: str, entry: metadata.EntryPoint) -> object:
+    _check_api(entry)
+    try:
+        return entry.load()
+    except Exception as error:
+        raise PluginError(
+            f"{_kind(group)} {entry.name!r} of {_owner(entry)} cannot be loaded from {entry.value}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_api(entry: metadata.EntryPoint) -> None:
+    from fedkit import API_VERSION, __version__
+
+    stated = entry.dist.entry_points.select(group=API_GROUP) if entry.dist else ()
+    for api in stated:
+        if api.name != str(API_VERSION):
+            raise PluginError(
+                f"{_owner(entry)} was built for plugin API {api.name}, but fedkit {__version__} has API "
+                f"{API_VERSION}: install versions that go together"
+            )
+
+
+def _owner(entry: metadata.EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
+
+
+def _kind(group: str) -> str:
+    word = group.removeprefix("fedkit.")
+    return {"strategies": "strategy"}.get(word, word.removesuffix("s"))
+
+
+def _from_file(name: str) -> object:
+    file, _, attribute = name.rpartition(":")
+    if not file.endswith(".py") or not attribute:
+        raise PluginError(f"{name!r}: say which object of the file you mean, as FILE.py:NAME")
+    module = _module(Path(file).expanduser().resolve())
+    if not hasattr(module, attribute):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise PluginError(f"{file} has no {attribute!r}; {nearest(attribute, public)}")
+    return cast("object", getattr(module, attribute))
+
+
+def module_name(path: Path) -> str:
+    """The module name of a plugin file: the same in every process that sees the same path."""
+    stem = re.sub(r"\W", "_", path.stem)
+    return f"fedkit_file_{stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
+def _module(path: Path) -> ModuleType:
+    name = module_name(path)
+    if name in sys.modules:
+        return sys.modules[name]
+    if not path.is_file():
+        raise PluginError(f"no such file: {path}")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses and pickle look their module up by name
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # last, so that the file's neighbours shadow nothing
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise PluginError(f"{path}:{_line(error, path)}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _line(error: Exception, path: Path) -> int:
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((f.lineno or 0 for f in reversed(frames) if f.filename == str(path)), 0)
