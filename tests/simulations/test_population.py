@@ -145,7 +145,7 @@ def test_an_impossible_population_names_the_key(population: Population, message:
 def test_shards_too_uneven_for_the_minimum_are_an_error() -> None:
     population = Population(clients=3, partition="shards", shards=2, min_examples=3)
     with pytest.raises(ConfigError, match=r"min_examples = 3.*a client only 2"):
-        partition(labels_of(10, 3), population, 5)
+        partition(labels_of(10, 3), population, 7)
 
 
 def test_too_many_natural_clients_is_an_error() -> None:
