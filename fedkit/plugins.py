@@ -23,7 +23,9 @@ from types import ModuleType
 from typing import TypeAlias, cast
 
 from fedkit import options, toml
+from fedkit.codecs import Codec
 from fedkit.errors import ConfigError, PluginError, nearest
+from fedkit.strategy import Strategy
 
 GROUPS = ("strategies", "codecs", "trainers", "workloads", "federations", "scenarios")
 API_GROUP = "fedkit.api"
@@ -58,16 +60,34 @@ def load(group: str, name: str) -> object:
     raise PluginError(f"unknown {_kind(group)} {name!r}; {nearest(name, found)}")
 
 
-def codec(spec: str) -> object:
+def strategy(name: str, given: Mapping[str, object] | None = None) -> Strategy:
+    """The strategy called `name`, made with the options `given`.
+
+    Raises PluginError for an unknown name, ConfigError for an unknown option or a wrong value.
+    """
+    cls = cast("Factory", load("fedkit.strategies", name))
+    known = options.check(
+        cls, given or {}, lambda key, text: ConfigError(f"strategy {name!r}: {key}: {text}")
+    )
+    made = cls(**known)
+    if not isinstance(made, Strategy):
+        raise PluginError(f"strategy {name!r} makes a {type(made).__name__}, not a fedkit.Strategy")
+    return made
+
+
+def codec(spec: str) -> Codec:
     """The codec of a spec string, `name` or `name:key=value,key=value`.
 
     Raises PluginError for an unknown name, ConfigError for an unknown key or a wrong value.
     """
     name, _, rest = (spec, "", "") if is_file(spec) else spec.partition(":")
-    made = cast("Factory", load("fedkit.codecs", name))
+    cls = cast("Factory", load("fedkit.codecs", name))
     pairs = [part.partition("=") for part in rest.split(",") if part]
     given = {key.strip(): toml.value(text.strip()) for key, _, text in pairs}
-    return made(**options.check(made, given, lambda key, text: ConfigError(f"codec {spec!r}: {key}: {text}")))
+    made = cls(**options.check(cls, given, lambda key, text: ConfigError(f"codec {spec!r}: {key}: {text}")))
+    if not isinstance(made, Codec):
+        raise PluginError(f"codec {spec!r} makes a {type(made).__name__}, not a fedkit codec")
+    return made
 
 
 def is_file(name: str) -> bool:
@@ -81,7 +101,16 @@ def absolute(name: str, base: Path) -> str:
     return f"{(base / Path(match[1]).expanduser()).resolve()}{match[2] or ''}" if match else name
 
 
-def summary(thing: object) -> str:
+def strategy_name(instance: Strategy) -> str:
+    """The registered name of an instance's class, else the class's own name."""
+    value = f"{type(instance).__module__}:{type(instance).__qualname__}"
+    for entry in metadata.entry_points(group="fedkit.strategies"):
+        if entry.value == value:
+            return entry.name
+    return type(instance).__qualname__
+
+
+def describe(thing: object) -> str:
     """The first line of the docstring of a plugin, or of its module when it is one."""
     text = (getattr(thing, "__doc__", None) or "").strip()
     return text.splitlines()[0] if text else ""

@@ -1,0 +1,142 @@
+"""From a scenario to a run: build the objects that it names, and run them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from fedkit import plugins
+from fedkit.aggregate import Grid
+from fedkit.config import Aggregate, Scenario
+from fedkit.errors import CheckpointError, ConfigError, nearest
+from fedkit.federation import Federation, RoundPolicy
+from fedkit.observers import EarlyStop
+from fedkit.options import signature
+from fedkit.rounds import Result, default_grid, run
+from fedkit.scenario import changes, is_workload, read, to_toml
+from fedkit.strategy import Strategy
+from fedkit.trainer import Workload
+
+
+@dataclass(frozen=True)
+class Built:
+    """A scenario's objects. grid: None when [aggregate] leaves it to the workload."""
+
+    strategy: Strategy
+    workload: Workload
+    federation: Federation
+    policy: RoundPolicy
+    grid: Grid | None
+
+
+def build(scenario: Scenario) -> Built:
+    """Make the strategy, the workload (this loads its data) and the federation of a scenario.
+
+    Raises ConfigError for a [train] key that the workload does not know, and whatever the plugins
+    raise, DataError for a missing file among them.
+    """
+    strategy = plugins.strategy(scenario.strategy.name, scenario.strategy.options)
+    workload = _workload(scenario)
+    _check_train(scenario, workload)
+    make = cast("Any", plugins.load("fedkit.federations", scenario.federation.kind))
+    reach = {"seed": scenario.seed, "links": scenario.links, "devices": scenario.devices}
+    federation: Federation = make(workload, **reach, **scenario.federation.options)
+    keys = [field.name for field in dataclasses.fields(RoundPolicy)]
+    policy = RoundPolicy(**{key: getattr(scenario.rounds, key) for key in keys})
+    return Built(strategy, workload, federation, policy, _grid(scenario, workload, policy))
+
+
+def _workload(scenario: Scenario) -> Workload:
+    thing = plugins.load("fedkit.workloads", scenario.workload)
+    if is_workload(thing):
+        return cast("Workload", thing)
+    factory = cast("Any", thing)
+    takes = signature(factory).parameters
+    fills = {"population": scenario.population, "seed": scenario.seed}
+    filled = {key: value for key, value in fills.items() if key in takes}
+    made: object = factory(**{**filled, **scenario.workload_options})
+    if not is_workload(made):
+        raise ConfigError(
+            f"workload {scenario.workload!r} makes a {type(made).__name__}, which is no Workload: "
+            "it lacks one of init, clients, trainer, evaluate"
+        )
+    return cast("Workload", made)
+
+
+def _check_train(scenario: Scenario, workload: Workload) -> None:
+    known: Mapping[str, str] | None = getattr(workload, "train_settings", None)
+    for key in scenario.train if known is not None else ():
+        if key not in (known or {}):
+            place = scenario.places.get(f"train.{key}", "scenario")
+            raise ConfigError(f"{place}: [train] {key}: unknown key; {nearest(key, known or {})}")
+
+
+def _grid(scenario: Scenario, workload: Workload, policy: RoundPolicy) -> Grid | None:
+    """The grid of [aggregate]; None leaves it to `run`."""
+    section = scenario.aggregate
+    if section == Aggregate():
+        return None
+    try:
+        grid = default_grid(workload, policy, section.max_delta)
+        weight = section.max_weight if section.max_weight is not None else grid.max_weight
+        return dataclasses.replace(grid, max_weight=weight)
+    except ValueError as error:
+        place = scenario.places.get("aggregate", "scenario")
+        raise ConfigError(f"{place}: [aggregate]: {error}") from error
+
+
+def run_scenario(
+    scenario: Scenario,
+    *,
+    out: Path | str | None = None,
+    resume: bool = False,
+    observers: Sequence[object] = (),
+) -> Result:
+    """Run a scenario into the folder `out`; with `resume`, continue the run there.
+
+    Raises what `build` and `fedkit.run` raise.
+    """
+    built = build(scenario)
+    stop = scenario.stop
+    early = [EarlyStop(stop.metric, stop.target, stop.patience, stop.best)] if stop.metric else []
+    return run(
+        built.strategy,
+        built.workload,
+        built.federation,
+        rounds=scenario.rounds.count,
+        policy=built.policy,
+        codec_up=scenario.codec.up,
+        codec_down=scenario.codec.down,
+        train=scenario.train,
+        seed=scenario.seed,
+        grid=built.grid,
+        evaluate_every=scenario.rounds.evaluate_every,
+        evaluate_on=scenario.rounds.evaluate_on,
+        observers=(*observers, *early),
+        out=out,
+        resume=resume,
+        scenario=to_toml(scenario),
+    )
+
+
+def saved_scenario(folder: Path, overrides: Sequence[str] = ()) -> Scenario:
+    """The scenario of the run in `folder`, for continuing it.
+
+    Overrides may change rounds.count and [stop] alone: any other change would make it another run.
+    Raises CheckpointError where there is no run, ConfigError for a change that is refused.
+    """
+    file = folder / "scenario.toml"
+    if not file.is_file():
+        raise CheckpointError(f"{folder}: there is no run to resume (no scenario.toml)")
+    old, new = read(file), read(file, overrides)
+    for key in changes(old, new):
+        if key != "rounds.count" and not key.startswith("stop."):
+            place = new.places.get(key, f"override of {key!r}")
+            raise ConfigError(
+                f"{place}: a run that is resumed keeps its settings (rounds.count and [stop] may change); "
+                "start a new run instead"
+            )
+    return new

@@ -1,0 +1,101 @@
+"""The ranges of a scenario's numbers, and what must hold between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from fedkit.config import Scenario
+
+Rule = tuple[str, Callable[[float], bool], str]
+
+
+def _share(number: float) -> bool:
+    return 0 <= number <= 1
+
+
+def _positive(number: float) -> bool:
+    return number > 0 and math.isfinite(number)
+
+
+def _not_negative(number: float) -> bool:
+    return number >= 0 and math.isfinite(number)
+
+
+def _count(number: float) -> bool:
+    return number >= 1
+
+
+def _count_or_fraction(number: float) -> bool:
+    return number >= 1 if isinstance(number, int) else 0 < number < 1
+
+
+_EITHER = "must be a count (1, 2 ...) or a fraction in (0, 1)"
+_FINITE = "must be positive and finite"
+_SPREAD = "must be 0 or more"
+_SHARE = "must be in [0, 1]"
+_COUNT = "must be at least 1"
+
+_RULES: tuple[Rule, ...] = (
+    ("seed", lambda n: 0 <= n < 2**63, "must be in [0, 2^63)"),
+    ("population.clients", _count, _COUNT),
+    ("population.alpha", _positive, _FINITE),
+    ("population.shards", _count, _COUNT),
+    ("population.min_examples", lambda n: n >= 0, _SPREAD),
+    ("rounds.count", lambda n: n >= 0, _SPREAD),
+    ("rounds.cohort", _count_or_fraction, f"{_EITHER}; 'none' takes all clients"),
+    ("rounds.over_select", lambda n: n >= 1 and math.isfinite(n), _COUNT),
+    ("rounds.quorum", _count_or_fraction, _EITHER),
+    ("rounds.deadline", _positive, _FINITE),
+    ("rounds.carry_rounds", _count, _COUNT),
+    ("rounds.max_failures", _count, _COUNT),
+    ("rounds.evaluate_every", _count, _COUNT),
+    ("aggregate.max_weight", _positive, _FINITE),
+    ("aggregate.max_delta", _positive, _FINITE),
+    ("links.up", _positive, _FINITE),
+    ("links.down", _positive, _FINITE),
+    ("links.latency", _not_negative, _SPREAD),
+    ("links.loss", lambda n: 0 <= n < 1, "must be in [0, 1)"),
+    ("links.spread", _not_negative, _SPREAD),
+    ("devices.speed", _positive, _FINITE),
+    ("devices.spread", _not_negative, _SPREAD),
+    ("devices.drop", _share, _SHARE),
+    ("devices.drop_after", _share, _SHARE),
+    ("devices.stragglers", _share, _SHARE),
+    ("devices.available", _share, _SHARE),
+    ("devices.on_seconds", _positive, _FINITE),
+    ("devices.off_seconds", _positive, _FINITE),
+    ("stop.target", math.isfinite, "must be finite"),
+    ("stop.patience", lambda n: n >= 0, _SPREAD),
+)
+
+
+def problems(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """(dotted key, what is wrong) of every broken rule."""
+    for path, holds, text in _RULES:
+        item: object = scenario
+        for part in path.split("."):
+            item = getattr(item, part)
+        if isinstance(item, int | float) and not holds(item):
+            yield path, f"{text}, not {item!r}"
+    yield from _between(scenario)
+
+
+def _between(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    rounds, clients = scenario.rounds, scenario.population.clients
+    cohort, quorum = rounds.cohort, rounds.quorum
+    if isinstance(cohort, int) and isinstance(quorum, int) and quorum > cohort:
+        yield "rounds.quorum", f"{quorum} is above the cohort of {cohort}: no round could succeed"
+    if isinstance(cohort, int) and clients is not None and cohort > clients:
+        yield "rounds.cohort", f"{cohort} is more than the {clients} clients of [population]"
+    if rounds.late == "carry" and rounds.evaluate_on == "clients":
+        yield "rounds.late", "'carry' cannot be combined with rounds.evaluate_on = 'clients'; use 'server'"
+    links, devices, stop = scenario.links, scenario.devices, scenario.stop
+    if links.profile == "custom" and (links.up is None or links.down is None):
+        yield "links.profile", "'custom' needs links.up and links.down (bytes per second)"
+    if devices.profile == "custom" and devices.speed is None:
+        yield "devices.profile", "'custom' needs devices.speed (training examples per second)"
+    if not stop.metric and (stop.target is not None or stop.patience):
+        yield "stop.metric", 'must name an evaluation metric, as in stop.metric = "accuracy"'
+    if stop.metric and stop.target is None and not stop.patience:
+        yield "stop.metric", "needs stop.target or stop.patience to stop anything"

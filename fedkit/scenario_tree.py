@@ -1,0 +1,149 @@
+"""A scenario before it is checked: the TOML tree, where each key was written, overrides on top."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TypeAlias, cast
+
+from fedkit import plugins, toml
+from fedkit.config import FederationSection, StrategySection
+from fedkit.errors import ConfigError, PluginError, nearest
+
+Tree: TypeAlias = dict[str, object]
+
+NAMED = {"strategy": "name", "federation": "kind"}
+"""Sections that name a plugin; all their other keys are its options."""
+_DEFAULT = {"strategy": StrategySection().name, "federation": FederationSection().kind}
+
+
+class ScenarioTree:
+    """A raw tree and its places: dotted key -> `my.toml:14` or `override 'a.b=1'`.
+
+    replaced: an override names another workload than the file.
+    """
+
+    def __init__(self, label: str, tree: Tree, places: dict[str, str]) -> None:
+        self.label, self.tree, self.places = label, tree, places
+        self.replaced = False
+
+    @classmethod
+    def open(cls, source: str) -> ScenarioTree:
+        """Parse a TOML file or a shipped scenario; ConfigError with the line if it is not TOML."""
+        label, text, base = _text(source)
+        try:
+            tree = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            at = re.search(r"\(at line (\d+), column \d+\)", str(error))
+            line = at[1] if at else len(text.splitlines())
+            raise ConfigError(f"{label}:{line}: not valid TOML: {error}") from error
+        _locate_files(tree, base)
+        return cls(label, tree, {path: f"{label}:{line}" for path, line in toml.lines(text).items()})
+
+    def fail(self, path: str, text: str) -> ConfigError:
+        """The error for a dotted path, at the nearest place that is known."""
+        section, _, key = path.partition(".")
+        place = path
+        while place and place not in self.places:
+            place = place.rpartition(".")[0]
+        shown = f"[{section}] {key}" if key else path
+        return ConfigError(f"{self.places.get(place, self.label)}: {shown}: {text}")
+
+    def override(self, overrides: Sequence[str]) -> None:
+        """Put `key=value` strings over the tree."""
+        added: Tree = {}
+        for override in overrides:
+            path, equals, text = override.partition("=")
+            if not equals or not path.strip():
+                raise ConfigError(f"override {override!r}: must be key=value, as in rounds.count=5")
+            self.places[path.strip()] = f"override {override!r}"
+            self._put(added, path.strip(), toml.value(text.strip()))
+        _locate_files(added, Path.cwd())
+        self._drop_replaced(added)
+        for section, item in added.items():
+            old = self.tree.get(section)
+            merge = isinstance(old, dict) and isinstance(item, dict)
+            self.tree[section] = cast("Tree", old) | cast("Tree", item) if merge else item
+
+    def _put(self, tree: Tree, path: str, item: object) -> None:
+        section, dot, key = path.partition(".")
+        table = tree.setdefault(section, {}) if dot else tree
+        if not isinstance(table, dict):
+            raise self.fail(path, f"{section!r} is given twice, once as a value and once as a section")
+        cast("Tree", table)[key if dot else section] = item
+
+    def _drop_replaced(self, added: Tree) -> None:
+        """Options in the file belong to the plugin that the file names."""
+        for section, key in NAMED.items():
+            new, old = added.get(section), self.tree.get(section, {})
+            if not isinstance(new, dict) or key not in new or not isinstance(old, dict):
+                continue
+            if new[key] != old.get(key, _DEFAULT[section]):
+                self.tree[section] = {}
+        if "workload" in added and added["workload"] != self.tree.get("workload"):
+            self.tree.pop("workload_options", None)
+            self.replaced = True
+
+
+def _locate_files(tree: Tree, base: Path) -> None:
+    """Make the files that the tree names absolute."""
+    for table, key in _plugin_names(tree):
+        name = table[key]
+        if isinstance(name, str):
+            table[key] = plugins.absolute(name, base)
+    given = tree.get("workload_options")
+    if isinstance(given, dict):
+        for key, item in given.items():
+            if (key in ("data", "path") or key.endswith("_path")) and isinstance(item, str) and item:
+                given[key] = str((base / Path(item).expanduser()).resolve())
+
+
+def _plugin_names(tree: Tree) -> Iterator[tuple[Tree, str]]:
+    if "workload" in tree:
+        yield tree, "workload"
+    for section, key in NAMED.items():
+        table = tree.get(section)
+        if isinstance(table, dict) and key in table:
+            yield table, key
+
+
+def shipped() -> Mapping[str, tuple[str, str]]:
+    """Scenarios that are installed: name -> (description, distribution)."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, (file, owner) in _files().items():
+        tree = tomllib.loads(file.read_text(encoding="utf-8"))
+        found[name] = (str(tree.get("description", "")), owner)
+    return found
+
+
+def _files() -> Mapping[str, tuple[Traversable, str]]:
+    found: dict[str, tuple[Traversable, str]] = {}
+    for module, owner in plugins.names("fedkit.scenarios").values():
+        for file in resources.files(module).iterdir():
+            name = file.name.removesuffix(".toml")
+            if name == file.name:
+                continue
+            if name in found:
+                raise PluginError(f"scenario {name!r} is shipped by {found[name][1]} and by {owner}")
+            found[name] = (file, owner)
+    return dict(sorted(found.items()))
+
+
+def _text(source: str) -> tuple[str, str, Path]:
+    """(label, text, directory of relative paths) of a file or a shipped scenario."""
+    path = Path(source).expanduser()
+    if path.suffix == ".toml" or path.is_file():
+        try:
+            return source, path.read_text(encoding="utf-8"), path.resolve().parent
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{source} cannot be read: {error}") from error
+    files = _files()
+    if source not in files:
+        raise ConfigError(
+            f"no scenario {source!r}: it is neither a TOML file nor a shipped name; {nearest(source, files)}"
+        )
+    return f"{source}.toml", files[source][0].read_text(encoding="utf-8"), Path.cwd()
