@@ -50,6 +50,17 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How an unresolved request stands, as far as the federation can tell.
+
+    alive: the client is known to be at work on it. note: how far it is, or what is known.
+    """
+
+    alive: bool
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class Traffic:
     """Bytes that clients have sent (up) and received (down) since the run began."""
 
@@ -81,8 +92,8 @@ class Federation(Protocol):
         """
         ...
 
-    def outstanding(self) -> Mapping[Key, str]:
-        """Requests that a living client is still working on, and how far it is as far as known."""
+    def outstanding(self) -> Mapping[Key, Standing]:
+        """Requests that have no reply and no verdict yet, and how they stand."""
         ...
 
     def settle(self, verdicts: Mapping[Key, Verdict]) -> None:

@@ -30,8 +30,9 @@ class Key:
 class Task:
     """Server to client: train (or evaluate) from this model.
 
-    work: share of the local training asked for, in (0, 1]. expires: seconds on the federation's
-    clock, always finite. context: tensors for the client half of the strategy.
+    work: share of the local training asked for, in (0, 1]. deadline: when the round closes, expires:
+    when the task is void (later where late updates are carried); both in seconds on the federation's
+    clock, finite. context: tensors for the client half of the strategy.
     """
 
     key: Key
@@ -43,6 +44,7 @@ class Task:
     work: float
     expires: float
     session: str = ""
+    deadline: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

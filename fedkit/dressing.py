@@ -1,0 +1,42 @@
+"""An Update dressed for travel and undressed again: the one place that knows the payload's shape."""
+
+from __future__ import annotations
+
+from fedkit.codecs import CodecContext
+from fedkit.codecs.none import Plain
+from fedkit.errors import WireError
+from fedkit.job import Job
+from fedkit.messages import EncodedUpdate, Key, Update
+
+_PLAIN = Plain()
+
+
+def dress(job: Job, key: Key, update: Update, seed: int) -> EncodedUpdate:
+    """The update as bytes: the coded delta, then the extras uncompressed.
+
+    LayoutError, naming the tensor, if delta or extras do not fit the job or are not finite.
+    """
+    ctx = CodecContext(seed=seed)
+    payload = job.codec_up.encode(update.delta, job.layout, ctx)
+    if job.extras.size:
+        payload += _PLAIN.encode(update.extras, job.extras, ctx)
+    return EncodedUpdate(key, job.codec_up.id, payload, update.weight, update.metrics, update.work)
+
+
+def undress(job: Job, encoded: EncodedUpdate, seed: int) -> Update:
+    """The update inside; WireError if its codec or bytes are not the job's."""
+    if encoded.codec != job.codec_up.id:
+        raise WireError(f"codec {encoded.codec!r}, the job uses {job.codec_up.id!r}")
+    ctx = CodecContext(seed=seed)
+    cut = len(encoded.payload) - job.extras.nbytes
+    if not 0 <= cut <= job.codec_up.max_len(job.layout):
+        raise WireError(f"payload of {len(encoded.payload)} bytes is outside the bounds of the job")
+    body = encoded.payload if not job.extras.size else encoded.payload[:cut]
+    delta = job.codec_up.decode(body, job.layout, ctx)
+    extras = _PLAIN.decode(encoded.payload[cut:], job.extras, ctx) if job.extras.size else {}
+    return Update(delta, encoded.weight, encoded.metrics, extras, encoded.work)
+
+
+def min_bytes(job: Job) -> int:
+    """Lower bound of a payload's length."""
+    return job.codec_up.min_len(job.layout) + job.extras.nbytes

@@ -1,0 +1,275 @@
+"""The training loop: plan, collect, step, evaluate, checkpoint, settle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from fedkit.aggregate import WeightedSum
+from fedkit.checkpoint import Checkpoint
+from fedkit.collect import Collected, Collector
+from fedkit.downlink import Downlink
+from fedkit.errors import RunFailed
+from fedkit.events import Evaluated, Event, Replied, RoundEnded, RoundStarted, RunEnded, RunStarted, emit
+from fedkit.federation import Federation, Plan, RoundPolicy, Traffic, Verdict
+from fedkit.history import Fate, History, Outcome, RoundRecord
+from fedkit.job import Job
+from fedkit.journal import Journal
+from fedkit.messages import ClientId, Failure, Key, Kind, Metrics, Task
+from fedkit.planning import make_plan, train_seed
+from fedkit.summary import better, headline, summarise
+from fedkit.tensors import Flat, Layout, State, Tensors
+from fedkit.trainer import Workload
+
+
+class Loop:
+    """The state of a run between rounds; `_round` is one turn."""
+
+    evaluate_every = 1
+    evaluate_on: Literal["server", "clients"] = "server"
+
+    def __init__(
+        self,
+        job: Job,
+        workload: Workload,
+        federation: Federation,
+        base: Tensors,
+        policy: RoundPolicy,
+        seed: int,
+        observers: Sequence[object],
+        journal: Journal,
+    ) -> None:
+        self.job, self.workload, self.federation, self.base = job, workload, federation, base
+        self.policy, self.seed, self.observers, self.journal = policy, seed, observers, journal
+        self.model: Tensors = pick(base, job.layout)
+        self.state: State = job.strategy.init(self.model)
+        self.downlink = Downlink(job.codec_down, job.layout)
+        self.history = History()
+        self.open: dict[Key, float] = {}
+        self.verdicts: dict[Key, Verdict] = {}
+        self.best: tuple[str, float, int] | None = None
+        self.stopped = ""
+        self._wall = 0.0
+        self._began = time.perf_counter()
+
+    @property
+    def whole(self) -> Tensors:
+        """The model with its buffers and frozen weights, in the workload's own order."""
+        return {name: self.model.get(name, array) for name, array in self.base.items()}
+
+    def go(self, rounds: int, resume: bool, scenario: str) -> dict[str, Any]:
+        """Begin or continue, turn the loop, leave the folder complete whatever happens."""
+        self.federation.open(self.job)
+        if not (resume and self._resume()):
+            self.journal.describe(self.workload, scenario)
+            self.history.initial = self._evaluate(0)
+            self._checkpoint()
+        self._tell(RunStarted(self.job, rounds, self.history))
+        try:
+            while len(self.history.rounds) < rounds and not self.stopped:
+                self._round(len(self.history.rounds), rounds)
+        except BaseException as error:
+            self._leave("failed" if isinstance(error, Exception) else "interrupted", str(error))
+            raise
+        summary = self._leave("done", "")
+        self._tell(RunEnded(self.history, self.whole, self.stopped))
+        return summary
+
+    def _round(self, number: int, rounds: int) -> None:
+        began, traffic = time.perf_counter(), self.federation.traffic()
+        plan = self._plan(number)
+        self._tell(RoundStarted(plan))
+        got = self._collect(plan, "train", self.job.zero())
+        reason, fatal = why_failed(got, plan), fatal_cause(got)
+        if not reason:
+            self._step(got.total)
+        due = (number + 1) % self.evaluate_every == 0 or number + 1 == rounds
+        metrics = self._evaluate(number + 1) if due and not fatal else {}
+        record = self._record(plan, got, reason, metrics, traffic, time.perf_counter() - began)
+        self._close(plan, got, record)
+        self._tell(RoundEnded(record, self.history))
+        if fatal:
+            raise RunFailed(fatal)
+        self._stop_if_hopeless(reason)
+
+    def _plan(self, number: int) -> Plan:
+        reachable, now = self.federation.clients(), self.federation.now()
+        return self.journal.plan(make_plan(self.policy, reachable, self.open, number, now, self.seed))
+
+    def _collect(self, plan: Plan, kind: Kind, zero: WeightedSum) -> Collected:
+        """Send the plan's tasks, all from one model, and judge the replies."""
+        strategy, carry = self.job.strategy, self.policy.late == "carry"
+        version, model = self.downlink.publish(self.model)
+        settings = {**self.job.settings, **strategy.settings(self.state, plan.round)}
+        context = strategy.context(self.state) if kind == "train" else {}
+        expires = self._expiry(plan) if carry else plan.deadline
+        tasks = {}
+        for client in plan.cohort:
+            key = Key(self.job.id, plan.round, kind, "", 0, client)
+            seed = plan.seeds[client]
+            tasks[key] = Task(key, version, model, context, settings, seed, 1.0, expires, "", plan.deadline)
+
+        def notify(client: ClientId, fate: Fate, counted: int, failure: Failure | None) -> None:
+            if kind == "train":
+                self._tell(Replied(plan.round, client, fate, counted, plan.want, failure))
+
+        def seed_of(key: Key) -> int:
+            return train_seed(self.seed, key.round, key.client)
+
+        return Collector(self.federation, self.job, plan, seed_of, zero, carry, notify).run(tasks)
+
+    def _expiry(self, plan: Plan) -> float:
+        return plan.deadline + self.policy.carry_rounds * self.policy.deadline
+
+    def _step(self, total: WeightedSum) -> None:
+        model, state = self.job.strategy.step(self.model, self.state, total)
+        vector = self.job.layout.flatten(model)
+        finite = np.isfinite(vector)
+        if not finite.all():
+            name = self.job.layout.locate(int(np.argmin(finite)))
+            raise RunFailed(
+                f"{type(self.job.strategy).__name__}.step made a model that is not finite in tensor {name!r}: "
+                "lower the learning rate of the strategy or of [train]"
+            )
+        self.model, self.state = self.job.layout.view(vector), state
+
+    def _evaluate(self, rounds: int) -> Metrics:
+        """Metrics of the model, on the server's data or the clients'; keeps the best model."""
+        if self.evaluate_on == "clients":
+            metrics = self._ask_clients(rounds)
+        else:
+            metrics = dict(self.workload.evaluate(self.whole))
+        name = headline(metrics)
+        if name and better(name, metrics[name], self.best):
+            self.best = (name, metrics[name], rounds)
+            self.journal.model("best.safetensors", self.whole)
+        self._tell(Evaluated(rounds, metrics, self.whole, self.history))
+        return metrics
+
+    def _ask_clients(self, rounds: int) -> Metrics:
+        """Weighted mean of the clients' own metrics, over a cohort drawn for it."""
+        reachable, now = self.federation.clients(), self.federation.now()
+        policy = replace(self.policy, over_select=1.0)
+        plan = make_plan(policy, reachable, {}, rounds, now, self.seed, "evaluate")
+        got = self._collect(plan, "evaluate", WeightedSum(_NOTHING, self.job.grid))
+        self.federation.settle(got.verdicts)
+        return dict(got.total.metrics)
+
+    def _record(
+        self, plan: Plan, got: Collected, reason: str, metrics: Metrics, before: Traffic, wall: float
+    ) -> RoundRecord:
+        after = self.federation.traffic()
+        return RoundRecord(
+            round=plan.round,
+            ok=not reason,
+            reason=reason,
+            fates=got.fates,
+            carried=got.carried,
+            weight=got.total.weight,
+            train=dict(got.total.metrics),
+            metrics=metrics,
+            bytes_up=after.up - before.up,
+            bytes_down=after.down - before.down,
+            bytes_up_float32=4 * self.job.layout.size * got.total.clients,
+            virtual_start=plan.start,
+            virtual_end=self.federation.now(),
+            wall_seconds=wall,
+        )
+
+    def _close(self, plan: Plan, got: Collected, record: RoundRecord) -> None:
+        """Record and checkpoint the round, then let clients know what became of their updates."""
+        self.open = {key: plan.carried.get(key, self._expiry(plan)) for key in got.open}
+        self.verdicts = dict(got.verdicts)
+        self.history.rounds.append(record)
+        self.journal.record(record)
+        self._checkpoint()
+        self.federation.settle(self.verdicts)
+
+    def _stop_if_hopeless(self, reason: str) -> None:
+        failures = self.history.failures_in_a_row
+        if failures >= self.policy.max_failures:
+            raise RunFailed(
+                f"{failures} rounds in a row have failed, the last because {reason}; lower rounds.quorum, raise "
+                "rounds.deadline or rounds.over_select, or allow more with rounds.max_failures"
+            )
+
+    def _tell(self, event: Event) -> None:
+        self.stopped = emit(self.observers, event) or self.stopped
+
+    def _resume(self) -> bool:
+        """Take up the run where its last checkpoint left it; False if there is none."""
+        found = self.journal.resume()
+        if found is None:
+            return False
+        point, self.history = found
+        self.model = pick(point.model, self.job.layout)
+        self.state, self.best, self._wall = point.state, point.best, point.wall_seconds
+        self.open = dict(point.open)
+        self.verdicts = {key: Verdict(verdict) for key, verdict in point.verdicts.items()}
+        self.downlink.load(point.downlink)
+        self.federation.load(point.federation)
+        self.federation.settle(self.verdicts)
+        return True
+
+    def _checkpoint(self) -> None:
+        point = Checkpoint(
+            self.job.id,
+            len(self.history.rounds),
+            self.model,
+            self.state,
+            self.federation.save(),
+            self.downlink.save(),
+            self.history.initial,
+            self.open,
+            self.verdicts,
+            self.best,
+            self._seconds(),
+        )
+        self.journal.checkpoint(point)
+
+    def _seconds(self) -> float:
+        return self._wall + time.perf_counter() - self._began
+
+    def _leave(self, status: str, error: str) -> dict[str, Any]:
+        """Write the last model and the summary."""
+        rounds = self.history.rounds
+        virtual = rounds[-1].virtual_end - rounds[0].virtual_start if rounds else 0.0
+        summary = summarise(self.job, self.workload, self.seed, self.whole, self.history, self.best)
+        summary |= {"status": status, "error": error, "stopped": self.stopped}
+        summary |= {"wall_seconds": round(self._seconds(), 3), "virtual_seconds": virtual}
+        self.journal.model("last.safetensors", self.whole)
+        self.journal.summary(summary)
+        return summary
+
+
+_NOTHING = Layout((), (), ())
+
+
+def pick(model: Tensors, layout: Layout) -> Flat:
+    """The part of `model` in `layout`, as one fresh vector."""
+    return layout.view(np.array(layout.flatten({name: model[name] for name in layout.names})))
+
+
+def why_failed(got: Collected, plan: Plan) -> str:
+    """Why this round leaves the model unchanged; empty if it does not."""
+    if not plan.cohort and not got.total.clients:
+        return "no client could be reached"
+    if got.counted < plan.quorum and plan.cohort:
+        return f"{got.counted} of {len(plan.cohort)} invited clients were counted, the quorum is {plan.quorum}"
+    if got.total.weight_integer == 0:
+        return "the weights of all counted updates are zero"
+    return ""
+
+
+def fatal_cause(got: Collected) -> str:
+    """The first cause, if every invited client failed; else empty."""
+    first = got.first_failure
+    if first is None or any(fate.outcome is not Outcome.failed for fate in got.fates.values()):
+        return ""
+    named = ": ".join(part for part in (first.exception, first.subject) if part)
+    text = f"all {len(got.fates)} clients of the round failed, {first.key.client!r} first: {first.code} ({named})"
+    return text + (f"\n{first.detail}" if first.detail else "")

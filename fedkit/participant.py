@@ -1,0 +1,124 @@
+"""The client's half of a round: messages in, messages out; no I/O, no clock.
+
+One Participant serves every client of its process: all of them in simulation, one on a device.
+Whatever goes wrong inside a client becomes a Failure. What a client remembers is written to its
+store only when its update was counted.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from fedkit.clientstore import ClientStore
+from fedkit.dressing import dress
+from fedkit.errors import ClientFailed, LayoutError, UpdateRefused
+from fedkit.federation import Reply, Request, Verdict
+from fedkit.job import Job
+from fedkit.messages import ClientId, EncodedUpdate, Failure, Key, Pass, Task, Trained
+from fedkit.tensors import Memory, Tensors, add
+from fedkit.trainer import Trainer, Workload, frozen, trained_part
+
+STRATEGY, PERSONAL = "strategy", "personal"
+
+
+class Participant:
+    """Handles the tasks of one job for any client of `workload`."""
+
+    def __init__(self, job: Job, workload: Workload, store: ClientStore) -> None:
+        self._job = job
+        self._workload = workload
+        self._store = store
+        self._pending: dict[Key, Mapping[str, Memory]] = {}
+        whole = trained_part(workload.init(job.model_seed), frozen(workload))
+        self._personal = {name: array for name, array in whole.items() if name not in job.layout.names}
+
+    def handle(self, request: Request) -> Sequence[Reply]:
+        """The replies to a request; an exception of the client's code becomes a Failure."""
+        try:
+            if request.key.kind == "evaluate":
+                return [self._evaluate(request)]
+            return [self._train(request)]
+        except ClientFailed as error:
+            return [_failure(request.key, error, error.code, error.subject)]
+        except Exception as error:  # noqa: BLE001 - a client's code may raise anything
+            return [_failure(request.key, error, "exception")]
+
+    def settle(self, key: Key, verdict: Verdict) -> None:
+        """Commit what the client remembers of this exchange if it was counted, else forget it."""
+        memories = self._pending.pop(key, {})
+        if verdict is Verdict.counted:
+            for stream, memory in memories.items():
+                self._store.put(key.client, stream, memory)
+
+    def pending(self) -> Mapping[Key, Mapping[str, Memory]]:
+        """Memory that waits for a verdict."""
+        return self._pending
+
+    def restore(self, pending: Mapping[Key, Mapping[str, Memory]]) -> None:
+        """Continue with such memory."""
+        self._pending = dict(pending)
+
+    def _evaluate(self, task: Task) -> Reply:
+        client = task.key.client
+        model = {**task.model, **self._own(client)} if self._personal else task.model
+        metrics, examples = self._workload.trainer(client).evaluate(model)
+        return EncodedUpdate(task.key, "none", b"", examples, metrics, 1.0)
+
+    def _train(self, task: Task) -> Reply:
+        job, client = self._job, task.key.client
+        strategy, trainer = job.strategy, self._workload.trainer(client)
+        before = self._store.get(client, STRATEGY)
+        own = self._own(client)
+        passes = strategy.begin(task, before)
+        results, own = _run_passes(trainer, task, passes, own, job)
+        update, after = strategy.finish(task, before, results)
+        self._check(client, update.delta, update.extras)
+        memories = {STRATEGY: after} if after is not before else {}
+        if own:
+            memories = {**memories, PERSONAL: {"tensors": own}}
+        try:
+            reply = dress(job, task.key, update, task.seed)
+        except LayoutError as error:
+            raise ClientFailed("update", error.subject, error.reason) from error
+        if memories:
+            self._pending[task.key] = memories
+        return reply
+
+    def _own(self, client: ClientId) -> Tensors:
+        """The client's personal tensors; the initial ones before its first counted update."""
+        if not self._personal:
+            return self._personal
+        return self._store.get(client, PERSONAL).get("tensors", self._personal)
+
+    def _check(self, client: ClientId, delta: Tensors, extras: Tensors) -> None:
+        grid = self._job.grid
+        try:
+            for layout, tensors in ((self._job.layout, delta), (self._job.extras, extras)):
+                if layout.size or tensors:
+                    grid.check(client, layout, layout.flatten(tensors), grid.max_delta)
+        except UpdateRefused as error:
+            raise ClientFailed("diverged", error.subject, error.reason) from error
+        except LayoutError as error:
+            raise ClientFailed("update", error.subject, error.reason) from error
+
+
+def _run_passes(
+    trainer: Trainer, task: Task, passes: Sequence[Pass], own: Tensors, job: Job
+) -> tuple[list[Trained], Tensors]:
+    """All passes in turn; personal tensors go in and come out beside those that travel."""
+    correct = job.strategy.correct if job.strategy.corrects else None
+    results = []
+    for step in passes:
+        whole = replace(step, start={**step.start, **own}) if own else step
+        trained = trainer.train(whole, task, correct)
+        if own:
+            own = add(own, {name: trained.delta[name] for name in own})
+            trained = replace(trained, delta={name: trained.delta[name] for name in job.layout.names})
+        results.append(trained)
+    return results, own
+
+
+def _failure(key: Key, error: Exception, code: str, subject: str = "") -> Failure:
+    return Failure(key, code, type(error).__name__, subject, "".join(traceback.format_exception(error)))

@@ -1,0 +1,113 @@
+"""`run`: a federation from its parts to a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from fedkit import plugins
+from fedkit.aggregate import Grid
+from fedkit.codecs import Codec
+from fedkit.errors import ConfigError
+from fedkit.federation import Federation, RoundPolicy
+from fedkit.history import History
+from fedkit.job import Job
+from fedkit.journal import Journal
+from fedkit.loop import Loop, pick
+from fedkit.messages import Settings
+from fedkit.planning import check_policy
+from fedkit.runfolder import RunFolder
+from fedkit.strategy import Strategy
+from fedkit.tensors import Layout, Tensors
+from fedkit.trainer import Workload, frozen, travelling
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to. model: the whole last model. summary: what summary.json holds."""
+
+    model: Tensors
+    history: History
+    summary: Mapping[str, Any]
+    folder: Path | None = None
+
+
+def run(
+    strategy: Strategy | str,
+    workload: Workload,
+    federation: Federation | None = None,
+    *,
+    rounds: int,
+    policy: RoundPolicy | None = None,
+    codec_up: Codec | str = "none",
+    codec_down: Codec | str = "none",
+    train: Settings | None = None,
+    seed: int = 0,
+    grid: Grid | None = None,
+    evaluate_every: int = 1,
+    evaluate_on: Literal["server", "clients"] = "server",
+    observers: Sequence[object] = (),
+    out: Path | str | None = None,
+    resume: bool = False,
+    scenario: str = "",
+) -> Result:
+    """Run a federation for `rounds` rounds; returns the model, the history and the summary.
+
+    strategy and codecs: instances, or names of plugins. federation: None simulates on this machine.
+    train: settings of local training. grid: None takes the workload's largest weight, and |delta| up
+    to 256. out: the run folder; with `resume` the run there is continued, else it must be empty.
+    scenario: TOML text for the run folder. One seed fixes everything.
+
+    Raises ConfigError before round 0, RunFailed when every client of a round fails or too many
+    rounds in a row do, CheckpointError when a folder cannot be continued.
+    """
+    policy = policy if policy is not None else RoundPolicy()
+    _check(policy, rounds, evaluate_every, evaluate_on)
+    chosen = plugins.strategy(strategy) if isinstance(strategy, str) else strategy
+    up = plugins.codec(codec_up) if isinstance(codec_up, str) else codec_up
+    down = plugins.codec(codec_down) if isinstance(codec_down, str) else codec_down
+    base = workload.init(seed)
+    layout = travelling(base, frozen(workload), chosen.shared)
+    extras = Layout.of(chosen.extras(pick(base, layout)))
+    grid = grid if grid is not None else default_grid(workload, policy)
+    job = Job(chosen, up, down, layout, extras, grid, dict(train or {}), seed)
+    federation = federation if federation is not None else _simulation(workload, seed)
+    folder = RunFolder(out, resume) if out is not None else None
+    try:
+        journal = Journal(job, seed, folder)
+        loop = Loop(job, workload, federation, base, policy, seed, tuple(observers), journal)
+        loop.evaluate_every, loop.evaluate_on = evaluate_every, evaluate_on
+        summary = loop.go(rounds, resume, scenario)
+        return Result(loop.whole, loop.history, summary, folder.path if folder is not None else None)
+    finally:
+        if folder is not None:
+            folder.close()
+
+
+def default_grid(workload: Workload, policy: RoundPolicy, max_delta: float = 2.0**8) -> Grid:
+    """A grid with room for every registered client, and for carried updates where there can be any.
+
+    The largest weight is the workload's `max_weight`, or 2^10 when it does not say.
+    """
+    weight = float(getattr(workload, "max_weight", 2.0**10))
+    most = len(workload.clients()) * (policy.carry_rounds + 1 if policy.late == "carry" else 1)
+    return Grid(weight, max_delta, max(2**12, 1 << max(0, most - 1).bit_length()))
+
+
+def _check(policy: RoundPolicy, rounds: int, evaluate_every: int, evaluate_on: str) -> None:
+    check_policy(policy)
+    if rounds < 0 or evaluate_every < 1:
+        raise ConfigError(f"rounds = {rounds} must be >= 0 and evaluate_every = {evaluate_every} >= 1")
+    if policy.late == "carry" and evaluate_on == "clients":
+        raise ConfigError(
+            "rounds.late = 'carry' cannot be combined with rounds.evaluate_on = 'clients': late updates "
+            "would arrive during evaluation; use evaluate_on = 'server' or late = 'drop'"
+        )
+
+
+def _simulation(workload: Workload, seed: int) -> Federation:
+    """The default federation, reached by name: the core imports no simulation."""
+    factory = cast("Any", plugins.load("fedkit.federations", "simulation"))
+    return cast("Federation", factory(workload, seed=seed))

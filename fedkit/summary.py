@@ -1,0 +1,91 @@
+"""The figures of a run, and what it ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from fedkit.history import History, Outcome
+from fedkit.job import Job
+from fedkit.messages import Metrics
+from fedkit.tensors import Tensors, digest
+from fedkit.trainer import Workload
+
+_PACKAGES = ("fedkit", "numpy", "cryptography", "safetensors", "torch", "scikit-learn")
+
+
+def headline(metrics: Metrics) -> str:
+    """The metric by which models are compared: accuracy if there is one, else loss, else the first."""
+    for name in ("accuracy", "loss"):
+        if name in metrics:
+            return name
+    return next(iter(sorted(metrics)), "")
+
+
+def lower_is_better(metric: str) -> bool:
+    """Losses and errors fall, everything else rises."""
+    return "loss" in metric or "error" in metric
+
+
+def better(metric: str, value: float, best: tuple[str, float, int] | None) -> bool:
+    """Whether `value` beats the best so far; NaN never does."""
+    if not np.isfinite(value):
+        return False
+    if best is None or best[0] != metric:
+        return True
+    return value < best[1] if lower_is_better(metric) else value > best[1]
+
+
+def summarise(
+    job: Job,
+    workload: Workload,
+    seed: int,
+    model: Tensors,
+    history: History,
+    best: tuple[str, float, int] | None,
+) -> dict[str, Any]:
+    """The part of summary.json that follows from the history and the model."""
+    rounds = history.rounds
+    count = {o: sum(r.count(o) for r in rounds) for o in Outcome}
+    last = next((r.metrics for r in reversed(rounds) if r.metrics), history.initial)
+    return {
+        "workload": type(workload).__name__,
+        "strategy": type(job.strategy).__name__,
+        "job": job.id,
+        "seed": seed,
+        "model_sha256": digest(model),
+        "parameters": job.layout.size,
+        "rounds": len(rounds),
+        "rounds_failed": sum(not r.ok for r in rounds),
+        "metrics": dict(last),
+        "initial": dict(history.initial),
+        "best": {"metric": best[0], "value": best[1], "round": best[2]} if best else None,
+        "bytes_up": sum(r.bytes_up for r in rounds),
+        "bytes_down": sum(r.bytes_down for r in rounds),
+        "bytes_up_float32": sum(r.bytes_up_float32 for r in rounds),
+        "clients_invited": sum(len(r.fates) for r in rounds),
+        **{f"clients_{o.value}": n for o, n in count.items()},
+        "clients_carried": sum(c.outcome is Outcome.counted for r in rounds for c in r.carried.values()),
+    }
+
+
+def environment() -> dict[str, str]:
+    """Versions, platform, cores and the command line, as plain strings."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return {
+        **found,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cores": str(os.cpu_count() or 0),
+        "command": " ".join(sys.argv),
+    }

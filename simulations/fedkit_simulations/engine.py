@@ -1,0 +1,211 @@
+"""The simulated Federation: real training, virtual time.
+
+Only time and links are simulated. When a reply arrives follows from the bytes of the task, the
+device's speed and the bytes of the encoded update, so deadlines, over-selection and late policies
+act as they do when deployed. A client is trained at the moment its reply is asked for: whoever
+cannot count any more is never trained.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fedkit import wire
+from fedkit.clientstore import MemoryStore
+from fedkit.config import Devices, Links
+from fedkit.dressing import min_bytes
+from fedkit.errors import ConfigError
+from fedkit.federation import Arrival, Reply, Request, Standing, Traffic, Verdict
+from fedkit.job import Job
+from fedkit.messages import ClientId, Key, Task
+from fedkit.participant import Participant
+from fedkit.tensors import State, Tensors
+from fedkit.trainer import Workload
+from fedkit_simulations.clock import VirtualClock
+from fedkit_simulations.devices import Fleet
+from fedkit_simulations.flights import (
+    Flight,
+    pack_flights,
+    pack_json,
+    pack_pending,
+    unpack_flights,
+    unpack_pending,
+)
+from fedkit_simulations.links import make_links
+
+
+class Simulation:
+    """One process, one virtual clock, all clients of `workload`.
+
+    directory: where client memory is kept; None keeps it in RAM. The crash of a device costs it the
+    task only: its committed memory stays, as on a real disk.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        *,
+        seed: int = 0,
+        links: Links | None = None,
+        devices: Devices | None = None,
+        directory: Path | str | None = None,
+    ) -> None:
+        self._workload = workload
+        clients = sorted(workload.clients())
+        if not clients:
+            raise ConfigError("the workload has no clients: nothing can be simulated")
+        self._links = make_links(links or Links(), clients, seed)
+        self._fleet = Fleet(devices or Devices(), clients, seed)
+        self._store = MemoryStore(directory=directory)
+        self._clock = VirtualClock()
+        self._up = self._down = self._asked = 0
+        self._flights: dict[Key, Flight] = {}
+        self._heap: list[tuple[float, Key]] = []
+
+    def open(self, job: Job) -> None:
+        """Announce the job to all clients."""
+        self._job = job
+        self._participant = Participant(job, self._workload, self._store)
+        self._min_payload = min_bytes(job)
+
+    def clients(self) -> Sequence[ClientId]:
+        """The clients that are on now."""
+        self._asked += 1
+        return self._fleet.available(self._clock.now, self._asked)
+
+    def now(self) -> float:
+        """Virtual seconds since the run began."""
+        return self._clock.now
+
+    def traffic(self) -> Traffic:
+        """Bytes so far: of every task sent, and of every reply that arrived."""
+        return Traffic(self._up, self._down)
+
+    def send(self, requests: Iterable[Request]) -> None:
+        """Start the tasks' journeys."""
+        fresh = [task for task in requests if task.key not in self._flights]
+        works = self._works(fresh)
+        for task in fresh:
+            size = wire.size(task)
+            self._down += size
+            flight = self._depart(task, size, works.get(task.key.client, 1.0))
+            self._flights[task.key] = flight
+            if not flight.crashed:
+                heapq.heappush(self._heap, (flight.at, task.key))
+
+    def receive(self, until: float, want: int | None = None) -> Iterator[Arrival]:
+        """Replies in the order of their virtual arrival; training happens here, on demand."""
+        idle = not self._unanswered()
+        while self._heap and self._heap[0][0] <= until:
+            at, key = heapq.heappop(self._heap)
+            flight = self._flights.get(key)
+            if flight is None or flight.answered:
+                continue  # settled meanwhile
+            if flight.reply is None:
+                flight.reply = self._participant.handle(flight.task)[0]
+                flight.at = flight.leaves + self._links[key.client].up_seconds(wire.size(flight.reply))
+                if flight.at > at:  # the payload is longer than the shortest possible one
+                    heapq.heappush(self._heap, (flight.at, key))
+                    continue
+            yield self._deliver(flight, flight.reply)
+        if idle or self._unanswered():
+            self._clock.advance_to(max(until, self._clock.now))
+
+    def outstanding(self) -> Mapping[Key, Standing]:
+        """Tasks without a reply; a crashed device is not alive."""
+        return {
+            key: Standing(not flight.crashed, flight.note or f"its reply would come at {flight.at:.1f} s")
+            for key, flight in self._flights.items()
+            if not flight.answered
+        }
+
+    def settle(self, verdicts: Mapping[Key, Verdict]) -> None:
+        """Close the tasks; clients commit what they remember if they were counted."""
+        for key, verdict in verdicts.items():
+            self._flights.pop(key, None)
+            self._participant.settle(key, verdict)
+
+    def save(self) -> State:
+        """Clock, counters, tasks under way, availability and memory of the clients."""
+        about = {"now": self._clock.now, "up": self._up, "down": self._down, "asked": self._asked}
+        parts: dict[str, State] = {
+            "fleet": self._fleet.save(),
+            "store": self._store.save(),
+            "pending": pack_pending(self._participant.pending()),
+            "flights": pack_flights(self._flights.values()),
+        }
+        state: dict[str, Tensors] = {"engine": pack_json(about)}
+        for name, part in parts.items():
+            state |= {f"{name}:{group}": tensors for group, tensors in part.items()}
+        return state
+
+    def load(self, state: State) -> None:
+        """Continue from `save`."""
+        about = json.loads(state["engine"]["json"].tobytes())
+        self._clock = VirtualClock(about["now"])
+        self._up, self._down, self._asked = about["up"], about["down"], about["asked"]
+        self._fleet.load(_part(state, "fleet"))
+        self._store.load(_part(state, "store"))
+        self._participant.restore(unpack_pending(_part(state, "pending")))
+        flights = unpack_flights(_part(state, "flights"))
+        self._flights = {flight.task.key: flight for flight in flights}
+        self._heap = [(f.at, f.task.key) for f in flights if not (f.crashed or f.answered)]
+        heapq.heapify(self._heap)
+
+    def _unanswered(self) -> bool:
+        return any(not flight.answered for flight in self._flights.values())
+
+    def _deliver(self, flight: Flight, reply: Reply) -> Arrival:
+        self._clock.advance_to(max(flight.at, self._clock.now))
+        self._up += wire.size(reply)
+        flight.answered, flight.reply = True, None
+        return Arrival(flight.task.key, flight.at, reply)
+
+    def _works(self, tasks: Sequence[Task]) -> Mapping[ClientId, float]:
+        """What share of its work each client of the cohort gets done."""
+        cohort = [task.key.client for task in tasks if task.key.kind == "train"]
+        if not cohort:
+            return {}
+        return self._fleet.work(tasks[0].key.round, cohort, int(tasks[0].settings.get("epochs", 1)))
+
+    def _depart(self, task: Task, size: int, work: float) -> Flight:
+        """The journey of a task: what it does, how long that takes, whether it comes back."""
+        client, start = task.key.client, self._clock.now
+        start += self._links[client].down_seconds(size)
+        seconds = self._fleet.train_seconds(client, self._workload.trainer(client).examples * _passes(task))
+        if task.key.kind == "evaluate":
+            return self._upload(task, start + seconds)
+        crash = self._fleet.crash(task.key.round, client)
+        if crash is not None:
+            return Flight(task, start, start, crashed=True, note=f"crashed {crash} training")
+        window = task.deadline - start
+        if not self._job.strategy.accepts_partial_work:
+            if work < 1.0:  # by the deadline it has done `work` of its task, so it needs longer for all
+                return self._upload(task, start + max(seconds, window) / work, f"{work:.0%} of the work done")
+            return self._upload(task, start + seconds)
+        if seconds > 0:
+            fits = (window - self._links[client].up_seconds(self._min_payload)) / seconds
+            work = min(work, fits) if fits > 0 else work
+        partial = replace(task, work=task.work * work) if work < 1.0 else task
+        return self._upload(partial, start + seconds * work)
+
+    def _upload(self, task: Task, leaves: float, note: str = "") -> Flight:
+        """The flight, with the earliest time at which its reply can be back."""
+        at = leaves + self._links[task.key.client].up_seconds(self._min_payload)
+        return Flight(task, leaves, at, note=note)
+
+
+def _passes(task: Task) -> float:
+    """How often the task goes through the client's examples."""
+    if task.key.kind == "evaluate":
+        return 1.0
+    return float(task.settings.get("epochs", 1)) * task.work
+
+
+def _part(state: State, name: str) -> State:
+    prefix = f"{name}:"
+    return {group.removeprefix(prefix): tensors for group, tensors in state.items() if group.startswith(prefix)}
