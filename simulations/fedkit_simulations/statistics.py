@@ -20,20 +20,10 @@ Table = NDArray[np.int64]
 
 MOST_BARS = 500
 _WIDTH, _HEIGHT, _LEFT, _TOP, _KEY = 720.0, 220.0, 56.0, 14.0, 34.0
-_COLOURS = [
-    "#4e79a7",
-    "#f28e2b",
-    "#e15759",
-    "#76b7b2",
-    "#59a14f",
-    "#edc948",
-    "#b07aa1",
-    "#ff9da7",
-    "#9c755f",
-    "#86bcb6",
-    "#d37295",
-    "#b6992d",
-]
+_COLOURS = (
+    *("#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#edc948"),
+    *("#b07aa1", "#ff9da7", "#9c755f", "#86bcb6", "#d37295", "#b6992d"),
+)
 _REST = "#a0a0a0"
 
 
@@ -52,12 +42,12 @@ def entropy(counts: Table) -> NDArray[np.float64]:
     """(clients,) entropy of each label distribution in nats: 0 for a single label."""
     share = shares(counts)
     logs = np.log(share, out=np.zeros_like(share), where=share > 0)
-    return np.abs((share * logs).sum(axis=1))
+    return np.asarray(np.abs((share * logs).sum(axis=1)))
 
 
 def effective_labels(counts: Table) -> NDArray[np.float64]:
     """(clients,) exp(entropy): 1 for a single label, L for L equally frequent ones."""
-    return np.exp(entropy(counts))
+    return np.asarray(np.exp(entropy(counts)))
 
 
 def total_variation(counts: Table) -> NDArray[np.float64]:
@@ -116,17 +106,17 @@ def label_picture(counts: Table, names: Sequence[str] | None = None) -> str:
     names = [str(i) for i in range(counts.shape[1])] if names is None else names
     if len(names) != counts.shape[1]:
         raise ConfigError(f"{len(names)} names for {counts.shape[1]} labels")
-    names, colours, bars = _fold(counts, names)
+    shown, colours, bars = _fold(counts, names)
     said = f"{len(counts)} clients"
     if len(bars) > MOST_BARS:
         bars = bars[np.linspace(0, len(bars) - 1, MOST_BARS).astype(np.int64)]
         said = f"{MOST_BARS} of {len(counts)} clients, evenly sampled"
-    paths = _paths(bars, names, colours)
+    paths = _paths(bars, shown, colours)
     title = f"Examples by label: {said}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:g} {_HEIGHT + _TOP + 2 * _KEY:g}" '
         f'role="img" aria-label="{escape(title)}" font-family="sans-serif" font-size="11" '
-        f'fill="currentColor">{"".join(paths)}{_axes(bars, said)}{_key(names, colours)}</svg>'
+        f'fill="currentColor">{"".join(paths)}{_axes(bars, said)}{_key(shown, colours)}</svg>'
     )
 
 

@@ -53,7 +53,7 @@ def test_every_client_and_label_is_drawn(clients: int) -> None:
     root = ElementTree.fromstring(label_picture(counts, ["<a>", "b", "c"]))
     paths = [path for path in root.iter(f"{SVG}path") if path.find(f"{SVG}title") is not None]
     assert [(path.get("d") or "").count("M") for path in paths] == [clients] * 3
-    assert [path.findtext(f"{SVG}title") for path in paths][0] == f"<a>: {3 * clients} examples"
+    assert paths[0].findtext(f"{SVG}title") == f"<a>: {3 * clients} examples"
     heights = [float((path.get("d") or "").split("v")[1].split("h")[0]) for path in paths]
     np.testing.assert_allclose(np.array(heights) / sum(heights), [3 / 6, 1 / 6, 2 / 6], rtol=1e-3)
 
