@@ -9,16 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedkit import fields, packing
 from fedkit.errors import CheckpointError, WireError
 from fedkit.messages import ClientId
 from fedkit.tensors import Memory, State
+
+Place: TypeAlias = tuple[ClientId, str]
 
 _FILE = re.compile(r"[0-9a-f]{40}-[0-9]+\.bin(\.part)?")
 _DIGEST = 16
@@ -46,108 +51,123 @@ class ClientStore(Protocol):
 
 
 class MemoryStore:
-    """All clients' memory in RAM; `save` returns the whole contents."""
+    """All clients of a process: in RAM, or with a directory in files of which `cache_bytes` are in RAM.
 
-    def __init__(self) -> None:
-        self._held: dict[tuple[ClientId, str], Memory] = {}
-
-    def get(self, client: ClientId, stream: str) -> Memory:
-        return self._held.get((client, stream), {})
-
-    def put(self, client: ClientId, stream: str, memory: Memory) -> None:
-        if memory:
-            self._held[client, stream] = {name: packing.copy(tensors) for name, tensors in memory.items()}
-        else:
-            self._held.pop((client, stream), None)
-
-    def save(self) -> State:
-        entries = sorted(self._held.items())
-        names = [list(key) for key, _ in entries]
-        packed = {str(i): _bytes(packing.pack(memory)) for i, (_, memory) in enumerate(entries)}
-        return {"index": {"json": _bytes(json.dumps(names).encode())}, "memory": packed}
-
-    def load(self, state: State) -> None:
-        self._held = {}
-        for i, (client, stream) in enumerate(_names(state, 2)):
-            self._held[str(client), str(stream)] = packing.unpack(state["memory"][str(i)].tobytes())
-
-
-class DiskStore:
-    """Memory in versioned files under `folder`; at most `cache_bytes` of it in RAM.
-
-    A put writes a new file, and a file that one of the last two `save`d indices names is never
-    changed or removed. So a process killed at any instant, between a put and the checkpoint that
-    holds the next index too, continues from the last index with every file that it names. Files are
-    not flushed to the disk one by one: a power cut may lose them, and then `get` says so.
+    A put writes a new file, and a file that one of the last two saved indices names is never changed
+    or removed. So a process killed at any instant, also between `save` and the checkpoint that holds
+    its index, continues from the last index with every file that it names. Files are not flushed to
+    the disk one by one: a power cut may lose them, and then `get` says so.
     """
 
-    def __init__(self, folder: Path, cache_bytes: int = CACHE_BYTES) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._cache = _Cache(cache_bytes)
-        self._versions: dict[tuple[ClientId, str], int] = {}
-        self._last = 0  # newest version given out
-        self._saved = 0  # newest version that an index may name
-        self._replaced: list[Path] = []  # named by the last index, not by the next
-        self._expired: list[Path] = []  # named by the index before the last
+    def __init__(self, directory: Path | str | None = None, cache_bytes: int = CACHE_BYTES) -> None:
+        self._files = _Files(Path(directory)) if directory is not None else None
+        self._cache = _Cache(cache_bytes if self._files is not None else sys.maxsize)
 
     def get(self, client: ClientId, stream: str) -> Memory:
         """The memory of that stream; CheckpointError if its file is gone or damaged."""
-        key = (client, stream)
-        if key not in self._versions:
-            return {}
-        memory = self._cache.get(key)
-        if memory is None:
-            memory, size = _read(self._path(key))
-            self._cache.put(key, memory, size)
-        return memory
+        place = (client, stream)
+        memory = self._cache.get(place)
+        if memory is None and self._files is not None and place in self._files.versions:
+            memory, size = self._files.read(place)
+            self._cache.put(place, memory, size)
+        return memory if memory is not None else {}
 
     def put(self, client: ClientId, stream: str, memory: Memory) -> None:
         """Replace the memory of that stream; an empty one removes it."""
-        key = (client, stream)
-        self._discard(key)
-        if memory:
-            self._last += 1
-            self._versions[key] = self._last
-            size = _write(self._path(key), memory)
-            self._cache.put(key, {n: packing.copy(tensors) for n, tensors in memory.items()}, size)
+        place = (client, stream)
+        self._cache.drop(place)
+        if self._files is not None:
+            self._files.discard(place)
+        if not memory:
+            return
+        if self._files is not None:
+            self._files.write(place, memory)
+        size = sum(packing.nbytes(packing.layout_of(tensors)) for tensors in memory.values())
+        self._cache.put(place, {name: packing.copy(tensors) for name, tensors in memory.items()}, size)
 
     def save(self) -> State:
-        """An index of the files, a few bytes for each client; the previous one stays valid."""
-        for path in self._expired:
-            path.unlink(missing_ok=True)
-        self._expired, self._replaced = self._replaced, []
-        self._saved = self._last
-        rows = [[client, stream, version] for (client, stream), version in sorted(self._versions.items())]
-        return {"index": {"json": _bytes(json.dumps(rows).encode())}}
+        """The contents or, with a directory, an index of a few bytes for each client."""
+        if self._files is not None:
+            return {"index": {"json": _bytes(self._files.save())}}
+        entries = sorted(self._cache.items())
+        packed = {str(i): _bytes(packing.pack(memory)) for i, (_, memory) in enumerate(entries)}
+        return {
+            "index": {"json": _bytes(json.dumps([place for place, _ in entries]).encode())},
+            "memory": packed,
+        }
 
     def load(self, state: State) -> None:
-        """Continue from an index: files that it does not name are removed."""
+        """Continue from `save`, or from nothing; CheckpointError if `state` is not of this kind of store."""
         self._cache.clear()
-        self._versions = {}
-        for client, stream, version in _names(state, 3):
-            self._versions[str(client), str(stream)] = fields.integer(version, "version")
-        self._last = self._saved = max(self._versions.values(), default=0)
-        self._replaced, self._expired = [], []
-        named = {self._path(key).name for key in self._versions}
-        for path in self._folder.iterdir():
-            if path.name not in named and _FILE.fullmatch(path.name):
-                path.unlink()
-
-    def _discard(self, key: tuple[ClientId, str]) -> None:
-        self._cache.drop(key)
-        if key not in self._versions:
+        rows = _rows(state, 2 if self._files is None else 3)
+        if self._files is not None:
+            self._files.load(rows)
             return
-        path = self._path(key)
-        if self._versions.pop(key) > self._saved:
+        for i, (client, stream) in enumerate(rows):
+            memory = _unpack(state["memory"][str(i)].tobytes(), f"memory of client {client!r}")
+            self._cache.put((str(client), str(stream)), memory, 0)
+
+
+class _Files:
+    """One file for each version of a memory; the index says which version counts."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self.versions: dict[Place, int] = {}
+        self._last = 0  # newest version given out
+        self._saved = 0  # newest version that an index may name
+        self._replaced: list[Path] = []  # named by the last index, not by the next
+        self._expired: list[Path] = []  # named by the index before the last only
+
+    def write(self, place: Place, memory: Memory) -> None:
+        self._last += 1
+        self.versions[place] = self._last
+        path, data = self._path(place), packing.pack(memory)
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(_digest(data) + data)
+        part.replace(path)
+
+    def read(self, place: Place) -> tuple[Memory, int]:
+        path = self._path(place)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"client memory {path} cannot be read: {error.strerror}") from error
+        if _digest(data[_DIGEST:]) != data[:_DIGEST]:
+            raise CheckpointError(f"client memory {path} is damaged: its checksum does not match")
+        return _unpack(data[_DIGEST:], str(path)), len(data)
+
+    def discard(self, place: Place) -> None:
+        if place not in self.versions:
+            return
+        path = self._path(place)
+        if self.versions.pop(place) > self._saved:
             path.unlink(missing_ok=True)
         else:
             self._replaced.append(path)
 
-    def _path(self, key: tuple[ClientId, str]) -> Path:
+    def save(self) -> bytes:
+        for path in self._expired:
+            path.unlink(missing_ok=True)
+        self._expired, self._replaced = self._replaced, []
+        self._saved = self._last
+        rows = [[*place, version] for place, version in sorted(self.versions.items())]
+        return json.dumps(rows).encode()
+
+    def load(self, rows: list[list[object]]) -> None:
+        self.versions = {(str(c), str(s)): fields.integer(v, "version") for c, s, v in rows}
+        self._last = self._saved = max(self.versions.values(), default=0)
+        self._replaced, self._expired = [], []
+        named = {self._path(place).name for place in self.versions}
+        for path in self._folder.iterdir():
+            if path.name not in named and _FILE.fullmatch(path.name):
+                path.unlink()
+
+    def _path(self, place: Place) -> Path:
         """Client ids come from outside, so a hash names the file."""
-        name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]
-        return self._folder / f"{name}-{self._versions[key]}.bin"
+        name = hashlib.sha256(json.dumps(place).encode()).hexdigest()[:40]
+        return self._folder / f"{name}-{self.versions[place]}.bin"
 
 
 class _Cache:
@@ -155,59 +175,54 @@ class _Cache:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._held: OrderedDict[tuple[ClientId, str], tuple[Memory, int]] = OrderedDict()
+        self._held: OrderedDict[Place, tuple[Memory, int]] = OrderedDict()
         self._total = 0
 
-    def get(self, key: tuple[ClientId, str]) -> Memory | None:
-        if key not in self._held:
+    def get(self, place: Place) -> Memory | None:
+        if place not in self._held:
             return None
-        self._held.move_to_end(key)
-        return self._held[key][0]
+        self._held.move_to_end(place)
+        return self._held[place][0]
 
-    def put(self, key: tuple[ClientId, str], memory: Memory, size: int) -> None:
-        self.drop(key)
-        self._held[key] = (memory, size)
+    def put(self, place: Place, memory: Memory, size: int) -> None:
+        self.drop(place)
+        self._held[place] = (memory, size)
         self._total += size
         while self._total > self._limit:
             self._total -= self._held.popitem(last=False)[1][1]
 
-    def drop(self, key: tuple[ClientId, str]) -> None:
-        if key in self._held:
-            self._total -= self._held.pop(key)[1]
+    def drop(self, place: Place) -> None:
+        if place in self._held:
+            self._total -= self._held.pop(place)[1]
+
+    def items(self) -> Iterable[tuple[Place, Memory]]:
+        return ((place, memory) for place, (memory, _) in self._held.items())
 
     def clear(self) -> None:
         self._held.clear()
         self._total = 0
 
 
-def _write(path: Path, memory: Memory) -> int:
-    data = packing.pack(memory)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(hashlib.blake2b(data, digest_size=_DIGEST).digest() + data)
-    part.replace(path)
-    return len(data)
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=_DIGEST).digest()
 
 
-def _read(path: Path) -> tuple[Memory, int]:
+def _unpack(data: bytes, what: str) -> Memory:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"client memory {path} cannot be read: {error.strerror}") from error
-    digest, data = data[:_DIGEST], data[_DIGEST:]
-    if hashlib.blake2b(data, digest_size=_DIGEST).digest() != digest:
-        raise CheckpointError(f"client memory {path} is damaged: its checksum does not match")
-    return packing.unpack(data), len(data)
+        return packing.unpack(data)
+    except WireError as error:
+        raise CheckpointError(f"{what} is damaged: {error}") from error
 
 
-def _bytes(data: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def _bytes(data: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8).copy()
 
 
-def _names(state: State, width: int) -> list[list[object]]:
+def _rows(state: State, width: int) -> list[list[object]]:
     if not state:
         return []
     try:
         rows = fields.items(fields.parse(state["index"]["json"].tobytes(), "index"), "index")
         return [fields.items(row, "entry", width) for row in rows]
     except (KeyError, WireError) as error:
-        raise CheckpointError(f"not an index of client memory: {error}") from error
+        raise CheckpointError(f"not what this store of client memory saved: {error}") from error

@@ -127,6 +127,7 @@ def _header(message: Message) -> bytes:
         content["weight"] = message.weight
         content["work"] = message.work
     elif isinstance(message, Task):
+        content["deadline"] = message.deadline
         content["expires"] = message.expires
         content["seed"] = f"{message.seed:016x}"
         content["session"] = message.session
@@ -156,7 +157,8 @@ def _key(value: object) -> Key:
 
 
 def _read_task(header: Fields) -> Task:
-    fields.exactly(header, "expires", "key", "seed", "session", "settings", "version", "work")
+    names = ("deadline", "expires", "key", "seed", "session", "settings", "version", "work")
+    fields.exactly(header, *names)
     seed = fields.text(header["seed"], "seed")
     if len(seed) != 16 or set(seed) - set("0123456789abcdef"):
         raise WireError("seed is not 16 hex digits")
@@ -171,6 +173,7 @@ def _read_task(header: Fields) -> Task:
         work=_work(header["work"]),
         expires=fields.number(header["expires"], "expires"),
         session=fields.text(header["session"], "session"),
+        deadline=fields.number(header["deadline"], "deadline"),
     )
 
 
