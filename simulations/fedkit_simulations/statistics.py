@@ -22,7 +22,7 @@ MOST_BARS = 500
 _WIDTH, _HEIGHT, _LEFT, _TOP, _KEY = 720.0, 220.0, 56.0, 14.0, 34.0
 _COLOURS = (
     *("#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#edc948"),
-    *("#b07aa1", "#ff9da7", "#9c755f", "#86bcb6", "#d37295", "#b6992d"),
+    *("#b07aa1", "#ff9da7", "#9c755f", "#2f4b7c", "#d37295", "#b6992d"),
 )
 _REST = "#a0a0a0"
 
@@ -99,14 +99,16 @@ def _check(counts: Table) -> None:
 def label_picture(counts: Table, names: Sequence[str] | None = None) -> str:
     """An inline SVG: a bar for each client, as high as it has examples, divided by label.
 
-    names: of the labels. More than 500 clients are sampled evenly in their order; of more than 12
-    labels the rarest share one colour. Both are said in the picture.
+    Bars are ordered by their most frequent label, then by its share. names: of the labels. More than
+    500 clients are sampled evenly; of more than 12 labels the rarest share one colour. Both are said
+    in the picture.
     """
     _check(counts)
     names = [str(i) for i in range(counts.shape[1])] if names is None else names
     if len(names) != counts.shape[1]:
         raise ConfigError(f"{len(names)} names for {counts.shape[1]} labels")
     shown, colours, bars = _fold(counts, names)
+    bars = bars[np.lexsort((-shares(bars).max(axis=1), bars.argmax(axis=1)))]
     said = f"{len(counts)} clients"
     if len(bars) > MOST_BARS:
         bars = bars[np.linspace(0, len(bars) - 1, MOST_BARS).astype(np.int64)]
@@ -127,7 +129,8 @@ def _fold(counts: Table, names: Sequence[str]) -> tuple[list[str], list[str], Ta
     common = np.argsort(-counts.sum(axis=0), kind="stable")
     kept, rare = np.sort(common[: len(_COLOURS) - 1]), common[len(_COLOURS) - 1 :]
     folded = np.column_stack([counts[:, kept], counts[:, rare].sum(axis=1)])
-    return [*(names[i] for i in kept), f"{len(rare)} others"], [*_COLOURS[: len(kept)], _REST], folded
+    shown = [names[int(i)] for i in kept]
+    return [*shown, f"{len(rare)} others"], [*_COLOURS[: len(kept)], _REST], folded
 
 
 def _paths(bars: Table, names: Sequence[str], colours: Sequence[str]) -> list[str]:
