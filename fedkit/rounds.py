@@ -73,7 +73,7 @@ def run(
     extras = Layout.of(chosen.extras(pick(base, layout)))
     grid = grid if grid is not None else default_grid(workload, policy)
     job = Job(chosen, up, down, layout, extras, grid, dict(train or {}), seed)
-    federation = federation if federation is not None else _simulation(workload, seed)
+    federation = federation if federation is not None else _simulation(workload, seed, out)
     folder = RunFolder(out, resume) if out is not None else None
     try:
         journal = Journal(job, seed, folder)
@@ -107,7 +107,7 @@ def _check(policy: RoundPolicy, rounds: int, evaluate_every: int, evaluate_on: s
         )
 
 
-def _simulation(workload: Workload, seed: int) -> Federation:
+def _simulation(workload: Workload, seed: int, out: Path | str | None) -> Federation:
     """The default federation, reached by name: the core imports no simulation."""
     factory = cast("Any", plugins.load("fedkit.federations", "simulation"))
-    return cast("Federation", factory(workload, seed=seed))
+    return cast("Federation", factory(workload, seed=seed, directory=Path(out, "clients") if out is not None else None))

@@ -60,7 +60,7 @@ class Simulation:
             raise ConfigError("the workload has no clients: nothing can be simulated")
         self._links = make_links(links or Links(), clients, seed)
         self._fleet = Fleet(devices or Devices(), clients, seed)
-        self._store = MemoryStore(directory=directory)
+        self._directory = directory
         self._clock = VirtualClock()
         self._up = self._down = self._asked = 0
         self._flights: dict[Key, Flight] = {}
@@ -69,6 +69,7 @@ class Simulation:
     def open(self, job: Job) -> None:
         """Announce the job to all clients."""
         self._job = job
+        self._store = MemoryStore(directory=self._directory)
         self._participant = Participant(job, self._workload, self._store)
         self._min_payload = min_bytes(job)
 
