@@ -1,0 +1,62 @@
+# Two commands do all the set-up: `make demo` and `make test`. Needs Python >= 3.11 and a package index.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2])' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+DATA ?= $(FEDKIT_DATA)
+# one thread per process: small matrices lose time to thread switches
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+export FEDKIT_DATA ?=
+
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
+
+demo: $(VENV)/.demo ## Run a federation on handwritten digits and leave a report (under a minute)
+	@$(BIN)/fedkit run digits
+
+test: check ## Run all tests, type checks and lint (about five minutes)
+
+check: $(VENV)/.dev lint types tests
+
+tests: $(VENV)/.dev ## Run the tests only
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -rs $(PYTEST_ARGS)
+
+types: $(VENV)/.dev ## Run mypy --strict and pyright
+	$(BIN)/mypy
+	$(BIN)/basedpyright
+
+lint: $(VENV)/.dev ## Run ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-wheel: $(VENV)/.dev ## Build the wheel and test it in a fresh environment outside the repository
+	$(BIN)/python tests/wheel.py
+
+clean: ## Remove the environment, caches and builds (runs/ is kept)
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "fedkit needs Python 3.11 or newer; none was found (set PYTHON=/path/to/python)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(PIP) -e '.[demo]'
+	@touch $@
+
+# torch first and pinned, so that nothing else pulls a CUDA build
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -c constraints.txt torch
+	$(PIP) -c constraints.txt -e '.[dev,torch]'
+	@touch $@ $(VENV)/.demo
+
+.PHONY: help demo test check tests types lint format test-wheel clean
