@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkit.errors import ClientFailed, ConfigError, DataError, nearest
+from fedkit.errors import DataError
 from fedkit.messages import ClientId
 
 Examples: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
@@ -72,17 +72,18 @@ def _rows(client: ClientId, rows: NDArray[np.integer[Any]], count: int) -> slice
     return rows
 
 
-def client_sizes(clients: Mapping[ClientId, Any]) -> dict[ClientId, int]:
-    """Number of examples of every client; (x, y) pairs and sized data sets alike."""
+def client_size(clients: Mapping[ClientId, Any], client: ClientId) -> int:
+    """Number of the client's examples; of an (x, y) pair or a sized data set."""
     if isinstance(clients, ClientArrays):
-        return {client: clients.size(client) for client in clients}
-    return {c: len(data[1]) if isinstance(data, tuple) else len(data) for c, data in clients.items()}
+        return clients.size(client)
+    data = clients[client]
+    return len(data[1]) if isinstance(data, tuple) else len(data)
 
 
-def max_weight(*groups: Mapping[ClientId, Any] | None) -> float:
+def max_weight(*groups: Mapping[ClientId, Any]) -> float:
     """The smallest power of two that no client's number of examples exceeds: the grid's bound."""
-    sizes = [size for group in groups if group for size in client_sizes(group).values()]
-    return float(1 << max(0, max(sizes, default=1) - 1).bit_length())
+    largest = max((client_size(group, client) for group in groups for client in group), default=1)
+    return float(1 << max(0, largest - 1).bit_length())
 
 
 def label_counts(clients: Mapping[ClientId, Any]) -> Mapping[ClientId, NDArray[np.int64]]:
@@ -102,17 +103,3 @@ def _targets(clients: Mapping[ClientId, Any], client: ClientId) -> NDArray[Any] 
         return clients.targets(client)
     data = clients[client]
     return np.asarray(data[1]) if isinstance(data, tuple) else None
-
-
-def find_client(clients: Mapping[ClientId, Any], client: ClientId) -> ClientId:
-    """`client`, or ConfigError if the workload does not know it."""
-    if client not in clients:
-        raise ConfigError(f"the workload has no client {client!r}; {nearest(client, clients)}")
-    return client
-
-
-def require_examples(count: int, what: str) -> int:
-    """`count`, or ClientFailed("no_data") when it is 0; `what` names the missing data."""
-    if count == 0:
-        raise ClientFailed("no_data", what, "holds no example: leave the client out of the population")
-    return count

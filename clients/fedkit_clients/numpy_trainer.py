@@ -9,20 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkit.errors import ClientFailed, ConfigError, DataError
+from fedkit.errors import ConfigError, DataError
 from fedkit.messages import ClientId, Metrics, Pass, Task, Trained
-from fedkit.tensors import Flat, Tensors
+from fedkit.tensors import Tensors
 from fedkit.trainer import Correct
+from fedkit_clients.checks import find_client, require_examples, require_finite
 from fedkit_clients.correction import Correction
-from fedkit_clients.data import (
-    ClientArrays,
-    Clients,
-    Examples,
-    find_client,
-    label_counts,
-    max_weight,
-    require_examples,
-)
+from fedkit_clients.data import ClientArrays, Clients, Examples, client_size, label_counts, max_weight
 from fedkit_clients.models import MLP, Model, Network, Softmax
 from fedkit_clients.settings import TRAIN_SETTINGS, TrainSettings, epochs
 
@@ -134,8 +127,7 @@ class NumpyTrainer:
     @property
     def examples(self) -> int:
         """Number of the client's training examples."""
-        data = self._workload.data
-        return data.size(self._client) if isinstance(data, ClientArrays) else len(data[self._client][1])
+        return client_size(self._workload.data, self._client)
 
     def train(self, pass_: Pass, task: Task, correct: Correct | None) -> Trained:
         """SGD from pass_.start; the metric "loss" is the mean over the steps.
@@ -154,14 +146,14 @@ class NumpyTrainer:
             correction = Correction(correct, pass_, network.layout, network.grad, network.weight, np.asarray)
         total = 0.0
         optimiser = _SGD(settings, network)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # _finite tells of them
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told of below
             for bx, by in self._batches(x, y, task.seed, settings.batch_size(count), steps):
                 total += network.backward(bx, by)
                 if correction is not None:
                     correction.apply()
                 optimiser.step()
         delta = network.layout.view(network.weight - start)
-        _finite(total, delta)
+        require_finite(total, delta)
         return Trained(delta, steps, float(count), {"loss": total / steps})
 
     def evaluate(self, model: Tensors) -> tuple[Metrics, int]:
@@ -214,15 +206,6 @@ def _settings(task: Task) -> TrainSettings:
             "use a torch model for others"
         )
     return settings
-
-
-def _finite(total: float, delta: Flat) -> None:
-    """ClientFailed("diverged") unless the loss and every entry of the delta are finite."""
-    if not math.isfinite(total):
-        raise ClientFailed("diverged", "loss", f"is {total}: lower train.lr")
-    if not np.isfinite(delta.vector).all():
-        name = delta.layout.locate(int(np.argmin(np.isfinite(delta.vector))))
-        raise ClientFailed("diverged", name, "is not finite after training: lower train.lr")
 
 
 def _ends(network: Network) -> tuple[int, int]:
