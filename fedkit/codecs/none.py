@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedkit.codecs.codec import Codec, CodecContext
 from fedkit.errors import LayoutError, WireError
@@ -22,15 +23,21 @@ class Plain(Codec):
     def encode(self, delta: Tensors, layout: Layout, ctx: CodecContext) -> bytes:
         vector = layout.flatten(delta)
         if not np.isfinite(vector).all():
-            index = int(np.argmin(np.isfinite(vector)))
-            raise LayoutError(layout.locate(index), f"holds {vector[index]}")
+            raise LayoutError(*_first_bad(layout, vector))
         return vector.astype(layout.dtype.newbyteorder("<"), copy=False).tobytes()
 
     def decode(self, payload: bytes, layout: Layout, ctx: CodecContext) -> Tensors:
         if len(payload) != layout.nbytes:
             raise WireError(f"payload has {len(payload)} bytes, the layout needs {layout.nbytes}")
         vector = np.frombuffer(payload, layout.dtype.newbyteorder("<"))
+        if not np.isfinite(vector).all():
+            raise WireError("payload: tensor {!r} {}".format(*_first_bad(layout, vector)))
         return layout.view(vector.astype(layout.dtype, copy=False))
 
     def max_len(self, layout: Layout) -> int:
         return layout.nbytes
+
+
+def _first_bad(layout: Layout, vector: NDArray[Any]) -> tuple[str, str]:
+    index = int(np.argmin(np.isfinite(vector)))
+    return layout.locate(index), f"holds {vector[index]}"
