@@ -10,16 +10,18 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from fedkit.clientstore import ClientStore
 from fedkit.dressing import dress
 from fedkit.errors import ClientFailed, LayoutError, UpdateRefused
-from fedkit.federation import Reply, Request, Verdict
+from fedkit.federation import Request, Verdict
 from fedkit.job import Job
 from fedkit.messages import ClientId, EncodedUpdate, Failure, Key, Pass, Task, Trained
 from fedkit.tensors import Memory, Tensors, add
 from fedkit.trainer import Trainer, Workload, frozen, trained_part
 
+Answer: TypeAlias = EncodedUpdate | Failure
 STRATEGY, PERSONAL = "strategy", "personal"
 
 
@@ -34,7 +36,7 @@ class Participant:
         whole = trained_part(workload.init(job.model_seed), frozen(workload))
         self._personal = {name: array for name, array in whole.items() if name not in job.layout.names}
 
-    def handle(self, request: Request) -> Sequence[Reply]:
+    def handle(self, request: Request) -> Sequence[Answer]:
         """The replies to a request; an exception of the client's code becomes a Failure."""
         try:
             if request.key.kind == "evaluate":
@@ -60,13 +62,13 @@ class Participant:
         """Continue with such memory."""
         self._pending = dict(pending)
 
-    def _evaluate(self, task: Task) -> Reply:
+    def _evaluate(self, task: Task) -> Answer:
         client = task.key.client
         model = {**task.model, **self._own(client)} if self._personal else task.model
         metrics, examples = self._workload.trainer(client).evaluate(model)
         return EncodedUpdate(task.key, "none", b"", examples, metrics, 1.0)
 
-    def _train(self, task: Task) -> Reply:
+    def _train(self, task: Task) -> Answer:
         job, client = self._job, task.key.client
         strategy, trainer = job.strategy, self._workload.trainer(client)
         before = self._store.get(client, STRATEGY)

@@ -19,10 +19,10 @@ from fedkit.clientstore import MemoryStore
 from fedkit.config import Devices, Links
 from fedkit.dressing import min_bytes
 from fedkit.errors import ConfigError
-from fedkit.federation import Arrival, Reply, Request, Standing, Traffic, Verdict
+from fedkit.federation import Arrival, Request, Standing, Traffic, Verdict
 from fedkit.job import Job
 from fedkit.messages import ClientId, Key, Task
-from fedkit.participant import Participant
+from fedkit.participant import Answer, Participant
 from fedkit.tensors import State, Tensors
 from fedkit.trainer import Workload
 from fedkit_simulations.clock import VirtualClock
@@ -160,7 +160,7 @@ class Simulation:
     def _unanswered(self) -> bool:
         return any(not flight.answered for flight in self._flights.values())
 
-    def _deliver(self, flight: Flight, reply: Reply) -> Arrival:
+    def _deliver(self, flight: Flight, reply: Answer) -> Arrival:
         self._clock.advance_to(max(flight.at, self._clock.now))
         self._up += wire.size(reply)
         flight.answered, flight.reply = True, None

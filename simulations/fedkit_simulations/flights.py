@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedkit.federation import Reply
 from fedkit.messages import Key, Task
+from fedkit.participant import Answer
 from fedkit.tensors import Memory, State, Tensors
 
 
@@ -27,7 +27,7 @@ class Flight:
     crashed: bool = False
     answered: bool = False
     note: str = ""
-    reply: Reply | None = field(default=None, repr=False)
+    reply: Answer | None = field(default=None, repr=False)
 
 
 def pack_json(value: object) -> Tensors:
