@@ -40,11 +40,11 @@ def check_strategy(strategy: Strategy, *, seed: int = 0) -> list[str]:
 
 
 def _frozen_dataclass(case: Case) -> None:
-    strategy: Any = case.strategy
-    is_frozen = dataclasses.is_dataclass(strategy) and strategy.__dataclass_params__.frozen
-    name = type(strategy).__name__
-    demand(is_frozen, f"{name} is not a frozen dataclass: write @dataclass(frozen=True) above it")
-    for one in dataclasses.fields(strategy):
+    kind: Any = type(case.strategy)
+    parameters = vars(kind).get("__dataclass_params__")  # its own, not those of a base
+    is_frozen = parameters is not None and parameters.frozen
+    demand(is_frozen, f"{kind.__name__} is not a frozen dataclass: write @dataclass(frozen=True) above it")
+    for one in dataclasses.fields(kind):
         value = getattr(case.strategy, one.name)
         plain = value is None or isinstance(value, bool | int | float | str)
         demand(plain, f"field {one.name!r} is {type(value).__name__}: a scenario can set plain values only")
