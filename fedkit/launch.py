@@ -12,10 +12,12 @@ from fedkit import plugins
 from fedkit.aggregate import Grid
 from fedkit.config import Aggregate, Scenario
 from fedkit.errors import CheckpointError, ConfigError, nearest
+from fedkit.events import RunStarted
 from fedkit.federation import Federation, RoundPolicy
 from fedkit.observers import EarlyStop
 from fedkit.options import signature
 from fedkit.rounds import Result, default_grid, run
+from fedkit.runfolder import replace_file
 from fedkit.scenario import changes, is_workload, read, to_toml
 from fedkit.strategy import Strategy
 from fedkit.trainer import Workload
@@ -101,7 +103,11 @@ def run_scenario(
     """
     built = build(scenario)
     stop = scenario.stop
-    early = [EarlyStop(stop.metric, stop.target, stop.patience, stop.best)] if stop.metric else []
+    extra: list[object] = (
+        [EarlyStop(stop.metric, stop.target, stop.patience, stop.best)] if stop.metric else []
+    )
+    if resume and out is not None:
+        extra.append(_KeepScenario(Path(out), to_toml(scenario)))
     return run(
         built.strategy,
         built.workload,
@@ -115,11 +121,22 @@ def run_scenario(
         grid=built.grid,
         evaluate_every=scenario.rounds.evaluate_every,
         evaluate_on=scenario.rounds.evaluate_on,
-        observers=(*observers, *early),
+        observers=(*observers, *extra),
         out=out,
         resume=resume,
         scenario=to_toml(scenario),
     )
+
+
+@dataclass(frozen=True)
+class _KeepScenario:
+    """Writes what a resumed run may have changed, once the run has the folder to itself."""
+
+    folder: Path
+    text: str
+
+    def run_started(self, event: RunStarted) -> None:
+        replace_file(self.folder / "scenario.toml", self.text.encode())
 
 
 def saved_scenario(folder: Path, overrides: Sequence[str] = ()) -> Scenario:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedkit.errors import ConfigError, nearest
-from fedkit.events import Evaluated, RoundEnded, RunEnded, RunStarted
-from fedkit.history import History
+from fedkit.events import RoundEnded, RunEnded, RunStarted
+from fedkit.history import History, RoundRecord
 
 
 @dataclass(frozen=True)
@@ -65,26 +65,26 @@ class TensorBoard:
             raise ConfigError(
                 f"TensorBoard needs {error.name or 'tensorboard'}: pip install 'fedkit[torch,tensorboard]'"
             ) from error
-        self._writer: Any = SummaryWriter(str(logdir))
+        self._kind: Any = SummaryWriter
+        self._logdir = str(logdir)
+        self._writer: Any = None
 
     def run_started(self, event: RunStarted) -> None:
+        self._writer = self._kind(self._logdir)  # not before: a run wants its folder empty when it starts
         for name, value in event.history.initial.items():
             self._writer.add_scalar(f"evaluation/{name}", value, 0)
 
-    def evaluated(self, event: Evaluated) -> None:
-        for name, value in event.metrics.items():
-            self._writer.add_scalar(f"evaluation/{name}", value, event.rounds)
-
     def round_ended(self, event: RoundEnded) -> None:
-        for name, value in _scalars(event):
+        for name, value in _scalars(event.record):
             self._writer.add_scalar(name, value, event.record.round + 1)
 
     def run_ended(self, event: RunEnded) -> None:
         self._writer.close()
 
 
-def _scalars(event: RoundEnded) -> Iterator[tuple[str, float]]:
-    record = event.record
+def _scalars(record: RoundRecord) -> Iterator[tuple[str, float]]:
+    for name, value in record.metrics.items():
+        yield f"evaluation/{name}", value
     yield "bytes/up", record.bytes_up
     yield "bytes/down", record.bytes_down
     yield "seconds/virtual", record.virtual_end - record.virtual_start

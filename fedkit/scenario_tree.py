@@ -50,8 +50,10 @@ class ScenarioTree:
         place = path
         while place and place not in self.places:
             place = place.rpartition(".")[0]
+        inside = (at for known, at in self.places.items() if known.startswith(f"{path}."))
+        where = self.places[place] if place else next(inside, self.label)
         shown = f"[{section}] {key}" if key else path
-        return ConfigError(f"{self.places.get(place, self.label)}: {shown}: {text}")
+        return ConfigError(f"{where}: {shown}: {text}")
 
     def override(self, overrides: Sequence[str]) -> None:
         """Put `key=value` strings over the tree."""

@@ -1,0 +1,70 @@
+"""The `fedkit` command. Each module holds one group of commands and imports lazily."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from fedkit.cli import check, doctor, lists, new, reports, run
+from fedkit.errors import ConfigError, FedkitError
+
+
+class _Commands(TyperGroup):
+    """Turns fedkit's own errors into one clear message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FedkitError as error:
+            print(f"fedkit: {error}", file=sys.stderr)  # noqa: T201 - the command's own output
+            raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
+
+
+app = typer.Typer(
+    name="fedkit",
+    cls=_Commands,
+    help="Federated learning: simulate, compare and deploy.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from fedkit import __version__
+
+        typer.echo(f"fedkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Federated learning: simulate, compare and deploy."""
+
+
+app.command("run")(run.run)
+app.command("scenarios")(lists.scenarios)
+app.command("strategies")(lists.strategies)
+app.command("codecs")(lists.codecs)
+app.command("workloads")(lists.workloads)
+app.command("report")(reports.report)
+app.command("compare")(reports.compare)
+app.command("doctor")(doctor.doctor)
+app.add_typer(new.app, name="new")
+app.add_typer(check.app, name="check")
+
+
+def main() -> None:
+    """Entry point of the `fedkit` command.
+
+    Exit codes: 0 done, 1 the run or the check failed, 2 something asked for is wrong, 130 Ctrl-C.
+    """
+    app()

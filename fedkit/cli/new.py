@@ -1,0 +1,76 @@
+"""`fedkit new`: a plugin project or a scenario to start from."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+
+from fedkit.errors import ConfigError
+
+app = typer.Typer(help="Start a strategy or a scenario of your own.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="Letters, digits, - and _; it starts with a letter.")]
+Folder = Annotated[Path, typer.Option("--dir", help="Where to put it.")]
+
+_FILES = {
+    "pyproject.toml": "pyproject.toml.tmpl",
+    "README.md": "README.md.tmpl",
+    "$package/__init__.py": "package.py.tmpl",
+    "tests/test_$package.py": "test.py.tmpl",
+}
+
+
+@app.command("strategy")
+def strategy(name: Name, folder: Folder = Path()) -> None:
+    """Write a pip-installable project with a strategy, its entry point and its test."""
+    from fedkit import API_VERSION, __version__
+
+    _check(name)
+    package = name.replace("-", "_").lower()
+    words: Mapping[str, str] = {
+        "name": name.lower(),
+        "package": package,
+        "distribution": package.replace("_", "-"),
+        "cls": "".join(part[:1].upper() + part[1:] for part in re.split("[-_]", name)),
+        "version": __version__,
+        "api": str(API_VERSION),
+    }
+    project = folder / name
+    if project.exists():
+        raise ConfigError(f"{project} exists already: give another name or --dir")
+    for target, source in _FILES.items():
+        _write(project / Template(target).substitute(words), f"strategy/{source}", words)
+    typer.echo(f"{project}\n\nNext:\n  cd {project}\n  pip install -e '.[test]'\n  pytest")
+    typer.echo(f"  fedkit check strategy {words['name']}\n  fedkit run digits strategy.name={words['name']}")
+
+
+@app.command("scenario")
+def scenario(name: Name, folder: Folder = Path()) -> None:
+    """Write NAME.toml: every key with its default and what it means."""
+    name = name.removesuffix(".toml")
+    _check(name)
+    file = folder / f"{name}.toml"
+    if file.exists():
+        raise ConfigError(f"{file} exists already: give another name or --dir")
+    _write(file, "scenario.toml.tmpl", {"name": name})
+    typer.echo(f"{file}\n\nNext:\n  fedkit run {file}")
+
+
+def _check(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or keyword.iskeyword(name.lower()):
+        raise ConfigError(
+            f"name {name!r}: use letters, digits, - and _, with a letter first, and no Python keyword"
+        )
+
+
+def _write(target: Path, source: str, words: Mapping[str, str]) -> None:
+    template = resources.files("fedkit.cli").joinpath("templates", source).read_text(encoding="utf-8")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(Template(template).substitute(words), encoding="utf-8")

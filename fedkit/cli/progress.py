@@ -1,0 +1,151 @@
+"""Observers that show a run: a progress bar, plain lines, JSON lines."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from fedkit.cli.output import echo_json
+from fedkit.events import Evaluated, Replied, RoundEnded, RoundStarted, RunEnded, RunStarted
+from fedkit.history import History, Outcome, RoundRecord
+from fedkit.messages import Metrics
+from fedkit.report.units import show_bytes, show_seconds
+
+_GONE = (Outcome.lost, Outcome.late, Outcome.failed, Outcome.refused)
+
+
+@dataclass
+class _Totals:
+    """Running totals of a run."""
+
+    up: int = 0
+    down: int = 0
+    counted: int = 0
+    gone: int = 0
+    seconds: float = 0.0
+
+    def add(self, record: RoundRecord) -> None:
+        self.up += record.bytes_up
+        self.down += record.bytes_down
+        self.counted += record.count(Outcome.counted)
+        self.gone += sum(record.count(outcome) for outcome in _GONE)
+        self.seconds += record.virtual_end - record.virtual_start
+
+    @property
+    def text(self) -> str:
+        clients = f"{self.counted} counted, {self.gone} lost"
+        traffic = f"{show_bytes(self.up)} up, {show_bytes(self.down)} down"
+        return f"{clients} · {traffic} · {show_seconds(self.seconds)} virtual"
+
+
+def show_metrics(metrics: Metrics) -> str:
+    """`accuracy 0.934  loss 0.21`."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
+
+
+class Lines:
+    """One line per round, for output that is not a terminal."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console, self._name = console, name
+        self._totals, self._rounds = _Totals(), 0
+
+    def run_started(self, event: RunStarted) -> None:
+        self._rounds = event.rounds
+        for record in event.history.rounds:
+            self._totals.add(record)
+
+    def round_ended(self, event: RoundEnded) -> None:
+        record = event.record
+        self._totals.add(record)
+        result = show_metrics(record.metrics) if record.ok else f"failed: {record.reason}"
+        text = f"{self._name} round {record.round + 1}/{self._rounds}  {result}  {self._totals.text}"
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class Bar:
+    """A progress bar: round, metric, clients of the round under way, and totals."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}", markup=True),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[metrics]}", style="green", markup=False),
+            TextColumn("{task.fields[clients]}", markup=False),
+            TextColumn("{task.fields[totals]}", style="dim", markup=False),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._name, self._totals = name, _Totals()
+        self._task: TaskID | None = None
+
+    def run_started(self, event: RunStarted) -> None:
+        for record in event.history.rounds:
+            self._totals.add(record)
+        self._task = self._progress.add_task(
+            self._name,
+            total=event.rounds,
+            completed=len(event.history.rounds),
+            metrics=show_metrics(_last(event.history)),
+            clients="",
+            totals=self._totals.text,
+        )
+        self._progress.start()
+
+    def replied(self, event: Replied) -> None:
+        self._update(clients=f"{event.counted}/{event.want} clients")
+
+    def evaluated(self, event: Evaluated) -> None:
+        self._update(metrics=show_metrics(event.metrics))
+
+    def round_ended(self, event: RoundEnded) -> None:
+        self._totals.add(event.record)
+        self._update(completed=event.record.round + 1, totals=self._totals.text)
+
+    def close(self) -> None:
+        """Leave the terminal as it was; safe to call twice."""
+        self._progress.stop()
+
+    def _update(self, **fields: Any) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, **fields)
+
+
+def _last(history: History) -> Metrics:
+    return next((r.metrics for r in reversed(history.rounds) if r.metrics), history.initial)
+
+
+class JsonLines:
+    """Every event as one JSON object per line on stdout. `run` names the run when there are several."""
+
+    def __init__(self, run: str = "") -> None:
+        self._run = {"run": run} if run else {}
+
+    def _say(self, event: str, **fields: object) -> None:
+        echo_json({"event": event, **self._run, **fields})
+
+    def run_started(self, event: RunStarted) -> None:
+        self._say("run_started", job=event.job.id, rounds=event.rounds, done=len(event.history.rounds))
+
+    def round_started(self, event: RoundStarted) -> None:
+        plan = event.plan
+        self._say("round_started", round=plan.round, cohort=list(plan.cohort), want=plan.want)
+
+    def replied(self, event: Replied) -> None:
+        fate: Mapping[str, object] = dataclasses.asdict(event.fate)
+        self._say("replied", round=event.round, client=event.client, **fate, counted=event.counted)
+
+    def evaluated(self, event: Evaluated) -> None:
+        self._say("evaluated", rounds=event.rounds, metrics=dict(event.metrics))
+
+    def round_ended(self, event: RoundEnded) -> None:
+        self._say("round_ended", **dataclasses.asdict(event.record))
+
+    def run_ended(self, event: RunEnded) -> None:
+        self._say("run_ended", rounds=len(event.history.rounds), stopped=event.stopped)

@@ -1,0 +1,150 @@
+"""`fedkit run`: a scenario into a run folder."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedkit.cli.output import Format, FormatOption, echo_json, echo_table
+
+if TYPE_CHECKING:
+    from fedkit.cli.folders import Launch
+
+
+def run(
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            help="A shipped name (`fedkit scenarios`), a TOML file, or with --resume a run folder."
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the scenario's, as in rounds.count=5."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The run folder; default runs/<scenario>-<number>.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Run so many seeds and compare them.")] = 1,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard events into the run folder.")
+    ] = False,
+    output: FormatOption = Format.text,
+) -> None:
+    """Run a scenario and write its report."""
+    from fedkit.cli import folders
+
+    folder, launches = folders.plan(scenario, overrides or [], out, resume, seeds)
+    again = shlex.join(["fedkit", "run", str(folder), "--resume"])
+    if seeds > 1:
+        words = [scenario, *(overrides or []), "--seeds", str(seeds), "--out", str(folder), "--resume"]
+        again = shlex.join(["fedkit", "run", *words])
+    try:
+        summaries = [_one(launch, output, tensorboard, seeds > 1) for launch in launches]
+    except KeyboardInterrupt:
+        typer.echo(f"\nfedkit: interrupted; continue with: {again}", err=True)
+        raise typer.Exit(130) from None
+    if seeds > 1:
+        _compare(folder, launches, summaries, output)
+
+
+def _one(launch: Launch, output: Format, tensorboard: bool, several: bool) -> Mapping[str, Any]:
+    """Run one scenario, write its report, say how it went; returns the summary."""
+    from fedkit.errors import FedkitError
+    from fedkit.launch import run_scenario
+    from fedkit.report import write_report
+
+    name = launch.folder.name
+    with _watching(name, output, several) as observers:
+        if tensorboard:
+            from fedkit.observers import TensorBoard
+
+            observers.append(TensorBoard(launch.folder / "tensorboard"))
+        try:
+            result = run_scenario(
+                launch.scenario, out=launch.folder, resume=launch.resume, observers=observers
+            )
+        except FedkitError as error:
+            if output is Format.json:
+                echo_json({"event": "failed", "error": str(error), "kind": type(error).__name__})
+            if (launch.folder / "rounds.jsonl").is_file():
+                typer.echo(f"report: {write_report(launch.folder)}", err=True)
+            raise
+    page = write_report(launch.folder)
+    summary = {**result.summary, "folder": str(launch.folder), "report": str(page)}
+    if output is Format.text:
+        _show(summary)
+    elif not several:
+        echo_json({"event": "summary", **summary})
+    return summary
+
+
+@contextmanager
+def _watching(name: str, output: Format, several: bool) -> Iterator[list[object]]:
+    """The observers of the output format; logged failures go to stderr beside them."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    from fedkit.cli.progress import Bar, JsonLines, Lines
+
+    console = Console(stderr=True)
+    handler = RichHandler(console=console, show_time=False, show_path=False)
+    logger = logging.getLogger("fedkit")
+    logger.addHandler(handler)
+    bar = Bar(console, name) if output is Format.text and console.is_terminal else None
+    try:
+        if bar is not None:
+            yield [bar]
+        else:
+            yield [JsonLines(name if several else "") if output is Format.json else Lines(console, name)]
+    finally:
+        if bar is not None:
+            bar.close()
+        logger.removeHandler(handler)
+
+
+def _show(summary: Mapping[str, Any]) -> None:
+    """The summary as a table, and where the report is."""
+    from fedkit.cli.progress import show_metrics
+    from fedkit.history import Outcome
+    from fedkit.report.units import show_bytes, show_seconds
+
+    best, outcomes = summary["best"], [o.value for o in Outcome]
+    up, down, plain = (show_bytes(summary[f"bytes_{way}"]) for way in ("up", "down", "up_float32"))
+    virtual, wall = (show_seconds(summary[f"{clock}_seconds"]) for clock in ("virtual", "wall"))
+    clients = {word: summary[f"clients_{word}"] for word in ("invited", *outcomes)}
+    rows = {
+        "metrics": show_metrics(summary["metrics"]),
+        "best": f"{best['metric']} {best['value']:.4g} after {best['round']} rounds" if best else "",
+        "rounds": f"{summary['rounds']}, {summary['rounds_failed']} failed",
+        "stopped": summary["stopped"],
+        "bytes": f"{up} up ({plain} as float32), {down} down",
+        "clients": ", ".join(f"{count} {word}" for word, count in clients.items() if count),
+        "time": f"{virtual} virtual, {wall} here",
+        "model": f"{summary['parameters']} parameters, sha256 {summary['model_sha256'][:16]}",
+    }
+    echo_table([{"": key, summary["folder"]: text} for key, text in rows.items() if text])
+    typer.echo(f"\nreport: {summary['report']}")
+
+
+def _compare(
+    folder: Path, launches: Sequence[Launch], summaries: Sequence[Mapping[str, Any]], output: Format
+) -> None:
+    """The seeds of one scenario on one page."""
+    from fedkit.report import summary_rows, write_compare
+
+    runs = [launch.folder for launch in launches]
+    page, sheet = write_compare(runs, folder / "compare.html")
+    if output is Format.json:
+        files = {"html": str(page), "csv": str(sheet)}
+        echo_json({"event": "summary", "folder": str(folder), **files, "runs": summaries})
+        return
+    echo_table(summary_rows(runs))
+    typer.echo(f"\ncomparison: {page}\n            {sheet}")
