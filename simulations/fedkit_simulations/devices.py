@@ -72,22 +72,21 @@ class Fleet:
         return "after" if when < self._config.drop_after else "before"
 
     def work(self, round: int, cohort: Sequence[ClientId], epochs: float) -> Mapping[ClientId, float]:
-        """The share of its work that each client of the cohort will do, in (0, 1].
+        """The stragglers of the cohort, and the share of its work that each will do, in (0, 1].
 
-        Exactly stragglers * len(cohort) of them, to the nearest whole number, are stragglers, whose
-        share is uniform on {1..E}/E with E = epochs; the others do all (Li et al. 2020,
-        arXiv:1812.06127, section 5.2).
+        Exactly stragglers * len(cohort) of them, to the nearest whole number; the share is uniform on
+        {1..E}/E with E = epochs (Li et al. 2020, arXiv:1812.06127, section 5.2), so that a straggler
+        may do all of its work: it is one all the same.
         """
         names = sorted(cohort)
-        work = dict.fromkeys(names, 1.0)
         slow = _round_half_up(self._config.stragglers * len(names))
-        if slow:
-            draws = stream(self._seed, "stragglers", round)
-            whole = max(1, math.ceil(epochs))
-            chosen = draws.choice(len(names), slow).tolist()
-            shares = draws.integers(1, whole + 1, slow).tolist()
-            work.update({names[i]: share / whole for i, share in zip(chosen, shares, strict=True)})
-        return work
+        if not slow:
+            return {}
+        draws = stream(self._seed, "stragglers", round)
+        whole = max(1, math.ceil(epochs))
+        chosen = draws.choice(len(names), slow).tolist()
+        shares = draws.integers(1, whole + 1, slow).tolist()
+        return {names[i]: share / whole for i, share in sorted(zip(chosen, shares, strict=True))}
 
     def available(self, now: float, round: int) -> list[ClientId]:
         """The clients that are there at `now` (seconds, never decreasing), sorted."""

@@ -93,7 +93,7 @@ class Simulation:
         for task in fresh:
             size = wire.size(task)
             self._down += size
-            flight = self._depart(task, size, works.get(task.key.client, 1.0))
+            flight = self._depart(task, size, works.get(task.key.client))
             self._flights[task.key] = flight
             if not flight.crashed:
                 heapq.heappush(self._heap, (flight.at, task.key))
@@ -167,14 +167,17 @@ class Simulation:
         return Arrival(flight.task.key, flight.at, reply)
 
     def _works(self, tasks: Sequence[Task]) -> Mapping[ClientId, float]:
-        """What share of its work each client of the cohort gets done."""
+        """What share of its work each straggler of the cohort gets done."""
         cohort = [task.key.client for task in tasks if task.key.kind == "train"]
         if not cohort:
             return {}
         return self._fleet.work(tasks[0].key.round, cohort, int(tasks[0].settings.get("epochs", 1)))
 
-    def _depart(self, task: Task, size: int, work: float) -> Flight:
-        """The journey of a task: what it does, how long that takes, whether it comes back."""
+    def _depart(self, task: Task, size: int, work: float | None) -> Flight:
+        """The journey of a task: what it does, how long that takes, whether it comes back.
+
+        work: the share of a straggler; None for anyone else.
+        """
         client, start = task.key.client, self._clock.now
         start += self._links[client].down_seconds(size)
         seconds = self._fleet.train_seconds(client, self._workload.trainer(client).examples * _passes(task))
@@ -185,9 +188,11 @@ class Simulation:
             return Flight(task, start, start, crashed=True, note=f"crashed {crash} training")
         window = task.deadline - start
         if not self._job.strategy.accepts_partial_work:
-            if work < 1.0:  # by the deadline it has done `work` of its task, so it needs longer for all
-                return self._upload(task, start + max(seconds, window) / work, f"{work:.0%} of the work done")
+            if work is not None:  # by the deadline it has done `work` of its task: the whole comes later
+                leaves = start + max(seconds, window) / work
+                return self._upload(task, leaves, f"{work:.0%} of the work done")
             return self._upload(task, start + seconds)
+        work = 1.0 if work is None else work
         if seconds > 0:
             fits = (window - self._links[client].up_seconds(self._min_payload)) / seconds
             work = min(work, fits) if fits > 0 else work
@@ -209,4 +214,6 @@ def _passes(task: Task) -> float:
 
 def _part(state: State, name: str) -> State:
     prefix = f"{name}:"
-    return {group.removeprefix(prefix): tensors for group, tensors in state.items() if group.startswith(prefix)}
+    return {
+        group.removeprefix(prefix): tensors for group, tensors in state.items() if group.startswith(prefix)
+    }
