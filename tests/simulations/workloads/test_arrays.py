@@ -109,7 +109,7 @@ def test_labels_become_classes_in_their_order() -> None:
     code, names = classes("f", np.array([True, False]))
     assert (code.tolist(), names) == ([1, 0], ("False", "True"))
     for bad in (np.array([0.5, 1.0]), np.array(["1", "nan"]), np.array([np.inf, 1.0])):
-        with pytest.raises(DataError, match="f: labels such as .* are not classes"):
+        with pytest.raises(DataError, match=r"f: labels such as .* are not classes"):
             classes("f", bad)
     with pytest.raises(DataError, match="labels hold 1 different values"):
         classes("f", np.zeros(3, np.int64))
@@ -136,12 +136,8 @@ def test_a_torch_dataset_is_divided_by_its_targets() -> None:
     population = Population(clients=2, partition="shards", shards=1)
     dataset = torch.utils.data.TensorDataset(x, y)
     parts = from_dataset(dataset, population, 0)
-    assert sorted(
-        {int(example[1]) for example in parts[client]} == {i} for client in parts for i in (0, 1)
-    ) == [
-        *[False] * 2,
-        *[True] * 2,
-    ]
+    labels = [{int(part[i][1]) for i in range(len(part))} for part in parts.values()]
+    assert labels in ([{0}, {1}], [{1}, {0}])
     listed = from_dataset([(x[i], y[i]) for i in range(12)], population, 0)
     given_ = from_dataset(dataset, population, 0, targets=y.tolist())
     for client, part in parts.items():
