@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,7 +46,7 @@ class Softmax:
     def __post_init__(self) -> None:
         _check((self.features, self.classes), self.dtype)
 
-    @cached_property
+    @property
     def layout(self) -> Layout:
         return _layout((self.features, self.classes), ("",), self.dtype)
 
@@ -79,7 +79,7 @@ class MLP:
     def _widths(self) -> tuple[int, ...]:
         return (self.features, *self.hidden, self.classes)
 
-    @cached_property
+    @property
     def layout(self) -> Layout:
         prefixes = tuple(f"{i}." for i in range(len(self.hidden) + 1))
         return _layout(self._widths, prefixes, self.dtype)
@@ -100,6 +100,7 @@ def _check(widths: tuple[int, ...], dtype: str) -> None:
         raise ConfigError(f"dtype {dtype!r} is not supported: use 'float32' or 'float64'")
 
 
+@lru_cache
 def _layout(widths: tuple[int, ...], prefixes: tuple[str, ...], dtype: str) -> Layout:
     names: list[str] = []
     shapes: list[tuple[int, ...]] = []
