@@ -1,0 +1,252 @@
+"""Several runs on one page, and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from urllib.parse import quote
+
+from fedkit.history import Outcome, RoundRecord
+from fedkit.report import groups as grouping
+from fedkit.report.charts import Line, line_chart
+from fedkit.report.data import Over, Run
+from fedkit.report.groups import Group, Target, read_groups
+from fedkit.report.markup import Html, el, join, section, table, tabs, write_page
+from fedkit.report.page import OVER, show_spent, x_axis
+from fedkit.report.units import number_axis, show_bytes, show_number, show_seconds
+
+_COLOURS = 7
+
+
+def write_compare(folders: Sequence[Path], out: Path) -> tuple[Path, Path]:
+    """Write the page `out` and, beside it, a CSV file of the same name; returns both paths.
+
+    If `out` is a folder they are compare.html and compare.csv in it. Runs that differ only in the
+    seed are drawn as one: mean and range. Raises ConfigError for a folder that is no run or has no
+    finished round.
+    """
+    page = out / "compare.html" if out.is_dir() else out.with_suffix(".html")
+    found = read_groups(folders)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    sheet = page.with_suffix(".csv")
+    _write_csv(sheet, found)
+    write_page(page, _title(found), *_body(found, page, sheet))
+    return page, sheet
+
+
+def summary_rows(folders: Sequence[Path]) -> list[dict[str, str]]:
+    """One row of column -> text per group, for the terminal; the same columns in every row."""
+    found = read_groups(folders)
+    target = grouping.find_target(found)
+    return [_summary(group, found, target) for group in found]
+
+
+def _title(found: Sequence[Group]) -> str:
+    runs = sum(len(group.runs) for group in found)
+    workloads = dict.fromkeys(run.setting("workload") for group in found for run in group.runs)
+    return f"{', '.join(filter(None, workloads)) or 'Comparison'}: {runs} runs compared"
+
+
+def _body(found: Sequence[Group], page: Path, sheet: Path) -> list[Html]:
+    target = grouping.find_target(found)
+    rows = [_summary(group, found, target) for group in found]
+    head = ("", *(_swatch(i, group.name) for i, group in enumerate(found)))
+    cells = [[key, *(row[key] for row in rows)] for key in list(rows[0])[1:]]
+    note = "Mean over the seeds of a group ± standard deviation (n - 1)."
+    if target is not None and not target.given:
+        note += (
+            f" The target is the best {target.metric} that every run reaches, {show_number(target.value)}."
+        )
+    link = el("p", "All rounds as ", el("a", "CSV", href=quote(sheet.name)), ".", class_="sub")
+    panels = [(said, _curves(found, over)) for over, said in OVER]
+    drawn = "The line is the mean of a group's seeds, the band reaches from the lowest to the highest."
+    return [
+        el("header", el("h1", _title(found)), link),
+        section("Results", table(head, cells, class_="figures"), note=note),
+        section("Learning", tabs("over", panels), note=drawn),
+        _differences(found),
+        _runs(found, page),
+    ]
+
+
+def _summary(group: Group, found: Sequence[Group], target: Target | None) -> dict[str, str]:
+    runs = group.runs
+    row = {"group": group.name, "runs": group.spread}
+    for metric in grouping.metrics(found)[:3]:
+        row[f"final {metric}"] = _spread([grouping.final(run, metric) for run in runs], show_number)
+    main = next(iter(grouping.metrics(found)), "")
+    if main:
+        bests = [run.best(main) for run in runs]
+        row[f"best {main}"] = _spread([best[1] if best else None for best in bests], show_number)
+    if target is not None:
+        row |= _target_cells(runs, target)
+    row["bytes up"] = _spread([float(sum(run.bytes_up)) for run in runs], show_bytes)
+    row["bytes down"] = _spread([float(sum(run.bytes_down)) for run in runs], show_bytes)
+    row["virtual time"] = _spread([run.progress["seconds"][-1] for run in runs], show_seconds)
+    row["clients missing"] = _spread([float(grouping.lost(run)) for run in runs], show_number)
+    row["rounds failed"] = _spread([float(run.rounds_failed) for run in runs], show_number)
+    return row
+
+
+def _target_cells(runs: Sequence[Run], target: Target) -> dict[str, str]:
+    shows: dict[Over, Callable[[float], str]] = {
+        "rounds": show_number,
+        "bytes": show_bytes,
+        "seconds": show_seconds,
+    }
+    cells: dict[str, str] = {}
+    for over, show in shows.items():
+        name = {"rounds": "rounds", "bytes": "bytes", "seconds": "time"}[over]
+        spent = [grouping.to_target(run, target, over) for run in runs]
+        cells[f"{name} to {target.metric} {show_number(target.value)}"] = _spread(spent, show)
+    return cells
+
+
+def _spread(values: Sequence[float | None], show: Callable[[float], str]) -> str:
+    """Mean and standard deviation of those that are there, and how many are if some are missing."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return "never" if values else "–"
+    some = f" ({len(there)} of {len(values)})" if len(there) < len(values) else ""
+    mean = fmean(there)
+    if len(there) == 1 or not all(map(math.isfinite, there)):
+        return show(mean) + some
+    spread = stdev(there)
+    if show is not show_number or spread == 0:
+        return f"{show(mean)} ± {show(spread)}{some}"
+    places = min(6, max(0, 1 - math.floor(math.log10(spread))))
+    return f"{mean:,.{places}f} ± {spread:.{places}f}{some}"
+
+
+def _curves(found: Sequence[Group], over: Over) -> Html:
+    high = max(run.progress[over][-1] for group in found for run in group.runs)
+    x = x_axis(over, high)
+    charts: list[Html] = []
+    for metric in grouping.metrics(found):
+        lines = [_line(group, index, metric, over) for index, group in enumerate(found)]
+        lines = [line for line in lines if line.points]
+        if lines:
+            values = [v for line in lines for _, *rest in (*line.points, *line.band) for v in rest]
+            charts.append(line_chart(metric, lines, x, number_axis(metric, values)))
+    if not charts:
+        return el("p", "These runs have no evaluations that can be drawn together.")
+    return el("div", *charts, class_="charts")
+
+
+def _line(group: Group, index: int, metric: str, over: Over) -> Line:
+    drawn = grouping.curve(group, metric, over)
+    points = list(zip(drawn.x, drawn.mean, strict=True))
+    band = list(zip(drawn.x, drawn.low, drawn.high, strict=True)) if len(group.runs) > 1 else []
+    heads = [show_spent(over, x) for x in drawn.x]
+    return Line(group.name, f"c{index % _COLOURS}", points, heads, dashed=index >= _COLOURS, band=band)
+
+
+def _differences(found: Sequence[Group]) -> Html:
+    keys = list(found[0].differs)
+    if not keys:
+        return section("Differences", note="The configs are the same but for the seed.")
+    head = ("setting", *(_swatch(i, group.name) for i, group in enumerate(found)))
+    rows = [[el("code", key), *(group.differs[key] for group in found)] for key in keys]
+    return section(
+        "Differences", table(head, rows, class_="figures"), note="Settings that are not the same everywhere."
+    )
+
+
+def _runs(found: Sequence[Group], page: Path) -> Html:
+    main = next(iter(grouping.metrics(found)), "")
+    rows = []
+    for index, group in enumerate(found):
+        for run in group.runs:
+            value = grouping.final(run, main)
+            rows.append(
+                [
+                    _link(run, page),
+                    _swatch(index, group.name),
+                    run.setting("seed"),
+                    run.status,
+                    str(len(run.rounds)),
+                    "–" if value is None else show_number(value),
+                    run.text("model_sha256")[:10],
+                ]
+            )
+    head = ("run", "group", "seed", "status", "rounds", f"final {main}".strip(), "model")
+    return section("Runs", table(head, rows, class_="figures"))
+
+
+def _link(run: Run, page: Path) -> str:
+    report = run.folder / "report.html"
+    if not report.is_file():
+        return str(run.folder)
+    target = os.path.relpath(report.resolve(), page.parent.resolve())
+    return el("a", str(run.folder), href=quote(Path(target).as_posix()))
+
+
+def _swatch(index: int, name: str) -> Html:
+    return join([el("i", class_=f"c{index % _COLOURS}"), name])
+
+
+def _write_csv(path: Path, found: Sequence[Group]) -> None:
+    """One row per run and round; round 0 is the evaluation before the first."""
+    names = grouping.metrics(found)
+    trained = sorted({name for g in found for run in g.runs for r in run.rounds for name in r.train})
+    bytes_columns = ("bytes_up", "bytes_down", "bytes_up_float32")
+    head = [
+        "run",
+        "group",
+        "seed",
+        "round",
+        "ok",
+        *names,
+        *(f"train_{name}" for name in trained),
+        *bytes_columns,
+    ]
+    head += ["virtual_seconds", "wall_seconds", "invited", *(str(o) for o in Outcome), "carried"]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        sheet = csv.writer(file)
+        sheet.writerow(head)
+        for group in found:
+            for run in group.runs:
+                who = [str(run.folder), group.name, run.setting("seed")]
+                if run.initial:
+                    before = [run.initial.get(name, "") for name in names]
+                    sheet.writerow(
+                        [
+                            *who,
+                            0,
+                            "",
+                            *before,
+                            *[""] * len(trained),
+                            0,
+                            0,
+                            0,
+                            0.0,
+                            0.0,
+                            *[0] * (len(Outcome) + 2),
+                        ]
+                    )
+                for record, spent in zip(run.rounds, run.progress["seconds"][1:], strict=True):
+                    sheet.writerow([*who, *_csv_cells(record, names, trained, spent)])
+
+
+def _csv_cells(
+    record: RoundRecord, names: Sequence[str], trained: Sequence[str], spent: float
+) -> list[str | int | float]:
+    carried = sum(1 for late in record.carried.values() if late.outcome == Outcome.counted)
+    return [
+        record.round + 1,
+        int(record.ok),
+        *(record.metrics.get(name, "") for name in names),
+        *(record.train.get(name, "") for name in trained),
+        record.bytes_up,
+        record.bytes_down,
+        record.bytes_up_float32,
+        spent,
+        record.wall_seconds,
+        len(record.fates),
+        *(record.count(outcome) for outcome in Outcome),
+        carried,
+    ]

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean, stdev
+
+import pytest
+
+from fedkit.errors import ConfigError
+from fedkit.history import Outcome
+from fedkit.report import summary_rows, write_compare, write_report
+from fedkit.report.data import read_run
+
+
+def _folders(make_run: Callable[..., Path], rounds: int = 6) -> list[Path]:
+    return [
+        make_run(f"{strategy}-{seed}", strategy=strategy, seed=seed, rounds=rounds)
+        for strategy in ("fedavg", "fedprox")
+        for seed in range(3)
+    ]
+
+
+def test_writes_a_page_and_a_csv_file(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    page, sheet = write_compare(_folders(make_run), tmp_path / "new" / "cmp.html")
+    assert (page, sheet) == (tmp_path / "new" / "cmp.html", tmp_path / "new" / "cmp.csv")
+    text = page.read_text(encoding="utf-8")
+    assert "digits: 6 runs compared" in text
+    assert text.count('class="band') == 2 * 2 * 3  # metrics, groups, kinds of x
+    assert not re.search(r"https?:|//[a-z]+\.|@import|url\(", text)
+    assert write_compare(_folders_again(tmp_path), tmp_path)[0] == tmp_path / "compare.html"
+
+
+def _folders_again(tmp_path: Path) -> list[Path]:
+    return sorted(path.parent for path in tmp_path.glob("*/rounds.jsonl"))
+
+
+def test_csv_has_one_row_per_run_and_round(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    folders = _folders(make_run)
+    _, sheet = write_compare(folders, tmp_path / "cmp.html")
+    with sheet.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 * (6 + 1)
+    for folder in folders:
+        run = read_run(folder)
+        mine = [row for row in rows if row["run"] == str(folder)]
+        assert [int(row["round"]) for row in mine] == list(range(7))
+        assert float(mine[0]["accuracy"]) == 0.1
+        for row, record in zip(mine[1:], run.rounds, strict=True):
+            assert float(row["loss"]) == record.metrics["loss"]
+            assert row["train_loss"] == (str(record.train["loss"]) if record.train else "")
+            assert int(row["bytes_up"]) == record.bytes_up
+            assert sum(int(row[outcome]) for outcome in Outcome) == int(row["invited"]) == len(record.fates)
+            assert float(row["virtual_seconds"]) == record.virtual_end
+
+
+def test_summary_is_mean_and_standard_deviation(make_run: Callable[..., Path]) -> None:
+    folders = _folders(make_run)
+    rows = summary_rows(folders)
+    assert [row["group"] for row in rows] == ["fedavg", "fedprox"]
+    assert list(rows[0]) == list(rows[1])
+    finals = [read_run(folder).rounds[-1].metrics["accuracy"] for folder in folders[:3]]
+    mean, spread = (float(part) for part in rows[0]["final accuracy"].split(" ± "))
+    assert mean == pytest.approx(fmean(finals), rel=1e-2)
+    assert spread == pytest.approx(stdev(finals), rel=0.06)
+    assert any(key.startswith("rounds to accuracy") for key in rows[0])
+
+
+def test_a_single_run_has_no_spread(make_run: Callable[..., Path]) -> None:
+    (row,) = summary_rows([make_run("a")])
+    assert row["runs"] == "seed 0"
+    assert "±" not in "".join(row.values())
+
+
+def test_a_target_that_some_seeds_miss_says_how_many(make_run: Callable[..., Path]) -> None:
+    folders = [make_run(f"a{seed}", seed=seed, target=t) for seed, t in ((0, 0.9), (1, 0.5))]
+    for folder in folders:
+        with (folder / "scenario.toml").open("a") as file:
+            file.write('[stop]\nmetric = "accuracy"\ntarget = 0.75\n')
+    (row,) = summary_rows(folders)
+    assert row["rounds to accuracy 0.7500"].endswith("(1 of 2)")
+    assert summary_rows(folders[1:])[0]["rounds to accuracy 0.7500"] == "never"
+
+
+def test_differences_and_links(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    folders = [make_run("a b"), make_run("c", config={"mu": "0.5"})]
+    write_report(folders[0])
+    text = write_compare(folders, tmp_path / "cmp.html")[0].read_text(encoding="utf-8")
+    assert "<code>strategy.mu</code>" in text
+    assert "<code>strategy.name</code>" not in text
+    assert 'href="a%20b/report.html"' in text
+    assert text.count("report.html") == 1
+
+
+def test_failed_and_unfinished_runs_are_compared_too(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    folders = [
+        make_run("a", status="failed", error="x", rounds=2),
+        make_run("b", summary=False, rounds=4, seed=1),
+    ]
+    text = write_compare(folders, tmp_path / "cmp.html")[0].read_text(encoding="utf-8")
+    assert "<td>failed</td>" in text
+    assert "<td>running</td>" in text
+
+
+def test_values_that_are_not_finite_are_survived(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    folders = [make_run("a", rounds=3), make_run("b", rounds=3, seed=1)]
+    path = folders[0] / "rounds.jsonl"
+    lines = [json.loads(line) | {"metrics": {"loss": float("nan")}} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_compare(folders, tmp_path / "cmp.html")
+    assert summary_rows(folders)[0]["final loss"] == "nan"
+
+
+def test_hostile_names_stay_text(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    folders = [make_run("<b>x<", strategy="<script>1</script>"), make_run("y", strategy="</script>")]
+    text = write_compare(folders, tmp_path / "cmp.html")[0].read_text(encoding="utf-8")
+    assert "<b>x" not in text
+    assert "<script>1" not in text
+    assert text.count("<script") == text.count("</script>")
+
+
+def test_a_folder_that_is_no_run_is_an_error(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such folder"):
+        write_compare([make_run("a"), tmp_path / "absent"], tmp_path / "cmp.html")
+    assert not (tmp_path / "cmp.html").exists()
