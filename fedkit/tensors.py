@@ -185,7 +185,7 @@ def _elementwise(a: Tensors, b: Tensors, op: Callable[[Any, Any], Any]) -> Tenso
     if a.keys() != b.keys():
         odd = sorted(set(a) ^ set(b))[0]
         raise LayoutError(odd, "is in one operand only")
-    return {name: op(array, b[name]) for name, array in a.items()}
+    return {name: np.asarray(op(array, b[name])) for name, array in a.items()}  # a 0-d result is a scalar
 
 
 def add(a: Tensors, b: Tensors, scale: float = 1.0) -> Tensors:
@@ -210,7 +210,7 @@ def scale(a: Tensors, factor: float) -> Tensors:
     """factor * a; the dtype is that of `a`."""
     if isinstance(a, Flat):
         return a.layout.view((a.vector * factor).astype(a.vector.dtype, copy=False))
-    return {name: (array * factor).astype(array.dtype, copy=False) for name, array in a.items()}
+    return {n: np.asarray(array * factor).astype(array.dtype, copy=False) for n, array in a.items()}
 
 
 def norm(a: Tensors) -> float:
