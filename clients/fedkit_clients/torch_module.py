@@ -32,7 +32,8 @@ class Slab:
 
     def part(self, vector: Tensor) -> Tensor:
         """The slab's share of a vector of the resident module's layout."""
-        return vector[self.start : self.start + self.layout.size]
+        size = self.flat.shape[0]
+        return vector if len(vector) == size else vector[self.start : self.start + size]
 
 
 class Resident:
@@ -101,11 +102,11 @@ class Resident:
         `start` is rounded to the module's own precision first, as `load` did.
         """
         self._own_buffers()
-        out = torch.empty(self.layout.size, dtype=self._export)
-        for slab in self._slabs:
-            rounded = slab.part(start).to(slab.flat.dtype).to(self._export)
-            torch.sub(slab.flat.to("cpu", self._export), rounded, out=slab.part(out))
-        return self.layout.view(out.numpy())
+        parts = [
+            slab.flat.to("cpu", self._export) - slab.part(start).to(slab.flat.dtype).to(self._export)
+            for slab in self._slabs
+        ]
+        return self.layout.view((parts[0] if len(parts) == 1 else torch.cat(parts)).numpy())
 
     @contextmanager
     def evaluating(self, model: Tensors) -> Iterator[nn.Module]:

@@ -44,6 +44,8 @@ class TorchWorkload:
     (x, y) of arrays or tensors, or a map-style Dataset, per client; held_out is what a client
     evaluates on, its training data otherwise. test: the server's. metrics: name -> mean over a
     batch of (output, targets), instead of the accuracy that integer targets get by themselves.
+    channels_last: hand images (N, C, H, W) over in that memory order, in which convolutions are
+    faster on most machines; the module must then use `reshape`, or nn.Flatten, where it used `view`.
 
     Tensors go by their state_dict names. Floating buffers (batch-norm statistics) are averaged like
     weights; integer buffers and frozen parameters keep their initial values. One module serves all
@@ -62,6 +64,7 @@ class TorchWorkload:
         *,
         metrics: Mapping[str, Metric] | None = None,
         device: str | torch.device = "cpu",
+        channels_last: bool = False,
     ) -> None:
         self._model = copy.deepcopy(model) if isinstance(model, nn.Module) else model
         self.device = torch.device(device)
@@ -70,6 +73,7 @@ class TorchWorkload:
         self.test = test
         self.held_out = held_out if held_out is not None else {}
         self._metrics: Mapping[str, Metric] = {"accuracy": accuracy} if metrics is None else metrics
+        self._channels_last = channels_last
         self._resident: Resident | None = None
         check(self.data)
         check(self.held_out)
@@ -116,13 +120,19 @@ class TorchWorkload:
         """Examples on the device, in the module's dtype."""
         return source(examples, self.resident.dtype, self.device)
 
+    def forward(self, x: Any) -> Any:
+        """The resident module's output."""
+        if self._channels_last and isinstance(x, Tensor) and x.ndim == 4:
+            x = in_channels_last(x)
+        return self.resident.module(x)
+
     def score(self, model: Tensors, examples: Source) -> Metrics:
         """Mean loss and metrics of `model` on `examples`, of which there is at least one."""
         count = len(examples)
         sums: dict[str, float] = {}
-        with seeded(0, self.device), self.resident.evaluating(model) as module:
+        with seeded(0, self.device), self.resident.evaluating(model):
             for x, y in examples.batches(None, _EVALUATION_BATCH, math.ceil(count / _EVALUATION_BATCH)):
-                output = module(x)
+                output = self.forward(x)
                 for name, value in self._measure(output, y):
                     sums[name] = sums.get(name, 0.0) + float(value) * len(y)
         return {name: total / count for name, total in sums.items()}
@@ -170,16 +180,16 @@ class TorchTrainer:
         resident.mode(training=True)
         stepper = Stepper(settings, resident)
         corrections = _corrections(correct, pass_, resident)
-        total = torch.zeros((), dtype=torch.float64, device=resident.device)
+        losses: list[Tensor] = []
         with seeded(task.seed, resident.device):
             for order, some in epochs(task.seed, count, settings.batch_size(count), steps):
                 for x, y in examples.batches(order, settings.batch_size(count), some):
-                    total += self._gradient(stepper, x, y)
+                    losses.append(self._gradient(stepper, x, y))
                     for correction in corrections:
                         correction.apply()
                     stepper.step()
         delta = resident.change(start)
-        mean = float(total) / steps
+        mean = sum(loss.item() for loss in losses) / steps
         require_finite(mean, delta)
         return Trained(delta, steps, float(count), {"loss": mean})
 
@@ -194,9 +204,21 @@ class TorchTrainer:
     def _gradient(self, stepper: Stepper, x: Any, y: Tensor) -> Tensor:
         """The loss of a batch; its gradients are left with the parameters."""
         stepper.zero()
-        loss = self._workload.loss(self._workload.resident.module(x), y)
+        loss = self._workload.loss(self._workload.forward(x), y)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+
+def in_channels_last(images: Tensor) -> Tensor:
+    """`images` (N, C, H, W), stored (N, H, W, C).
+
+    The strides are set by hand: with one channel torch takes either order for both, and its
+    convolutions then choose the slower.
+    """
+    channels, height, width = images.shape[1:]
+    stored = images.permute(0, 2, 3, 1).contiguous()
+    strides = (height * width * channels, 1, width * channels, channels)
+    return stored.as_strided(images.shape, strides)
 
 
 def accuracy(output: Tensor, y: Tensor) -> Tensor:
