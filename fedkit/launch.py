@@ -19,6 +19,7 @@ from fedkit.options import signature
 from fedkit.rounds import Result, default_grid, run
 from fedkit.runfolder import replace_file
 from fedkit.scenario import changes, is_workload, read, to_toml
+from fedkit.scenario_tree import place_error
 from fedkit.strategy import Strategy
 from fedkit.trainer import Workload
 
@@ -72,8 +73,8 @@ def _check_train(scenario: Scenario, workload: Workload) -> None:
     known: Mapping[str, str] | None = getattr(workload, "train_settings", None)
     for key in scenario.train if known is not None else ():
         if key not in (known or {}):
-            place = scenario.places.get(f"train.{key}", "scenario")
-            raise ConfigError(f"{place}: [train] {key}: unknown key; {nearest(key, known or {})}")
+            text = f"unknown key; {nearest(key, known or {})}"
+            raise place_error(scenario.places, f"train.{key}", text)
 
 
 def _grid(scenario: Scenario, workload: Workload, policy: RoundPolicy) -> Grid | None:
@@ -86,8 +87,7 @@ def _grid(scenario: Scenario, workload: Workload, policy: RoundPolicy) -> Grid |
         weight = section.max_weight if section.max_weight is not None else grid.max_weight
         return dataclasses.replace(grid, max_weight=weight)
     except ValueError as error:
-        place = scenario.places.get("aggregate", "scenario")
-        raise ConfigError(f"{place}: [aggregate]: {error}") from error
+        raise place_error(scenario.places, "aggregate.max_delta", str(error)) from error
 
 
 def run_scenario(
@@ -149,11 +149,10 @@ def saved_scenario(folder: Path, overrides: Sequence[str] = ()) -> Scenario:
     if not file.is_file():
         raise CheckpointError(f"{folder}: there is no run to resume (no scenario.toml)")
     old, new = read(file), read(file, overrides)
-    for key in changes(old, new):
-        if key != "rounds.count" and not key.startswith("stop."):
-            place = new.places.get(key, f"override of {key!r}")
-            raise ConfigError(
-                f"{place}: a run that is resumed keeps its settings (rounds.count and [stop] may change); "
-                "start a new run instead"
-            )
+    changed = [key for key in changes(old, new) if key != "rounds.count" and not key.startswith("stop.")]
+    for key in sorted(changed, key=lambda key: not new.places.get(key, "").startswith("override")):
+        text = (
+            "a run that is resumed keeps its settings (rounds.count and [stop] may change); start a new run"
+        )
+        raise place_error(new.places, key, text)
     return new

@@ -193,11 +193,11 @@ def _population(tree: ScenarioTree, scenario: Scenario) -> Population:
     """[population], unless the workload brings its own clients."""
     thing = plugins.load("fedkit.workloads", scenario.workload)
     takes = not is_workload(thing) and "population" in options.signature(cast("Any", thing)).parameters
-    asked = any(p.startswith("population") and at.startswith("override") for p, at in tree.places.items())
+    keys = [path for path in tree.places if path.startswith("population.")]
+    asked = [path for path in keys if tree.places[path].startswith("override")]
     if takes or scenario.population == Population():
         return scenario.population
     if tree.replaced and not asked:
         return Population()  # the file meant it for the workload that was replaced
-    raise tree.fail(
-        "population", f"workload {scenario.workload!r} brings its own clients: leave this section out"
-    )
+    text = f"workload {scenario.workload!r} brings its own clients: leave [population] out"
+    raise tree.fail((asked or ["population"])[0], text)

@@ -96,6 +96,7 @@ def _between(scenario: Scenario) -> Iterator[tuple[str, str]]:
     if devices.profile == "custom" and devices.speed is None:
         yield "devices.profile", "'custom' needs devices.speed (training examples per second)"
     if not stop.metric and (stop.target is not None or stop.patience):
-        yield "stop.metric", 'must name an evaluation metric, as in stop.metric = "accuracy"'
+        key = "stop.patience" if stop.patience else "stop.target"
+        yield key, 'needs stop.metric, an evaluation metric, as in stop.metric = "accuracy"'
     if stop.metric and stop.target is None and not stop.patience:
         yield "stop.metric", "needs stop.target or stop.patience to stop anything"

@@ -21,6 +21,17 @@ NAMED = {"strategy": "name", "federation": "kind"}
 _DEFAULT = {"strategy": StrategySection().name, "federation": FederationSection().kind}
 
 
+def place_error(places: Mapping[str, str], path: str, text: str, label: str = "scenario") -> ConfigError:
+    """The error for a dotted path, at the nearest place that is known, else at `label`."""
+    place = path
+    while place and place not in places:
+        place = place.rpartition(".")[0]
+    inside = (at for known, at in places.items() if known.startswith(f"{path.partition('.')[0]}."))
+    section, _, key = path.partition(".")
+    shown = f"[{section}] {key}" if key else path
+    return ConfigError(f"{places[place] if place else next(inside, label)}: {shown}: {text}")
+
+
 class ScenarioTree:
     """A raw tree and its places: dotted key -> `my.toml:14` or `override 'a.b=1'`.
 
@@ -46,14 +57,7 @@ class ScenarioTree:
 
     def fail(self, path: str, text: str) -> ConfigError:
         """The error for a dotted path, at the nearest place that is known."""
-        section, _, key = path.partition(".")
-        place = path
-        while place and place not in self.places:
-            place = place.rpartition(".")[0]
-        inside = (at for known, at in self.places.items() if known.startswith(f"{path}."))
-        where = self.places[place] if place else next(inside, self.label)
-        shown = f"[{section}] {key}" if key else path
-        return ConfigError(f"{where}: {shown}: {text}")
+        return place_error(self.places, path, text, self.label)
 
     def override(self, overrides: Sequence[str]) -> None:
         """Put `key=value` strings over the tree."""

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fedkit.cli import check, doctor, lists, new, reports, run
+from fedkit.cli import doctor, lists, reports, run
+from fedkit.cli.check import app as check_app
+from fedkit.cli.new import app as new_app
 from fedkit.errors import ConfigError, FedkitError
 
 
@@ -58,8 +60,8 @@ app.command("workloads")(lists.workloads)
 app.command("report")(reports.report)
 app.command("compare")(reports.compare)
 app.command("doctor")(doctor.doctor)
-app.add_typer(new.app, name="new")
-app.add_typer(check.app, name="check")
+app.add_typer(new_app, name="new")
+app.add_typer(check_app, name="check")
 
 
 def main() -> None:

@@ -1,0 +1,137 @@
+"""From a scenario to a run: objects, checks, run folders, resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from fedkit.errors import CheckpointError, ConfigError
+from fedkit.federation import RoundPolicy
+from fedkit.launch import build, run_scenario, saved_scenario
+from fedkit.scenario import read
+from fedkit_strategies.fedprox import FedProx
+
+OWN = """
+import numpy as np
+from fedkit_clients.numpy_trainer import NumpyWorkload, Softmax
+
+def make(*, population=None, seed=0, size: int = 40):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(size, 2)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int64)
+    count = population.clients if population is not None and population.clients else 4
+    clients = {f"c{i}": (x[i::count], y[i::count]) for i in range(count)}
+    made = NumpyWorkload(Softmax(2, 2), clients, test=(x, y))
+    made.given = (population, seed)
+    return made
+
+ready = make()
+
+def wrong():
+    return 3
+"""
+TEXT = """
+workload = "own.py:make"
+seed = 7
+population.clients = 5
+[rounds]
+count = 3
+cohort = 3
+deadline = 50.0
+[strategy]
+name = "fedprox"
+mu = 0.5
+[train]
+lr = 0.5
+batch = 5
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "own.py").write_text(OWN)
+    path = tmp_path / "my.toml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_build_makes_what_the_scenario_names(file: Path) -> None:
+    built = build(read(file))
+    assert built.strategy == FedProx(mu=0.5)
+    assert built.policy == RoundPolicy(cohort=3, deadline=50.0)
+    assert built.grid is None
+    workload = cast("Any", built.workload)
+    assert (workload.given[0].clients, workload.given[1]) == (5, 7)
+    assert len(built.federation.clients()) == 5
+
+
+def test_a_seed_among_the_workload_options_holds_the_data_still(file: Path) -> None:
+    scenario = read(file, ["workload_options.seed=1"])
+    assert cast("Any", build(scenario).workload).given[1] == 1
+    assert scenario.seed == 7
+
+
+def test_an_object_is_taken_as_it_is(file: Path) -> None:
+    built = build(read(file, [f"workload={file.parent}/own.py:ready"]))
+    assert cast("Any", built.workload).given == (None, 0)
+
+
+def test_the_grid_follows_the_aggregate_section(file: Path) -> None:
+    grid = build(read(file, ["aggregate.max_weight=64", "aggregate.max_delta=4"])).grid
+    assert grid is not None
+    assert (grid.max_weight, grid.max_delta) == (64.0, 4.0)
+    with pytest.raises(ConfigError, match=r"override 'aggregate.max_delta=1e30': \[aggregate\]"):
+        build(read(file, ["aggregate.max_delta=1e30"]))
+
+
+def test_a_misspelt_training_setting_is_named_with_its_line(file: Path) -> None:
+    file.write_text(TEXT.replace("batch", "bach"))
+    with pytest.raises(ConfigError) as caught:
+        build(read(file))
+    assert str(caught.value) == f"{file}:14: [train] bach: unknown key; did you mean 'batch'?"
+
+
+def test_a_factory_that_makes_no_workload_is_refused(file: Path) -> None:
+    with pytest.raises(ConfigError, match="makes a int, which is no Workload"):
+        build(read(file, [f"workload={file.parent}/own.py:wrong"]))
+
+
+def test_a_run_leaves_a_folder_whose_scenario_repeats_it(file: Path, tmp_path: Path) -> None:
+    scenario = read(file)
+    first = run_scenario(scenario, out=tmp_path / "run")
+    assert first.summary["rounds"] == 3
+    assert read(tmp_path / "run" / "scenario.toml") == scenario
+    again = run_scenario(read(tmp_path / "run" / "scenario.toml"))
+    assert again.summary["model_sha256"] == first.summary["model_sha256"]
+
+
+def test_a_resumed_run_goes_on_and_remembers_what_was_changed(file: Path, tmp_path: Path) -> None:
+    run_scenario(read(file), out=tmp_path / "run")
+    longer = saved_scenario(tmp_path / "run", ["rounds.count=5"])
+    result = run_scenario(longer, out=tmp_path / "run", resume=True)
+    assert result.summary["rounds"] == 5
+    assert saved_scenario(tmp_path / "run").rounds.count == 5
+    whole = run_scenario(read(file, ["rounds.count=5"]))
+    assert result.summary["model_sha256"] == whole.summary["model_sha256"]
+
+
+def test_only_the_length_and_the_stopping_rule_may_change(file: Path, tmp_path: Path) -> None:
+    run_scenario(read(file, ["rounds.count=1"]), out=tmp_path / "run")
+    assert saved_scenario(tmp_path / "run", ["stop.metric=accuracy", "stop.target=1"]).stop.target == 1.0
+    with pytest.raises(
+        ConfigError, match=r"override 'strategy.mu=2': a run that is resumed keeps its settings"
+    ):
+        saved_scenario(tmp_path / "run", ["strategy.mu=2"])
+    with pytest.raises(CheckpointError, match="no run to resume"):
+        saved_scenario(tmp_path)
+
+
+def test_stop_ends_the_run_and_a_resumed_one_stays_ended(file: Path, tmp_path: Path) -> None:
+    scenario = read(file, ["rounds.count=30", "stop.metric=accuracy", "stop.target=0.6"])
+    result = run_scenario(scenario, out=tmp_path / "run")
+    assert 0 < result.summary["rounds"] < 30
+    assert "accuracy reached" in result.summary["stopped"]
+    again = run_scenario(saved_scenario(tmp_path / "run"), out=tmp_path / "run", resume=True)
+    assert again.summary["rounds"] == result.summary["rounds"]

@@ -1,0 +1,177 @@
+"""Plugins: entry points, files, providers, and every way in which they can be wrong."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from fedkit import API_VERSION, plugins
+from fedkit.errors import ConfigError, PluginError
+from fedkit_strategies.fedavg import FedAvg
+from fedkit_strategies.fedprox import FedProx
+
+STRATEGY = """
+from dataclasses import dataclass
+from fedkit_strategies.fedavg import FedAvg
+
+@dataclass(frozen=True)
+class Mine(FedAvg):
+    \"\"\"Mine is best.
+
+    More.
+    \"\"\"
+
+    mu: float = 2.0
+
+def provider(rest):
+    return ("provided", rest)
+"""
+
+
+class Site:
+    """A directory on sys.path into which distributions can be put."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(self, name: str, entry_points: str, version: str = "1.0") -> None:
+        info = self.folder / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(entry_points)
+
+    def module(self, name: str, text: str) -> None:
+        (self.folder / f"{name}.py").write_text(text)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield Site(tmp_path)
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def test_an_entry_point_is_found_with_its_distribution() -> None:
+    assert plugins.load("fedkit.strategies", "fedprox") is FedProx
+    value, owner = plugins.names("fedkit.strategies")["fedavg"]
+    assert value == "fedkit_strategies.fedavg:FedAvg"
+    assert owner.startswith("fedkit ")
+
+
+def test_a_stranger_registers_as_we_do(site: Site) -> None:
+    site.add("stranger", "[fedkit.strategies]\nmine = stranger_mod:Mine\n")
+    site.module("stranger_mod", STRATEGY)
+    made = plugins.strategy("mine", {"mu": 3})
+    assert made.__dict__ == {"lr": 1.0, "mu": 3.0}
+    assert plugins.strategy_name(made) == "mine"
+    assert plugins.describe(type(made)) == "Mine is best."
+    assert plugins.names("fedkit.strategies")["mine"] == ("stranger_mod:Mine", "stranger 1.0")
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    with pytest.raises(PluginError, match="unknown strategy 'fedprx'; did you mean 'fedprox'"):
+        plugins.load("fedkit.strategies", "fedprx")
+
+
+def test_one_name_from_two_distributions_is_an_error_that_names_both(site: Site) -> None:
+    site.add("one-dist", "[fedkit.strategies]\nsame = a:A\nfine = a:B\n")
+    site.add("two-dist", "[fedkit.strategies]\nsame = b:A\n", version="2.0")
+    with pytest.raises(PluginError, match=r"registered by one-dist 1.0") as caught:
+        plugins.load("fedkit.strategies", "same")
+    assert "two-dist 2.0 (b:A)" in str(caught.value)
+    with pytest.raises(PluginError, match="registered by"):
+        plugins.names("fedkit.strategies")
+    assert plugins.load("fedkit.strategies", "fedavg") is FedAvg
+
+
+def test_another_api_version_is_an_error_that_names_both(site: Site) -> None:
+    points = "[fedkit.strategies]\nmine = old_mod:Mine\n[fedkit.api]\n{} = fedkit:API_VERSION\n"
+    site.module("old_mod", STRATEGY)
+    site.add("of-today", points.format(API_VERSION).replace("mine", "today"))
+    assert plugins.load("fedkit.strategies", "today")
+    site.add("too-old", points.format(API_VERSION + 1))
+    with pytest.raises(
+        PluginError, match=rf"too-old 1.0 was built for plugin API {API_VERSION + 1}, but fedkit"
+    ):
+        plugins.load("fedkit.strategies", "mine")
+
+
+def test_a_plugin_that_cannot_be_imported_names_its_distribution(site: Site) -> None:
+    site.add("broken", "[fedkit.codecs]\nbad = no_such_module_here:X\n")
+    with pytest.raises(PluginError, match=r"codec 'bad' of broken 1.0 .*no_such_module_here"):
+        plugins.load("fedkit.codecs", "bad")
+
+
+def test_a_provider_is_asked_for_the_rest(site: Site) -> None:
+    site.add("prov", "[fedkit.strategies]\nflower = prov_mod:provider\n")
+    site.module("prov_mod", STRATEGY)
+    assert plugins.load("fedkit.strategies", "flower:FedAdam:x") == ("provided", "FedAdam:x")
+
+
+def test_an_attribute_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "my strategy.py"
+    file.write_text(STRATEGY)
+    found = plugins.load("fedkit.strategies", f"{file}:Mine")
+    cls = cast("Any", found)
+    assert plugins.load("fedkit.strategies", f"{file}:Mine") is found
+    assert cls.__module__ == plugins.module_name(file.resolve())
+    assert pickle.loads(pickle.dumps(cls(mu=4.0))) == cls(mu=4.0)
+    with pytest.raises(PluginError, match="has no 'Mien'; did you mean 'Mine'"):
+        plugins.load("fedkit.strategies", f"{file}:Mien")
+
+
+def test_a_file_may_import_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "a_neighbour_of_mine.py").write_text("VALUE = 7\n")
+    (tmp_path / "main_file.py").write_text("from a_neighbour_of_mine import VALUE\n")
+    assert plugins.load("fedkit.workloads", f"{tmp_path}/main_file.py:VALUE") == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "word"),
+    [("x = 1\ny = (\n", 2, "SyntaxError"), ("x = 1\n\ny = 1 / 0\n", 3, "ZeroDivisionError")],
+)
+def test_errors_in_a_file_show_file_and_line(tmp_path: Path, text: str, line: int, word: str) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text(text)
+    with pytest.raises(PluginError, match=word) as caught:
+        plugins.load("fedkit.strategies", f"{file}:X")
+    assert str(caught.value).startswith(f"{file}:{line}: ")
+    assert plugins.module_name(file) not in sys.modules
+
+
+def test_a_file_without_attribute_and_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"as FILE.py:NAME"):
+        plugins.load("fedkit.strategies", "some/file.py")
+    with pytest.raises(PluginError, match="no such file"):
+        plugins.load("fedkit.strategies", f"{tmp_path}/none.py:X")
+
+
+def test_files_are_made_absolute_and_names_left_alone(tmp_path: Path) -> None:
+    assert plugins.absolute("a/b.py:C", tmp_path) == f"{tmp_path / 'a/b.py'}:C"
+    assert plugins.absolute("flower:FedAdam", tmp_path) == "flower:FedAdam"
+
+
+def test_options_of_a_strategy_and_of_a_codec_are_checked() -> None:
+    assert plugins.strategy("fedprox", {"mu": 1}) == FedProx(mu=1.0)
+    with pytest.raises(ConfigError, match="'fedprox': muu: unknown key; did you mean 'mu'"):
+        plugins.strategy("fedprox", {"muu": 1})
+    with pytest.raises(ConfigError, match="codec 'none:bits=1': bits: unknown key"):
+        plugins.codec("none:bits=1")
+
+
+def test_what_is_not_a_strategy_or_codec_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "thing.py"
+    file.write_text("class Thing:\n    pass\n")
+    with pytest.raises(PluginError, match="makes a Thing, not a fedkit"):
+        plugins.strategy(f"{file}:Thing")
+    with pytest.raises(PluginError, match="makes a Thing, not a fedkit"):
+        plugins.codec(f"{file}:Thing")

@@ -1,0 +1,267 @@
+"""Scenarios: reading, overrides, and an error with its place for everything that can be wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedkit.config import Population
+from fedkit.errors import ConfigError, PluginError
+from fedkit.scenario import changes, read, shipped, to_dict, to_toml
+
+TEXT = """\
+workload = "own.py:make"
+seed = 3
+
+[workload_options]
+size = 5
+
+[population]
+clients = 8
+partition = "iid"
+
+[rounds]
+count = 5
+cohort = 4
+
+[strategy]
+name = "fedprox"
+mu = 1
+
+[train]
+lr = 0.5
+"""
+OWN = """
+def make(*, population, seed, size: int = 3, data: str | None = None):
+    raise AssertionError("reading a scenario must not build the workload")
+
+def alone(size: float = 1.0):
+    raise AssertionError
+
+class Ready:
+    def init(self, seed): ...
+    def clients(self): ...
+    def trainer(self, client): ...
+    def evaluate(self, model): ...
+
+ready = Ready()
+number = 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "own.py").write_text(OWN)
+    path = tmp_path / "my.toml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_a_file_becomes_a_scenario_with_the_defaults_of_its_plugins(file: Path) -> None:
+    scenario = read(file)
+    assert scenario.workload == f"{file.parent.resolve()}/own.py:make"
+    assert (scenario.seed, scenario.rounds.count, scenario.rounds.cohort) == (3, 5, 4)
+    assert scenario.population == Population(clients=8, partition="iid")
+    assert scenario.strategy.options == {"mu": 1.0, "lr": 1.0}
+    assert scenario.workload_options == {"size": 5}
+    assert scenario.train == {"lr": 0.5}
+    assert scenario.places["rounds.cohort"] == f"{file}:13"
+
+
+def test_the_resolved_scenario_reads_back_equal(file: Path, tmp_path: Path) -> None:
+    scenario = read(file, ["rounds.deadline=5", "links.up=1e6", "stop.metric=accuracy", "stop.target=.9"])
+    again = tmp_path / "sub" / "resolved.toml"
+    again.parent.mkdir()
+    again.write_text(to_toml(scenario))
+    assert read(again) == scenario
+    assert to_toml(read(again)) == to_toml(scenario)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    cohort=st.one_of(st.none(), st.integers(1, 8), st.floats(0.01, 0.99)),
+    drop=st.floats(0, 1),
+    text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+)
+def test_any_scenario_survives_being_written(
+    file: Path, tmp_path: Path, seed: int, cohort: int | float | None, drop: float, text: str
+) -> None:
+    base = read(file)
+    scenario = dataclasses.replace(
+        base,
+        seed=seed,
+        description=text,
+        rounds=dataclasses.replace(base.rounds, cohort=cohort),
+        devices=dataclasses.replace(base.devices, drop=drop),
+    )
+    again = tmp_path / "again.toml"
+    again.write_text(to_toml(scenario), encoding="utf-8")
+    assert read(again) == scenario
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_every_shipped_scenario_reads_and_says_what_it_is(name: str) -> None:
+    scenario = read(name)
+    assert scenario.description == shipped()[name][0] != ""
+    assert scenario.rounds.count > 0
+
+
+def test_overrides_take_precedence_and_later_ones_win(file: Path) -> None:
+    scenario = read(file, ["rounds.count=7", "rounds.count=9", "strategy.mu=.25", "train.batch=10", "seed=4"])
+    assert (scenario.rounds.count, scenario.strategy.options["mu"], scenario.seed) == (9, 0.25, 4)
+    assert scenario.train == {"lr": 0.5, "batch": 10}
+    assert read(file, ["rounds.cohort=none"]).rounds.cohort is None
+
+
+def test_another_strategy_drops_the_options_of_the_old_one(file: Path) -> None:
+    scenario = read(file, ["strategy.lr=0.5", "strategy.name=fedavg"])
+    assert (scenario.strategy.name, scenario.strategy.options) == ("fedavg", {"lr": 0.5})
+    assert read(file, ["strategy.name=fedprox"]).strategy.options == {"mu": 1.0, "lr": 1.0}
+
+
+def test_another_workload_drops_the_options_and_clients_of_the_old_one(file: Path) -> None:
+    own = file.parent / "own.py"
+    scenario = read(file, [f"workload={own}:ready"])
+    assert (scenario.workload_options, scenario.population) == ({}, Population())
+    assert read(file, [f"workload={own}:alone", "workload_options.size=2"]).workload_options == {"size": 2.0}
+    with pytest.raises(
+        ConfigError, match=r"override 'population.clients=3': \[population\] clients: .* its own clients"
+    ):
+        read(file, [f"workload={own}:ready", "population.clients=3"])
+
+
+def test_files_are_relative_to_the_file_or_to_the_working_directory(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "s.py").write_text("from fedkit_strategies.fedavg import FedAvg\n")
+    monkeypatch.chdir(here)
+    scenario = read(file, ["strategy.name=s.py:FedAvg", "workload_options.data=d.npz"])
+    assert scenario.strategy.name == f"{here.resolve()}/s.py:FedAvg"
+    assert scenario.workload_options["data"] == str(here.resolve() / "d.npz")
+    file.write_text(TEXT.replace("size = 5", 'data = "d.npz"'))
+    assert read(file).workload_options["data"] == str(file.parent.resolve() / "d.npz")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "text"),
+    [
+        ("cohort = 4", "cohrt = 4", 13, "[rounds] cohrt: unknown key; did you mean 'cohort'?"),
+        ("[rounds]", "[round]", 11, "round: unknown section; did you mean 'rounds'?"),
+        ("seed = 3", "sed = 3", 2, "sed: unknown key; did you mean 'seed'?"),
+        ("seed = 3", "places = 3", 2, "places: unknown key"),
+        ("mu = 1", "muu = 1", 17, "[strategy] muu: unknown key; did you mean 'mu'? (options of 'fedprox')"),
+        ("mu = 1", "mu = true", 17, "[strategy] mu: must be a number, not True"),
+        ("size = 5", "sise = 5", 5, "[workload_options] sise: unknown key; did you mean 'size'?"),
+        ("size = 5", "population = 5", 5, "[workload_options] population: unknown key"),
+        ('"fedprox"', '"fedprx"', 16, "[strategy] name: unknown strategy 'fedprx'; did you mean 'fedprox'?"),
+        ('"iid"', '"idd"', 9, "[population] partition: unknown value 'idd'; did you mean 'iid'?"),
+        ("count = 5", "count = 5.0", 12, "[rounds] count: must be an integer, not 5.0"),
+        ("count = 5", "count = true", 12, "[rounds] count: must be an integer, not True"),
+        ("count = 5", "count = -1", 12, "[rounds] count: must be 0 or more, not -1"),
+        (
+            "cohort = 4",
+            "cohort = 0",
+            13,
+            "[rounds] cohort: must be a count (1, 2 ...) or a fraction in (0, 1)",
+        ),
+        ("cohort = 4", "cohort = 9", 13, "[rounds] cohort: 9 is more than the 8 clients of [population]"),
+        ("cohort = 4", "cohort = 4\nquorum = 5", 14, "[rounds] quorum: 5 is above the cohort of 4"),
+        ("lr = 0.5", "lr = [1]", 20, "[train] lr: must be"),
+        ("count = 5", "count 5", 12, "not valid TOML"),
+        ('"own.py:make"', '"own.py:number"', 1, "workload: "),
+        ('"own.py:make"', '"own.py:mak"', 1, "workload: "),
+        (
+            '"own.py:make"',
+            '"own.py:ready"',
+            5,
+            "[workload_options] size: unknown key; the workload is an object",
+        ),
+        ("seed = 3", "links = 0.5", 2, "links: is a section, not a value; write links.profile = 0.5"),
+        ("[train]", "[codec]\nup = 3\n[train]", 20, "[codec] up: must be a string, not 3"),
+    ],
+)
+def test_an_error_names_file_line_key_and_the_nearest(
+    file: Path, old: str, new: str, line: int, text: str
+) -> None:
+    file.write_text(TEXT.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        read(file)
+    assert str(caught.value).startswith(f"{file}:{line}: {text}")
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("rounds.cohrt=5", "[rounds] cohrt: unknown key; did you mean 'cohort'?"),
+        ("rond.count=5", "rond: unknown section; did you mean 'rounds'?"),
+        ("rounds=5", "rounds: is a section, not a value; write rounds.count = 5"),
+        ("strategy=fedavg", "strategy: is a section, not a value; write strategy.name = 'fedavg'"),
+        ("codec=none", "codec: is a section, not a value; write codec.up = 'none'"),
+        ("codec.up=non", "[codec] up: unknown codec 'non'; did you mean 'none'?"),
+        ("links.loss=1", "[links] loss: must be in [0, 1), not 1.0"),
+        ("links.profile=custom", "[links] profile: 'custom' needs links.up and links.down"),
+        ("devices.profile=custom", "[devices] profile: 'custom' needs devices.speed"),
+        ("devices.drop=1.5", "[devices] drop: must be in [0, 1], not 1.5"),
+        ("rounds.deadline=inf", "[rounds] deadline: must be positive and finite, not inf"),
+        ("rounds.over_select=0.5", "[rounds] over_select: must be at least 1, not 0.5"),
+        ("rounds.late=never", "[rounds] late: unknown value 'never'; it must be 'drop' or 'carry'"),
+        ("stop.metric=accuracy", "[stop] metric: needs stop.target or stop.patience"),
+        ("federation.kind=simulatoin", "[federation] kind: unknown federation 'simulatoin'"),
+        ("federation.x=1", "[federation] x: unknown key"),
+        ("seed=-1", "seed: must be in [0, 2^63), not -1"),
+        ("nonsense", "must be key=value"),
+        ("=3", "must be key=value"),
+    ],
+)
+def test_an_override_is_named_in_its_error(file: Path, override: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(file, [override])
+    assert str(caught.value).startswith(f"override {override!r}: {text}")
+
+
+def test_overrides_that_need_each_other(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"given twice, once as a value and once as a section"):
+        read(file, ["rounds=5", "rounds.count=5"])
+    with pytest.raises(ConfigError, match=r"'carry' cannot be combined"):
+        read(file, ["rounds.late=carry", "rounds.evaluate_on=clients"])
+    with pytest.raises(ConfigError, match=r"stop.patience=2.*\[stop\] patience: needs stop.metric"):
+        read(file, ["stop.patience=2"])
+
+
+def test_a_plugin_error_stays_a_plugin_error(file: Path) -> None:
+    with pytest.raises(PluginError, match="unknown workload"):
+        read(file, ["workload=digts"])
+
+
+def test_neither_a_file_nor_a_shipped_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no scenario 'digts'.*did you mean 'digits'"):
+        read("digts")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read(tmp_path / "none.toml")
+
+
+def test_options_are_written_beside_the_name_they_belong_to(file: Path) -> None:
+    tree = to_dict(read(file))
+    assert tree["strategy"] == {"name": "fedprox", "mu": 1.0, "lr": 1.0}
+    assert tree["workload_options"] == {"size": 5}
+    assert "places" not in tree
+    assert "target" not in tree["stop"]  # type: ignore[operator]
+
+
+def test_changes_lists_the_keys_that_differ(file: Path) -> None:
+    assert changes(read(file), read(file)) == []
+    assert changes(
+        read(file), read(file, ["rounds.count=6", "strategy.mu=2", "stop.target=1", "stop.metric=a"])
+    ) == [
+        "rounds.count",
+        "stop.metric",
+        "stop.target",
+        "strategy.mu",
+    ]
