@@ -26,8 +26,11 @@ class Group:
 
     @property
     def spread(self) -> str:
-        """`3 seeds`, or the one run's seed."""
-        return f"{len(self.runs)} seeds" if len(self.runs) > 1 else f"seed {self.runs[0].setting('seed')}"
+        """`3 seeds`, or the one run's seed; `2 runs` if a seed is there twice."""
+        seeds = {run.setting("seed") for run in self.runs}
+        if len(self.runs) == 1:
+            return f"seed {seeds.pop()}"
+        return f"{len(seeds)} seeds" if len(seeds) == len(self.runs) else f"{len(self.runs)} runs"
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,18 @@ class Curve:
 
 
 def read_groups(folders: Sequence[Path]) -> list[Group]:
-    """The runs of these folders, grouped, in the order given; ConfigError if there is none."""
+    """The runs of these folders, grouped, in the order given; ConfigError if there is none.
+
+    A run without a scenario.toml, from Python, is a group of its own: what it shares is not known.
+    """
     if not folders:
         raise ConfigError("nothing to compare: give the folders of one or more runs")
     unique = list(dict.fromkeys(Path(os.path.normpath(folder)) for folder in folders))
     found: dict[str, list[Run]] = {}
     for folder in unique:
         run = read_run(folder)
-        found.setdefault(repr(sorted(_compared(run).items())), []).append(run)
+        config = sorted(_compared(run).items())
+        found.setdefault(repr(config) if run.config else str(folder), []).append(run)
     members = list(found.values())
     differs = [_differences(runs[0], members) for runs in members]
     names = _names(members, differs)
@@ -129,14 +136,15 @@ def lost(run: Run) -> int:
 
 
 def _compared(run: Run) -> dict[str, str]:
-    return {key: repr(value) for key, value in run.config.items() if key not in _NOT_COMPARED}
+    config = run.config or {key: run.setting(key) for key in ("workload", "strategy.name")}
+    return {key: repr(value) for key, value in config.items() if key not in _NOT_COMPARED}
 
 
 def _differences(run: Run, members: Sequence[Sequence[Run]]) -> dict[str, str]:
     every = [_compared(runs[0]) for runs in members]
     keys = list(dict.fromkeys(key for config in every for key in config))
     differing = [key for key in keys if len({config.get(key) for config in every}) > 1]
-    return {key: str(run.config.get(key, "–")) for key in differing}
+    return {key: run.setting(key) if key in _compared(run) else "–" for key in differing}
 
 
 def _names(members: Sequence[Sequence[Run]], differs: Sequence[Mapping[str, str]]) -> list[str]:

@@ -120,3 +120,10 @@ def test_damage_names_the_file(make_run: Callable[..., Path], name: str, text: s
     (folder / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_run(folder)
+
+
+def test_the_current_folder_has_a_name_too(
+    make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(make_run("digits-5"))
+    assert read_run(Path()).name == "digits-5"

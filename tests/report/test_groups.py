@@ -35,6 +35,22 @@ def test_one_and_true_are_not_the_same_setting(make_run: Callable[..., Path]) ->
     assert [g.name for g in groups] == ["mu=1", "mu=True"]
 
 
+def test_a_seed_that_is_there_twice_is_not_two_seeds(make_run: Callable[..., Path]) -> None:
+    (group,) = read_groups([make_run("a"), make_run("b")])
+    assert group.spread == "2 runs"
+
+
+def test_runs_without_a_scenario_are_not_merged(make_run: Callable[..., Path]) -> None:
+    folders = [make_run("a"), make_run("b", seed=1), make_run("c", strategy="fedprox")]
+    for folder in folders:
+        (folder / "scenario.toml").unlink()
+    groups = read_groups(folders)
+    assert [g.name for g in groups] == ["a", "b", "c"]
+    assert [dict(g.differs) for g in groups] == [
+        {"strategy.name": s} for s in ("fedavg", "fedavg", "fedprox")
+    ]
+
+
 def test_a_folder_given_twice_counts_once(make_run: Callable[..., Path]) -> None:
     folder = make_run("a")
     assert len(read_groups([folder, folder / ".." / "a"])[0].runs) == 1
