@@ -6,12 +6,14 @@ name a user may choose can collide or break the file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fedkit.errors import CheckpointError
@@ -61,7 +63,8 @@ class Checkpoint:
             "groups": {part: list(state) for part, state in self._states().items()},
             "index": index,
         }
-        save_tensors(path, arrays, {"fedkit": json.dumps(about)})
+        text = json.dumps(about)
+        save_tensors(path, arrays, {"fedkit": text, "checksum": _checksum(text, arrays)})
 
     def _states(self) -> dict[str, State]:
         return {"state": self.state, "federation": self.federation, "downlink": self.downlink}
@@ -79,6 +82,8 @@ class Checkpoint:
         """The checkpoint at `path`; CheckpointError if it is missing, damaged or of another format."""
         arrays, metadata = load_tensors(path)
         try:
+            if metadata["checksum"] != _checksum(metadata["fedkit"], arrays):
+                raise CheckpointError(f"{path} is damaged: its checksum does not match")
             about = json.loads(metadata["fedkit"])
             if about["format"] != FORMAT:
                 raise CheckpointError(f"{path} has format {about['format']!r}, this fedkit reads {FORMAT!r}")
@@ -102,8 +107,15 @@ class Checkpoint:
                 tuple(about["best"]) if about["best"] else None,
                 about["wall_seconds"],
             )
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is not a fedkit checkpoint: {error!r}") from error
+
+
+def _checksum(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    state = hashlib.blake2b(text.encode(), digest_size=16)
+    for _, array in sorted(arrays.items()):
+        state.update(np.ascontiguousarray(array).data)
+    return state.hexdigest()
 
 
 def _pack(key: Key) -> list[str | int]:

@@ -79,7 +79,7 @@ class Journal:
         point = Checkpoint.load(path)
         if point.job != self._job.id:
             raise CheckpointError(
-                f"{self._folder.path} holds another run (job {point.job}, this one is {self._job.id}): strategy, "
-                "model, codec, training settings, seed and policy must be those that it was started with"
+                f"{self._folder.path} holds another run (job {point.job}, this one is {self._job.id}): "
+                "strategy, codecs, model, grid, training settings and seed must be as when it was started"
             )
         return point, History(point.initial, self._folder.read_rounds(point.rounds))

@@ -64,7 +64,7 @@ class RunFolder:
         """Write tensors as safetensors."""
         from safetensors.numpy import save
 
-        arrays = {key: np.ascontiguousarray(array) for key, array in model.items()}
+        arrays = {key: np.asarray(array, order="C") for key, array in model.items()}
         replace_file(self.path / name, save(arrays))
 
     def append_round(self, record: RoundRecord) -> None:
@@ -77,12 +77,17 @@ class RunFolder:
     def read_rounds(self, count: int) -> list[RoundRecord]:
         """The first `count` rounds; what lies beyond them is cut off the file."""
         path = self.path / "rounds.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_bytes().splitlines() if path.exists() else []
         if len(lines) < count:
             raise CheckpointError(f"{path} has {len(lines)} rounds, the checkpoint counts {count}")
+        try:
+            kept = [line.decode() for line in lines[:count]]
+            records = [RoundRecord.from_json(line) for line in kept]
+        except (UnicodeDecodeError, CheckpointError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
         if len(lines) > count:
-            self.write_text("rounds.jsonl", "".join(line + "\n" for line in lines[:count]))
-        return [RoundRecord.from_json(line) for line in lines[:count]]
+            self.write_text("rounds.jsonl", "".join(line + "\n" for line in kept))
+        return records
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -100,7 +105,7 @@ def save_tensors(path: Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[
     """Write arrays and text to one safetensors file, atomically and durably."""
     from safetensors.numpy import save
 
-    packed = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    packed = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     replace_file(path, save(packed, metadata=dict(about)))
 
 
