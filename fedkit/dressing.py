@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from fedkit.codecs import CodecContext
 from fedkit.codecs.none import Plain
-from fedkit.errors import WireError
+from fedkit.errors import ClientFailed, WireError
 from fedkit.job import Job
-from fedkit.messages import EncodedUpdate, Key, Update
+from fedkit.messages import EncodedUpdate, Key, Metrics, Update
 
 _PLAIN = Plain()
 
@@ -14,13 +16,24 @@ _PLAIN = Plain()
 def dress(job: Job, key: Key, update: Update, seed: int) -> EncodedUpdate:
     """The update as bytes: the coded delta, then the extras uncompressed.
 
-    LayoutError, naming the tensor, if delta or extras do not fit the job or are not finite.
+    LayoutError, naming the tensor, if delta or extras do not fit the job or are not finite;
+    ClientFailed, naming it, if the weight or a metric is not a finite number.
     """
+    weight, metrics = figures(update.weight, update.metrics)
     ctx = CodecContext(seed=seed)
     payload = job.codec_up.encode(update.delta, job.layout, ctx)
     if job.extras.size:
         payload += _PLAIN.encode(update.extras, job.extras, ctx)
-    return EncodedUpdate(key, job.codec_up.id, payload, update.weight, update.metrics, update.work)
+    return EncodedUpdate(key, job.codec_up.id, payload, weight, metrics, float(update.work))
+
+
+def figures(weight: float, metrics: Metrics) -> tuple[float, Metrics]:
+    """Weight and metrics as they can travel: finite Python floats. ClientFailed names the one that is not."""
+    plain = {name: float(value) for name, value in metrics.items()}
+    for name, value in (("weight", float(weight)), *plain.items()):
+        if not math.isfinite(value):
+            raise ClientFailed("diverged", name, f"is {value}")
+    return float(weight), plain
 
 
 def undress(job: Job, encoded: EncodedUpdate, seed: int) -> Update:
@@ -40,3 +53,8 @@ def undress(job: Job, encoded: EncodedUpdate, seed: int) -> Update:
 def min_bytes(job: Job) -> int:
     """Lower bound of a payload's length."""
     return job.codec_up.min_len(job.layout) + job.extras.nbytes
+
+
+def max_bytes(job: Job) -> int:
+    """Upper bound of a payload's length."""
+    return job.codec_up.max_len(job.layout) + job.extras.nbytes

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from fedkit.clientstore import ClientStore
-from fedkit.dressing import dress
+from fedkit.dressing import dress, figures
 from fedkit.errors import ClientFailed, LayoutError, UpdateRefused
 from fedkit.federation import Request, Verdict
 from fedkit.job import Job
@@ -64,9 +64,9 @@ class Participant:
 
     def _evaluate(self, task: Task) -> Answer:
         client = task.key.client
-        model = {**task.model, **self._own(client)} if self._personal else task.model
+        model = {**task.model, **self._newest(client)} if self._personal else task.model
         metrics, examples = self._workload.trainer(client).evaluate(model)
-        return EncodedUpdate(task.key, "none", b"", examples, metrics, 1.0)
+        return EncodedUpdate(task.key, "none", b"", *figures(examples, metrics), 1.0)
 
     def _train(self, task: Task) -> Answer:
         job, client = self._job, task.key.client
@@ -93,6 +93,15 @@ class Participant:
         if not self._personal:
             return self._personal
         return self._store.get(client, PERSONAL).get("tensors", self._personal)
+
+    def _newest(self, client: ClientId) -> Tensors:
+        """The client's personal tensors, those that wait for a verdict first: whoever was not counted
+        has been told so before an evaluation.
+        """
+        for key, memories in self._pending.items():
+            if key.client == client and PERSONAL in memories:
+                return memories[PERSONAL]["tensors"]
+        return self._own(client)
 
     def _check(self, client: ClientId, delta: Tensors, extras: Tensors) -> None:
         grid = self._job.grid

@@ -12,16 +12,17 @@ import heapq
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from fedkit import wire
 from fedkit.clientstore import MemoryStore
 from fedkit.config import Devices, Links
-from fedkit.dressing import min_bytes
+from fedkit.dressing import max_bytes, min_bytes
 from fedkit.errors import ConfigError
 from fedkit.federation import Arrival, Request, Standing, Traffic, Verdict
 from fedkit.job import Job
-from fedkit.messages import ClientId, Key, Task
+from fedkit.messages import ClientId, EncodedUpdate, Key, Task
 from fedkit.participant import Answer, Participant
 from fedkit.tensors import State, Tensors
 from fedkit.trainer import Workload
@@ -36,6 +37,10 @@ from fedkit_simulations.flights import (
     unpack_pending,
 )
 from fedkit_simulations.links import make_links
+
+REPLY_FRAME = 256
+"""Bytes that the clock charges for a reply beside its payload. The real frame differs by the digits of
+a loss; a constant lets the arrival of a fixed-size payload be known before its client is trained."""
 
 
 class Simulation:
@@ -59,19 +64,21 @@ class Simulation:
         if not clients:
             raise ConfigError("the workload has no clients: nothing can be simulated")
         self._links = make_links(links or Links(), clients, seed)
-        self._fleet = Fleet(devices or Devices(), clients, seed)
+        self._new_fleet = partial(Fleet, devices or Devices(), clients, seed)
+        self._fleet = self._new_fleet()
         self._directory = directory
+
+    def open(self, job: Job) -> None:
+        """Announce the job to all clients. Time begins anew: one simulation may serve several runs."""
+        self._job = job
+        self._fleet = self._new_fleet()
         self._clock = VirtualClock()
         self._up = self._down = self._asked = 0
         self._flights: dict[Key, Flight] = {}
         self._heap: list[tuple[float, Key]] = []
-
-    def open(self, job: Job) -> None:
-        """Announce the job to all clients."""
-        self._job = job
         self._store = MemoryStore(directory=self._directory)
         self._participant = Participant(job, self._workload, self._store)
-        self._min_payload = min_bytes(job)
+        self._min_payload, self._max_payload = min_bytes(job), max_bytes(job)
 
     def clients(self) -> Sequence[ClientId]:
         """The clients that are on now."""
@@ -108,7 +115,9 @@ class Simulation:
                 continue  # settled meanwhile
             if flight.reply is None:
                 flight.reply = self._participant.handle(flight.task)[0]
-                flight.at = flight.leaves + self._links[key.client].up_seconds(wire.size(flight.reply))
+                size = len(flight.reply.payload) if isinstance(flight.reply, EncodedUpdate) else 0
+                # a failure is shorter than any update, but what came before it has been told already
+                flight.at = max(at, flight.leaves + self._up_seconds(key.client, size))
                 if flight.at > at:  # the payload is longer than the shortest possible one
                     heapq.heappush(self._heap, (flight.at, key))
                     continue
@@ -180,7 +189,7 @@ class Simulation:
         """
         client, start = task.key.client, self._clock.now
         start += self._links[client].down_seconds(size)
-        seconds = self._fleet.train_seconds(client, self._workload.trainer(client).examples * _passes(task))
+        seconds = self._fleet.train_seconds(client, _examples(task, self._workload.trainer(client).examples))
         if task.key.kind == "evaluate":
             return self._upload(task, start + seconds)
         crash = self._fleet.crash(task.key.round, client)
@@ -194,22 +203,30 @@ class Simulation:
             return self._upload(task, start + seconds)
         work = 1.0 if work is None else work
         if seconds > 0:
-            fits = (window - self._links[client].up_seconds(self._min_payload)) / seconds
+            # a hair less than what fits, or rounding may make it late
+            fits = (1 - 1e-9) * (window - self._up_seconds(client, self._max_payload)) / seconds
             work = min(work, fits) if fits > 0 else work
-        partial = replace(task, work=task.work * work) if work < 1.0 else task
-        return self._upload(partial, start + seconds * work)
+        if work < 1.0:
+            task = replace(task, work=task.work * work)
+        return self._upload(task, start + seconds * work)
 
     def _upload(self, task: Task, leaves: float, note: str = "") -> Flight:
         """The flight, with the earliest time at which its reply can be back."""
-        at = leaves + self._links[task.key.client].up_seconds(self._min_payload)
-        return Flight(task, leaves, at, note=note)
+        payload = self._min_payload if task.key.kind == "train" else 0
+        return Flight(task, leaves, leaves + self._up_seconds(task.key.client, payload), note=note)
+
+    def _up_seconds(self, client: ClientId, payload: int) -> float:
+        return self._links[client].up_seconds(REPLY_FRAME + payload)
 
 
-def _passes(task: Task) -> float:
-    """How often the task goes through the client's examples."""
+def _examples(task: Task, held: int) -> float:
+    """How many examples the task goes through at a client that holds `held`, by the settings of [train]."""
     if task.key.kind == "evaluate":
-        return 1.0
-    return float(task.settings.get("epochs", 1)) * task.work
+        return held
+    settings = task.settings
+    if steps := int(settings.get("steps", 0)):
+        return steps * (min(int(settings.get("batch", 32)), held) or held) * task.work
+    return float(settings.get("epochs", 1)) * held * task.work
 
 
 def _part(state: State, name: str) -> State:
