@@ -47,14 +47,14 @@ class Collector:
         plan: Plan,
         seed_of: Callable[[Key], int],
         zero: WeightedSum,
-        carry: bool,
+        carry_rounds: int,
         notify: Notify,
     ) -> None:
         self._federation = federation
         self._job = job
         self._plan = plan
         self._seed_of = seed_of
-        self._carry = carry
+        self._carry_rounds = carry_rounds
         self._notify = notify
         self._tasks: dict[Key, Task] = {}
         self._kept: dict[Key, tuple[ClientId, Update]] = {}
@@ -139,12 +139,13 @@ class Collector:
 
     def _partial(self, partial: Partial) -> None:
         """Add a sum that a worker has merged; all its members count or none does."""
+        members = set(partial.members)
         if self._job.strategy.needs_each_update:
             why = "a partial sum, but the strategy needs each update"
-        elif not set(partial.members) <= self._tasks.keys() - self.result.verdicts.keys():
+        elif not members <= self._tasks.keys() - self.result.verdicts.keys():
             why = "a partial sum with members that were not asked or are judged already"
-        elif partial.total.clients != len(partial.members):
-            why = f"a partial sum of {partial.total.clients} updates that names {len(partial.members)}"
+        elif not partial.total.clients == len(members) == len(partial.members):
+            why = f"a partial sum of {partial.total.clients} updates that names {len(members)} clients"
         else:
             try:
                 self.result.total.merge(partial.total)
@@ -178,7 +179,7 @@ class Collector:
         for key, expires in self._plan.carried.items():
             if key in self.result.verdicts:
                 continue
-            if expires <= self._federation.now():
+            if expires <= self._federation.now() or self._plan.round - key.round >= self._carry_rounds:
                 self.result.verdicts[key] = Verdict.lost
                 self.result.carried[key.client] = Carried(key.round, Outcome.lost, "its task has expired")
             else:
@@ -187,7 +188,7 @@ class Collector:
     def _missing(self, key: Key, standing: Standing | None) -> None:
         note = f": {standing.note}" if standing is not None and standing.note else ""
         if standing is not None and standing.alive:
-            if self._carry:
+            if self._carry_rounds:
                 self.result.open.append(key)
             else:
                 self.result.verdicts[key] = Verdict.late
@@ -205,6 +206,37 @@ class Collector:
         fate = Fate(outcome, why)
         self.result.fates[key.client] = fate
         self._notify(key.client, fate, self.result.counted, failure)
+
+
+def verdicts(got: Collected, ok: bool) -> dict[Key, Verdict]:
+    """What clients are told: a failed round throws its sum away, so nobody was counted after all."""
+    if ok:
+        return dict(got.verdicts)
+    return {k: Verdict.unwanted if v is Verdict.counted else v for k, v in got.verdicts.items()}
+
+
+def why_failed(got: Collected, plan: Plan) -> str:
+    """Why this round leaves the model unchanged; empty if it does not."""
+    if not plan.cohort and not got.total.clients:
+        return "no client could be reached"
+    if got.counted < plan.quorum and plan.cohort:
+        return (
+            f"{got.counted} of {len(plan.cohort)} invited clients were counted, the quorum is {plan.quorum}"
+        )
+    if got.total.weight_integer == 0:
+        return "the weights of all counted updates are zero"
+    return ""
+
+
+def fatal_cause(got: Collected) -> str:
+    """The first cause, if every invited client failed; else empty."""
+    first = got.first_failure
+    if first is None or any(fate.outcome is not Outcome.failed for fate in got.fates.values()):
+        return ""
+    named = ": ".join(part for part in (first.exception, first.subject) if part)
+    all_failed = f"all {len(got.fates)} clients of the round failed"
+    text = f"{all_failed}, {first.key.client!r} first: {first.code} ({named})"
+    return text + (f"\n{first.detail}" if first.detail else "")
 
 
 def _tell(failure: Failure) -> str:

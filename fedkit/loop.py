@@ -11,7 +11,7 @@ import numpy as np
 
 from fedkit.aggregate import WeightedSum
 from fedkit.checkpoint import Checkpoint
-from fedkit.collect import Collected, Collector
+from fedkit.collect import Collected, Collector, fatal_cause, verdicts, why_failed
 from fedkit.downlink import Downlink
 from fedkit.errors import RunFailed
 from fedkit.events import Evaluated, Event, Replied, RoundEnded, RoundStarted, RunEnded, RunStarted, emit
@@ -64,11 +64,14 @@ class Loop:
     def go(self, rounds: int, resume: bool, scenario: str) -> dict[str, Any]:
         """Begin or continue, turn the loop, leave the folder complete whatever happens."""
         self.federation.open(self.job)
-        if not (resume and self._resume()):
+        resumed = resume and self._resume()
+        if not resumed:
             self.journal.describe(self.workload, scenario)
-            self.history.initial = self._evaluate(0)
+            self.history.initial = self._measure(0)
             self._checkpoint()
         self._tell(RunStarted(self.job, rounds, self.history))
+        if not resumed:
+            self._tell(Evaluated(0, self.history.initial, self.whole, self.history))
         try:
             while len(self.history.rounds) < rounds and not self.stopped:
                 self._round(len(self.history.rounds), rounds)
@@ -87,6 +90,10 @@ class Loop:
         reason, fatal = why_failed(got, plan), fatal_cause(got)
         if not reason:
             self._step(got.total)
+        self.verdicts = verdicts(got, not reason)
+        if self.evaluate_on == "clients":  # or those without a verdict would train on meanwhile
+            rolled_back = {k: v for k, v in self.verdicts.items() if v is not Verdict.counted}
+            self.federation.settle(rolled_back)
         due = (number + 1) % self.evaluate_every == 0 or number + 1 == rounds
         metrics = self._evaluate(number + 1) if due and not fatal else {}
         record = self._record(plan, got, reason, metrics, traffic, time.perf_counter() - began)
@@ -102,11 +109,11 @@ class Loop:
 
     def _collect(self, plan: Plan, kind: Kind, zero: WeightedSum) -> Collected:
         """Send the plan's tasks, all from one model, and judge the replies."""
-        strategy, carry = self.job.strategy, self.policy.late == "carry"
+        strategy, carries = self.job.strategy, self.policy.carry_rounds if self.policy.late == "carry" else 0
         version, model = self.downlink.publish(self.model)
         settings = {**self.job.settings, **strategy.settings(self.state, plan.round)}
         context = strategy.context(self.state) if kind == "train" else {}
-        expires = self._expiry(plan) if carry else plan.deadline
+        expires = self._expiry(plan) if carries else plan.deadline
         tasks = {}
         for client in plan.cohort:
             key = Key(self.job.id, plan.round, kind, "", 0, client)
@@ -120,7 +127,7 @@ class Loop:
         def seed_of(key: Key) -> int:
             return train_seed(self.seed, key.round, key.client)
 
-        return Collector(self.federation, self.job, plan, seed_of, zero, carry, notify).run(tasks)
+        return Collector(self.federation, self.job, plan, seed_of, zero, carries, notify).run(tasks)
 
     def _expiry(self, plan: Plan) -> float:
         return plan.deadline + self.policy.carry_rounds * self.policy.deadline
@@ -132,22 +139,27 @@ class Loop:
         if not finite.all():
             name = self.job.layout.locate(int(np.argmin(finite)))
             raise RunFailed(
-                f"{type(self.job.strategy).__name__}.step made a model that is not finite in tensor {name!r}: "
-                "lower the learning rate of the strategy or of [train]"
+                f"{type(self.job.strategy).__name__}.step made a model that is not finite in tensor "
+                f"{name!r}: lower the learning rate of the strategy or of [train]"
             )
         self.model, self.state = self.job.layout.view(vector), state
 
     def _evaluate(self, rounds: int) -> Metrics:
+        metrics = self._measure(rounds)
+        self._tell(Evaluated(rounds, metrics, self.whole, self.history))
+        return metrics
+
+    def _measure(self, rounds: int) -> Metrics:
         """Metrics of the model, on the server's data or the clients'; keeps the best model."""
         if self.evaluate_on == "clients":
             metrics = self._ask_clients(rounds)
         else:
-            metrics = dict(self.workload.evaluate(self.whole))
+            found = self.workload.evaluate(self.whole)
+            metrics = {name: float(value) for name, value in found.items()}  # numpy's are no JSON
         name = headline(metrics)
         if name and better(name, metrics[name], self.best):
             self.best = (name, metrics[name], rounds)
             self.journal.model("best.safetensors", self.whole)
-        self._tell(Evaluated(rounds, metrics, self.whole, self.history))
         return metrics
 
     def _ask_clients(self, rounds: int) -> Metrics:
@@ -183,7 +195,6 @@ class Loop:
     def _close(self, plan: Plan, got: Collected, record: RoundRecord) -> None:
         """Record and checkpoint the round, then let clients know what became of their updates."""
         self.open = {key: plan.carried.get(key, self._expiry(plan)) for key in got.open}
-        self.verdicts = dict(got.verdicts)
         self.history.rounds.append(record)
         self.journal.record(record)
         self._checkpoint()
@@ -193,8 +204,9 @@ class Loop:
         failures = self.history.failures_in_a_row
         if failures >= self.policy.max_failures:
             raise RunFailed(
-                f"{failures} rounds in a row have failed, the last because {reason}; lower rounds.quorum, raise "
-                "rounds.deadline or rounds.over_select, or allow more with rounds.max_failures"
+                f"{failures} rounds in a row have failed, the last because {reason}"
+                f"{_example(self.history.rounds[-1])}; lower rounds.quorum, raise rounds.deadline or "
+                "rounds.over_select, or allow more with rounds.max_failures"
             )
 
     def _tell(self, event: Event) -> None:
@@ -254,22 +266,9 @@ def pick(model: Tensors, layout: Layout) -> Flat:
     return layout.view(np.array(layout.flatten({name: model[name] for name in layout.names})))
 
 
-def why_failed(got: Collected, plan: Plan) -> str:
-    """Why this round leaves the model unchanged; empty if it does not."""
-    if not plan.cohort and not got.total.clients:
-        return "no client could be reached"
-    if got.counted < plan.quorum and plan.cohort:
-        return f"{got.counted} of {len(plan.cohort)} invited clients were counted, the quorum is {plan.quorum}"
-    if got.total.weight_integer == 0:
-        return "the weights of all counted updates are zero"
+def _example(record: RoundRecord) -> str:
+    """One of the clients that were not counted, and why."""
+    for client, fate in record.fates.items():
+        if fate.outcome is not Outcome.counted:
+            return f" (client {client!r} {fate.outcome.value}: {fate.why})"
     return ""
-
-
-def fatal_cause(got: Collected) -> str:
-    """The first cause, if every invited client failed; else empty."""
-    first = got.first_failure
-    if first is None or any(fate.outcome is not Outcome.failed for fate in got.fates.values()):
-        return ""
-    named = ": ".join(part for part in (first.exception, first.subject) if part)
-    text = f"all {len(got.fates)} clients of the round failed, {first.key.client!r} first: {first.code} ({named})"
-    return text + (f"\n{first.detail}" if first.detail else "")

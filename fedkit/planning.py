@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,15 +16,30 @@ from fedkit.seeds import derive, stream
 def check_policy(policy: RoundPolicy) -> None:
     """ConfigError, naming the key, unless the policy makes sense."""
     cohort, quorum = policy.cohort, policy.quorum
-    _demand(cohort is None or cohort >= 1 or 0 < cohort < 1, "cohort", cohort, "a count or a fraction in (0, 1)")
-    _demand(quorum >= 1 or 0 < quorum < 1, "quorum", quorum, "a count or a fraction in (0, 1)")
+    _demand(cohort is None or _is_size(cohort), "cohort", cohort, _SIZE)
+    _demand(_is_size(quorum), "quorum", quorum, _SIZE)
     _demand(policy.over_select >= 1, "over_select", policy.over_select, "at least 1")
-    _demand(policy.deadline > 0 and math.isfinite(policy.deadline), "deadline", policy.deadline, "finite and positive")
+    _demand(
+        policy.deadline > 0 and math.isfinite(policy.deadline),
+        "deadline",
+        policy.deadline,
+        "finite and positive",
+    )
     _demand(policy.late in ("drop", "carry"), "late", policy.late, "drop or carry")
     _demand(policy.carry_rounds >= 1, "carry_rounds", policy.carry_rounds, "at least 1")
     _demand(policy.max_failures >= 1, "max_failures", policy.max_failures, "at least 1")
     if cohort is not None and cohort >= 1 and quorum > cohort:
-        raise ConfigError(f"rounds.quorum = {quorum} is above rounds.cohort = {cohort}: no round could succeed")
+        raise ConfigError(
+            f"rounds.quorum = {quorum} is above rounds.cohort = {cohort}: no round could succeed"
+        )
+
+
+_SIZE = "a count (a whole number) or a fraction in (0, 1)"
+
+
+def _is_size(value: int | float) -> bool:
+    """1.0 is neither: one client, or all of them?"""
+    return value >= 1 if isinstance(value, numbers.Integral) else 0 < value < 1
 
 
 def _demand(holds: bool, key: str, value: object, must: str) -> None:
