@@ -106,7 +106,8 @@ class Grid:
         for start in range(0, vector.size, _BLOCK):
             part = vector[start : start + _BLOCK]
             block = buffer[: part.size]
-            np.multiply(part, factor, out=block)
+            block[:] = part  # to float64 first: numpy would multiply float32 by a float in float32
+            block *= factor
             block += _MAGIC
             integers = block.view(np.int64)
             integers -= _MAGIC_BITS
