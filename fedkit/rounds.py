@@ -110,4 +110,7 @@ def _check(policy: RoundPolicy, rounds: int, evaluate_every: int, evaluate_on: s
 def _simulation(workload: Workload, seed: int, out: Path | str | None) -> Federation:
     """The default federation, reached by name: the core imports no simulation."""
     factory = cast("Any", plugins.load("fedkit.federations", "simulation"))
-    return cast("Federation", factory(workload, seed=seed, directory=Path(out, "clients") if out is not None else None))
+    return cast(
+        "Federation",
+        factory(workload, seed=seed, directory=Path(out, "clients") if out is not None else None),
+    )
