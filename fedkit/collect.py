@@ -133,8 +133,10 @@ class Collector:
                 self._kept[key] = (key.client, update)
             else:
                 self.result.total.add(key.client, update)
-        except (UpdateRefused, WireError, LayoutError) as error:
+        except UpdateRefused as error:
             return str(error)
+        except (WireError, LayoutError) as error:
+            return f"update of client {key.client!r} refused: {error}"
         return ""
 
     def _partial(self, partial: Partial) -> None:
