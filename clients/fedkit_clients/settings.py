@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,13 @@ class TrainSettings:
     def batch_size(self, examples: int) -> int:
         """Examples per step of a client that holds `examples`."""
         return min(self.batch, examples) or examples
+
+    def without_single_examples(self, examples: int) -> TrainSettings:
+        """The same, its batch raised until an epoch ends with no batch of one: batch norm needs two."""
+        batch = self.batch_size(examples)
+        while batch > 1 and examples % batch == 1:
+            batch += 1
+        return replace(self, batch=batch)
 
     def steps_done(self, examples: int, work: float) -> int:
         """Steps that a client with `examples` takes when asked for the share `work`."""

@@ -42,6 +42,7 @@ class Resident:
     layout: what local training changes: trainable parameters, then persistent floating buffers,
     under their state_dict names (tied parameters once, under the first). Half precision is exported
     as float32. fixed: frozen parameters and integer buffers, as they were when the module came.
+    norms_batches: whether a training batch of one example is an error.
     Buffers outside the layout return to their first value at each `load`.
     """
 
@@ -72,6 +73,7 @@ class Resident:
         integers = {b.name: b.tensor for b in self._buffers if b.name in saved and b.name not in statistics}
         self._fixed = {**frozen, **integers}
         self.fixed = {name: _numpy(tensor) for name, tensor in self._fixed.items()}
+        self.norms_batches = any(isinstance(m, nn.BatchNorm1d) for m in module.modules())
         self._always_eval = [m for m in module.modules() if module.training and not m.training]
         self._training = module.training
 

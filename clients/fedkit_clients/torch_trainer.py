@@ -48,8 +48,9 @@ class TorchWorkload:
     faster on most machines; the module must then use `reshape`, or nn.Flatten, where it used `view`.
 
     Tensors go by their state_dict names. Floating buffers (batch-norm statistics) are averaged like
-    weights; integer buffers and frozen parameters keep their initial values. One module serves all
-    clients, so a workload is not for use by several threads.
+    weights; integer buffers and frozen parameters keep their initial values. A module with
+    BatchNorm1d gets slightly larger batches where an epoch would end with a single example. One
+    module serves all clients, so a workload is not for use by several threads.
     """
 
     train_settings: ClassVar[Mapping[str, str]] = TRAIN_SETTINGS
@@ -175,15 +176,17 @@ class TorchTrainer:
         resident = self._workload.resident
         examples = self._workload.source(self._workload.data[self._client])
         count = require_examples(len(examples), "examples")
-        steps = settings.steps_done(count, task.work)
+        if resident.norms_batches:
+            settings = settings.without_single_examples(count)
+        batch, steps = settings.batch_size(count), settings.steps_done(count, task.work)
         start = resident.load(pass_.start)
         resident.mode(training=True)
         stepper = Stepper(settings, resident)
         corrections = _corrections(correct, pass_, resident)
         losses: list[Tensor] = []
         with seeded(task.seed, resident.device):
-            for order, some in epochs(task.seed, count, settings.batch_size(count), steps):
-                for x, y in examples.batches(order, settings.batch_size(count), some):
+            for order, some in epochs(task.seed, count, batch, steps):
+                for x, y in examples.batches(order, batch, some):
                     losses.append(self._gradient(stepper, x, y))
                     for correction in corrections:
                         correction.apply()

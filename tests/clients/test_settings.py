@@ -86,3 +86,11 @@ def test_each_epoch_and_each_seed_has_its_own_order() -> None:
     assert other is not None
     assert first.tolist() != second.tolist()
     assert first.tolist() != other.tolist()
+
+
+@given(st.integers(2, 60), st.integers(2, 60))
+def test_a_raised_batch_leaves_no_single_example(examples: int, batch: int) -> None:
+    raised = TrainSettings(batch=batch).without_single_examples(examples).batch_size(examples)
+    assert raised >= min(batch, examples)
+    assert examples % raised != 1
+    assert raised == min(batch, examples) or examples % batch == 1

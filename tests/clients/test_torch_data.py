@@ -5,12 +5,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.utils.data import Dataset, IterableDataset, TensorDataset  # noqa: E402
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from fedkit.errors import DataError  # noqa: E402
-from fedkit_clients.torch_data import check, source  # noqa: E402
+from fedkit.errors import DataError
+from fedkit_clients.torch_data import check, source
 
 CPU = torch.device("cpu")
 X = np.arange(14.0).reshape(7, 2)

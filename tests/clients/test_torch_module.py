@@ -3,12 +3,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+import torch
+from torch import Tensor, nn
 
-from fedkit.errors import ConfigError, LayoutError  # noqa: E402
-from fedkit.tensors import Layout, Tensors  # noqa: E402
-from fedkit_clients.torch_module import Resident, as_tensor  # noqa: E402
+from fedkit.errors import ConfigError, LayoutError
+from fedkit.tensors import Layout, Tensors
+from fedkit_clients.torch_module import Resident, as_tensor
 
 CPU = torch.device("cpu")
 

@@ -5,13 +5,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from torch import nn
 
-from fedkit.errors import ConfigError  # noqa: E402
-from fedkit_clients.settings import TrainSettings  # noqa: E402
-from fedkit_clients.torch_module import Resident  # noqa: E402
-from fedkit_clients.torch_optimizer import Stepper  # noqa: E402
+from fedkit.errors import ConfigError
+from fedkit_clients.settings import TrainSettings
+from fedkit_clients.torch_module import Resident
+from fedkit_clients.torch_optimizer import Stepper
 
 CPU = torch.device("cpu")
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
