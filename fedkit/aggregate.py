@@ -118,7 +118,7 @@ class Grid:
         if not math.isfinite(value) or abs(value) > METRIC_LIMIT:
             reason = f"is {value!r}: a metric must be finite and within {METRIC_LIMIT:g}"
             raise UpdateRefused(client, name, reason)
-        return round(math.ldexp(weight * value, self.metric_fraction))
+        return round(math.ldexp(weight * float(value), self.metric_fraction))
 
 
 class WeightedSum:
