@@ -64,7 +64,7 @@ def test_build_makes_what_the_scenario_names(file: Path) -> None:
     assert built.grid is None
     workload = cast("Any", built.workload)
     assert (workload.given[0].clients, workload.given[1]) == (5, 7)
-    assert len(built.federation.clients()) == 5
+    assert len(built.workload.clients()) == 5
 
 
 def test_a_seed_among_the_workload_options_holds_the_data_still(file: Path) -> None:
@@ -121,9 +121,11 @@ def test_only_the_length_and_the_stopping_rule_may_change(file: Path, tmp_path: 
     run_scenario(read(file, ["rounds.count=1"]), out=tmp_path / "run")
     assert saved_scenario(tmp_path / "run", ["stop.metric=accuracy", "stop.target=1"]).stop.target == 1.0
     with pytest.raises(
-        ConfigError, match=r"override 'strategy.mu=2': a run that is resumed keeps its settings"
+        ConfigError, match=r"override 'strategy.mu=2': \[strategy\] mu: a run that is resumed"
     ):
         saved_scenario(tmp_path / "run", ["strategy.mu=2"])
+    with pytest.raises(ConfigError, match=r"override 'strategy.name=fedavg': \[strategy\] name: a run"):
+        saved_scenario(tmp_path / "run", ["strategy.name=fedavg"])
     with pytest.raises(CheckpointError, match="no run to resume"):
         saved_scenario(tmp_path)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from fedkit.cli.output import echo_json
 from fedkit.events import Evaluated, Replied, RoundEnded, RoundStarted, RunEnded, RunStarted
@@ -68,53 +68,53 @@ class Lines:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+class _Display(Progress):
+    """The bar, and a line of totals under it: together they fit 80 columns."""
+
+    totals = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        if self.totals:
+            yield Text(self.totals, style="dim", no_wrap=True, overflow="ellipsis")
+
+
 class Bar:
-    """A progress bar: round, metric, clients of the round under way, and totals."""
+    """A progress bar: round and metrics; below it the round under way and totals."""
 
     def __init__(self, console: Console, name: str) -> None:
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}", markup=True),
-            BarColumn(bar_width=24),
+        self._display = _Display(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[metrics]}", style="green", markup=False),
-            TextColumn("{task.fields[clients]}", markup=False),
-            TextColumn("{task.fields[totals]}", style="dim", markup=False),
             TimeElapsedColumn(),
             console=console,
         )
-        self._name, self._totals = name, _Totals()
-        self._task: TaskID | None = None
+        self._name, self._totals, self._task = name, _Totals(), TaskID(0)
 
     def run_started(self, event: RunStarted) -> None:
         for record in event.history.rounds:
             self._totals.add(record)
-        self._task = self._progress.add_task(
-            self._name,
-            total=event.rounds,
-            completed=len(event.history.rounds),
-            metrics=show_metrics(_last(event.history)),
-            clients="",
-            totals=self._totals.text,
-        )
-        self._progress.start()
+        metrics = show_metrics(_last(event.history))
+        done = len(event.history.rounds)
+        self._task = self._display.add_task(self._name, total=event.rounds, completed=done, metrics=metrics)
+        self._display.start()
 
     def replied(self, event: Replied) -> None:
-        self._update(clients=f"{event.counted}/{event.want} clients")
-
-    def evaluated(self, event: Evaluated) -> None:
-        self._update(metrics=show_metrics(event.metrics))
+        self._display.totals = f"now {event.counted}/{event.want} · {self._totals.text}"
 
     def round_ended(self, event: RoundEnded) -> None:
-        self._totals.add(event.record)
-        self._update(completed=event.record.round + 1, totals=self._totals.text)
+        record = event.record
+        self._totals.add(record)
+        self._display.totals = self._totals.text
+        self._display.update(self._task, completed=record.round + 1)
+        if record.metrics:
+            self._display.update(self._task, metrics=show_metrics(record.metrics))
 
     def close(self) -> None:
         """Leave the terminal as it was; safe to call twice."""
-        self._progress.stop()
-
-    def _update(self, **fields: Any) -> None:
-        if self._task is not None:
-            self._progress.update(self._task, **fields)
+        self._display.stop()
 
 
 def _last(history: History) -> Metrics:

@@ -1,0 +1,83 @@
+"""`fedkit new`: what it writes works at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedkit.config import Scenario
+from fedkit.scenario import read
+
+Command = Callable[..., Any]
+
+
+def test_a_new_scenario_reads_and_shows_every_key(folder: Path, fedkit: Command) -> None:
+    assert fedkit("new", "scenario", "mine").exit_code == 0
+    text = (folder / "mine.toml").read_text()
+    assert read(folder / "mine.toml").workload == "digits"
+    for section in dataclasses.fields(Scenario):
+        if section.name == "places":
+            continue
+        assert section.name in text
+        default = getattr(Scenario(), section.name)
+        if dataclasses.is_dataclass(default):
+            body = text.split(f"[{section.name}]")[1].split("\n[")[0]
+            for key in dataclasses.fields(default):
+                assert key.name == "options" or f"{key.name} = " in body
+
+
+def test_the_defaults_in_a_new_scenario_are_the_defaults(folder: Path, fedkit: Command) -> None:
+    fedkit("new", "scenario", "mine")
+    made, plain = read(folder / "mine.toml"), Scenario()
+    assert made.rounds == dataclasses.replace(plain.rounds, cohort=10)
+    assert (made.links, made.devices, made.stop) == (plain.links, plain.devices, plain.stop)
+    assert (made.aggregate, made.codec, made.secagg) == (plain.aggregate, plain.codec, plain.secagg)
+
+
+@pytest.mark.parametrize("kind", ["strategy", "scenario"])
+@pytest.mark.parametrize("name", ["1st", "a b", "../x", "class", ""])
+def test_a_bad_name_is_refused(folder: Path, fedkit: Command, kind: str, name: str) -> None:
+    before = sorted(folder.iterdir())
+    result = fedkit("new", kind, name)
+    assert result.exit_code == 2
+    assert "use letters" in result.stderr
+    assert sorted(folder.iterdir()) == before
+
+
+def test_nothing_is_overwritten(folder: Path, fedkit: Command) -> None:
+    for kind in ("strategy", "scenario"):
+        assert fedkit("new", kind, "mine").exit_code == 0
+        assert "exists already" in fedkit("new", kind, "mine").stderr
+
+
+def test_a_new_strategy_can_be_tried_from_its_file(folder: Path, fedkit: Command) -> None:
+    fedkit("new", "strategy", "my-avg", "--dir", "sub")
+    name = "sub/my-avg/my_avg/__init__.py:MyAvg"
+    assert fedkit("check", "strategy", name).exit_code == 0
+    assert fedkit("run", "toy.toml", f"strategy.name={name}", "strategy.beta=0.5").exit_code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("hatchling") is None, reason="needs hatchling to build offline")
+def test_a_new_strategy_installs_passes_its_test_and_is_found_by_name(folder: Path, fedkit: Command) -> None:
+    fedkit("new", "strategy", "My-Avg")
+    site = folder / "site"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--target", str(site), "./My-Avg"], check=True, timeout=120)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "My-Avg"]
+    done = subprocess.run(test, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout
+    script = "from fedkit.cli import main; main()"
+    check = [sys.executable, "-c", script, "check", "strategy", "my-avg"]
+    checked = subprocess.run(check, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert checked.returncode == 0, checked.stderr

@@ -1,0 +1,70 @@
+"""What a run looks like on a terminal and in a log."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fedkit.cli.progress import Bar, Lines, show_metrics
+from fedkit.events import Replied
+from fedkit.history import Fate, Outcome
+from fedkit.launch import run_scenario, saved_scenario
+from fedkit.scenario import read
+
+
+def _terminal() -> tuple[Console, io.StringIO]:
+    screen = io.StringIO()
+    return Console(file=screen, force_terminal=True, width=200, color_system=None), screen
+
+
+def test_the_bar_shows_round_metric_clients_bytes_and_time(folder: Path) -> None:
+    console, screen = _terminal()
+    bar = Bar(console, "toy")
+    run_scenario(read("toy.toml"), observers=[bar])
+    bar.replied(Replied(2, "c0", Fate(Outcome.counted), 3, 4))
+    bar.close()
+    last = screen.getvalue()
+    for part in ("toy", "2/2", "accuracy 0.", "now 3/4", "8 counted, 0 lost", "up,", "virtual"):
+        assert part in last
+
+
+def test_a_resumed_bar_starts_where_the_run_stood(folder: Path) -> None:
+    run_scenario(read("toy.toml"), out="r")
+    console, screen = _terminal()
+    bar = Bar(console, "toy")
+    run_scenario(saved_scenario(Path("r"), ["rounds.count=3"]), out="r", resume=True, observers=[bar])
+    bar.close()
+    assert "3/3" in screen.getvalue()
+    assert "12 counted" in screen.getvalue()
+
+
+def test_the_bar_lets_go_of_the_terminal_when_the_run_breaks(folder: Path) -> None:
+    console, screen = _terminal()
+    bar = Bar(console, "toy")
+
+    class Breaks:
+        def round_ended(self, event: Any) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_scenario(read("toy.toml"), observers=[bar, Breaks()])
+    bar.close()
+    bar.close()
+    shown, hidden = screen.getvalue().count("\x1b[?25h"), screen.getvalue().count("\x1b[?25l")
+    assert shown >= hidden > 0  # the cursor is back
+
+
+def test_a_failed_round_says_why(folder: Path) -> None:
+    console, screen = _terminal()
+    scenario = read("toy.toml", ["rounds.count=1", "devices.drop=1", "rounds.max_failures=2"])
+    run_scenario(scenario, observers=[Lines(console, "toy")])
+    assert "toy round 1/1  failed: 0 of 4 invited clients were counted" in screen.getvalue()
+    assert "0 counted, 4 lost" in screen.getvalue()
+
+
+def test_metrics_in_one_line() -> None:
+    assert show_metrics({"loss": 0.25, "accuracy": 1.0}) == "accuracy 1  loss 0.25"

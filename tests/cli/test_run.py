@@ -1,0 +1,182 @@
+"""`fedkit run`: folders, formats, seeds, resuming, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., Any]
+FEDKIT = [sys.executable, "-c", "from fedkit.cli import main; main()"]
+
+
+def _process(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*FEDKIT, *words], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_run_goes_into_a_new_folder_each_time_and_says_where_the_report_is(
+    folder: Path, fedkit: Command
+) -> None:
+    for number in (1, 2):
+        result = fedkit("run", "toy.toml")
+        assert result.exit_code == 0
+        assert f"report: runs/toy-{number}/report.html" in result.stdout
+        assert (folder / f"runs/toy-{number}/report.html").is_file()
+        assert "round 2/2" in result.stderr
+    assert "accuracy" in result.stdout
+
+
+def test_json_is_one_object_per_line_and_ends_with_the_summary(folder: Path, fedkit: Command) -> None:
+    result = fedkit("run", "toy.toml", "--format", "json", "--out", "r")
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [e["event"] for e in events if e["event"] not in ("replied", "evaluated")] == [
+        "run_started",
+        "round_started",
+        "round_ended",
+        "round_started",
+        "round_ended",
+        "run_ended",
+        "summary",
+    ]
+    assert sum(e["event"] == "replied" for e in events) == 8
+    assert events[-1]["model_sha256"] == json.loads((folder / "r/summary.json").read_text())["model_sha256"]
+
+
+def test_seeds_run_side_by_side_and_are_compared(folder: Path, fedkit: Command) -> None:
+    result = fedkit("run", "toy.toml", "seed=5", "--seeds", "2", "--out", "many")
+    assert result.exit_code == 0
+    assert sorted(path.name for path in (folder / "many").iterdir()) == [
+        "compare.csv",
+        "compare.html",
+        "seed-5",
+        "seed-6",
+    ]
+    assert "2 seeds" in result.stdout
+    result = fedkit("run", "toy.toml", "seed=5", "--seeds", "2", "--out", "again", "--format", "json")
+    last = json.loads(result.stdout.splitlines()[-1])
+    first = json.loads((folder / "many/seed-6/summary.json").read_text())
+    assert [run["seed"] for run in last["runs"]] == [5, 6]
+    assert last["runs"][1]["model_sha256"] == first["model_sha256"]
+
+
+def test_seeds_that_were_interrupted_go_on(folder: Path, fedkit: Command) -> None:
+    fedkit("run", "toy.toml", "seed=1", "--out", "many/seed-1")
+    words = ("run", "toy.toml", "seed=1", "--seeds", "2", "--out", "many")
+    assert fedkit(*words).exit_code == 2
+    assert fedkit(*words, "--resume").exit_code == 0
+    assert (folder / "many/seed-2/summary.json").is_file()
+
+
+def test_an_existing_run_is_never_overwritten(folder: Path, fedkit: Command) -> None:
+    assert fedkit("run", "toy.toml", "--out", "r").exit_code == 0
+    before = (folder / "r/summary.json").read_bytes()
+    result = fedkit("run", "toy.toml", "--out", "r")
+    assert result.exit_code == 2
+    assert "r holds a run: --resume continues it" in result.stderr
+    assert (folder / "r/summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_folder_with_other_things_in_it_is_refused(folder: Path, fedkit: Command, resume: bool) -> None:
+    (folder / "mine").mkdir()
+    (folder / "mine/thesis.txt").write_text("x")
+    result = fedkit("run", "toy.toml", "--out", "mine", *(["--resume"] if resume else []))
+    assert result.exit_code == 2
+    assert "mine is not empty and holds no run" in result.stderr
+    assert [path.name for path in (folder / "mine").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("words", [("runs/toy-1",), ("toy.toml",), ("toy.toml", "--out", "runs/toy-1")])
+def test_resume_by_folder_by_scenario_and_by_out(
+    folder: Path, fedkit: Command, words: tuple[str, ...]
+) -> None:
+    fedkit("run", "toy.toml")
+    result = fedkit("run", words[0], "rounds.count=4", *words[1:], "--resume")
+    assert result.exit_code == 0
+    assert json.loads((folder / "runs/toy-1/summary.json").read_text())["rounds"] == 4
+    assert not (folder / "runs/toy-2").exists()
+
+
+def test_resume_refuses_what_would_make_another_run(folder: Path, fedkit: Command) -> None:
+    fedkit("run", "toy.toml", "--out", "r")
+    result = fedkit("run", "r", "train.lr=1", "--resume")
+    assert result.exit_code == 2
+    assert "override 'train.lr=1': [train] lr: a run that is resumed keeps its settings" in result.stderr
+    assert fedkit("run", "toy.toml", "--resume").exit_code == 1
+
+
+def test_resume_of_a_folder_that_is_not_there_starts_the_run(folder: Path, fedkit: Command) -> None:
+    assert fedkit("run", "toy.toml", "--out", "fresh", "--resume").exit_code == 0
+    assert json.loads((folder / "fresh/summary.json").read_text())["rounds"] == 2
+
+
+def test_a_wrong_setting_exits_2_with_one_line_and_leaves_no_folder(folder: Path) -> None:
+    done = _process("run", "toy.toml", "rounds.cohrt=3")
+    assert done.returncode == 2
+    expected = "fedkit: override 'rounds.cohrt=3': [rounds] cohrt: unknown key; did you mean 'cohort'?\n"
+    assert (done.stdout, done.stderr) == ("", expected)
+    assert not (folder / "runs").exists()
+
+
+def test_a_failed_run_exits_1_with_the_cause_and_its_report(folder: Path) -> None:
+    done = _process("run", "toy.toml", "workload_options.fail=true", "--out", "r", "--format", "json")
+    assert done.returncode == 1
+    assert "no_data" in done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert (last["event"], last["kind"]) == ("failed", "RunFailed")
+    assert last["error"] in done.stderr
+    assert json.loads((folder / "r/summary.json").read_text())["status"] == "failed"
+    assert (folder / "r/report.html").is_file()
+
+
+def test_an_unexpected_exception_keeps_its_traceback(folder: Path) -> None:
+    done = _process("run", "toy.toml", "workload_options.crash=true", "--out", "r")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "own.py" in done.stderr
+    assert "ZeroDivisionError: a bug of the user" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+def test_ctrl_c_exits_130_and_the_words_it_gives_continue_the_run(folder: Path) -> None:
+    words = ["run", "toy.toml", "rounds.count=200", "workload_options.sleep=0.05", "--out", "r"]
+    process = subprocess.Popen([*FEDKIT, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (folder / "r/rounds.jsonl").is_file() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "fedkit: interrupted; continue with: fedkit run r --resume" in errors
+    assert "Traceback" not in errors
+    done = len((folder / "r/rounds.jsonl").read_text().splitlines())
+    assert 0 < done < 200
+    again = _process("run", "r", f"rounds.count={done + 1}", "--resume")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((folder / "r/summary.json").read_text())["rounds"] == done + 1
+
+
+def test_tensorboard_events_are_in_the_run_folder(folder: Path, fedkit: Command) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("tensorboard")
+    assert fedkit("run", "toy.toml", "--out", "r", "--tensorboard").exit_code == 0
+    assert list((folder / "r/tensorboard").glob("events.*"))
+
+
+def test_help_imports_no_heavy_library() -> None:
+    script = (
+        "import sys; from fedkit.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print('heavy:', sorted({'torch', 'sklearn', 'pandas', 'scipy', 'tensorboard'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("heavy: []\n")
