@@ -93,7 +93,7 @@ def _correct_keeps(case: Case) -> None:
     one, grads = _pass_of(case)
     for name, grad in grads.items():
         extra = {e: np.array(tensors[name]) for e, tensors in one.extra.items()}
-        arguments = (grad, np.array(one.start[name]), np.array(one.anchor[name]), extra)
+        arguments = (grad, np.array(one.start[name] + 0.25 * grad), np.array(one.anchor[name]), extra)
         given = snapshot(arguments)
         made = case.strategy.correct(*arguments)
         same_kind = np.shape(made) == grad.shape and np.asarray(made).dtype == grad.dtype

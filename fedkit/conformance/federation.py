@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 from fedkit.conformance.laws import demand, demand_state, restored, run_laws, same
@@ -147,7 +148,7 @@ def _stops_early(case: Case) -> None:
     tasks = case.tasks(federation, 0)
     federation.send(tasks)
     until = federation.now() + case.patience
-    first = [arrival for arrival, _ in zip(federation.receive(until, 1), range(1), strict=False)]
+    first = list(islice(federation.receive(until, 1), 1))
     demand(bool(first), "no client answered within the patience of this check")
     if case.repeatable:
         at, now = first[0].at, federation.now()

@@ -37,12 +37,19 @@ def run_laws(laws: Mapping[str, Callable[[Subject], None]], subject: Subject) ->
     return list(laws)
 
 
-def is_tensors(value: object) -> bool:
-    """Whether value is a mapping from names to numeric arrays."""
-    return isinstance(value, Mapping) and all(
-        isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype.kind in "fiu"
-        for name, array in value.items()
+def demand_tensors(value: object, what: str) -> None:
+    """The value is a mapping from names to numeric arrays."""
+    demand(
+        isinstance(value, Mapping), f"{what} is {type(value).__name__}, not a mapping from names to arrays"
     )
+    assert isinstance(value, Mapping)
+    for name, array in value.items():
+        demand(isinstance(name, str), f"{what} has the name {name!r}: names are strings")
+        kind = type(array).__name__
+        hint = " (arithmetic on arrays without dimensions gives scalars: use np.asarray)"
+        scalar = hint if isinstance(array, np.generic) else ""
+        demand(isinstance(array, np.ndarray), f"{what}: {name!r} is {kind}, not a numpy array{scalar}")
+        demand(array.dtype.kind in "fiu", f"{what}: {name!r} has dtype {array.dtype.name}, not a numeric one")
 
 
 def demand_state(state: object, what: str) -> None:
@@ -51,7 +58,7 @@ def demand_state(state: object, what: str) -> None:
     assert isinstance(state, Mapping)
     for name, tensors in state.items():
         demand(isinstance(name, str), f"{what} has the name {name!r}: names are strings")
-        demand(is_tensors(tensors), f"{what}[{name!r}] is not a mapping from names to numeric arrays")
+        demand_tensors(tensors, f"{what}[{name!r}]")
         demand_finite(tensors, f"{what}[{name!r}]")
 
 

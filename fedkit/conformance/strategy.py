@@ -18,7 +18,7 @@ from fedkit.conformance.laws import (
     demand_finite,
     demand_layout,
     demand_state,
-    is_tensors,
+    demand_tensors,
     restored,
     run_laws,
     same,
@@ -85,7 +85,7 @@ def _context(case: Case) -> None:
 
 def _extras(case: Case) -> None:
     extras = case.strategy.extras(case.rehearse().model)
-    demand(is_tensors(extras), "`extras` does not return a mapping from names to arrays")
+    demand_tensors(extras, "extras")
     for name, array in extras.items():
         demand(array.dtype.kind == "f", f"extra {name!r} has dtype {array.dtype.name}, not a floating one")
         demand(not array.any(), f"extra {name!r} is not zeros: `extras` gives names, shapes and dtypes")
@@ -102,7 +102,7 @@ def _keeps_layout(case: Case) -> None:
         before = game.layout
         for round in range(ROUNDS):
             game.play(1)
-            demand(is_tensors(game.model), "the model of `step` is not a mapping from names to arrays")
+            demand_tensors(game.model, f"the model after round {round}")
             demand_layout(game.model, before, f"the model after round {round} ({dtype})")
             demand_finite(game.model, f"the model after round {round}")
 
