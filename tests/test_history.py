@@ -15,6 +15,7 @@ from fedkit.history import Carried, Fate, History, Outcome, RoundRecord
 names = st.text(max_size=8)
 outcomes = st.sampled_from(Outcome)
 metrics = st.dictionaries(names, st.floats(allow_nan=False, allow_infinity=False), max_size=3)
+seconds = st.floats(0, 1e12)
 records = st.builds(
     RoundRecord,
     round=st.integers(0, 999),
@@ -25,6 +26,9 @@ records = st.builds(
     weight=st.floats(0, 1e9),
     train=metrics,
     metrics=metrics,
+    virtual_start=seconds,
+    virtual_end=seconds,
+    wall_seconds=seconds,
 )
 
 
