@@ -174,10 +174,11 @@ class Collector:
         full = self.result.counted >= self._plan.want > 0
         standing = self._federation.outstanding() if rest or self._plan.carried else {}
         for key in rest:
-            if full:
+            stands = standing.get(key)
+            if full and (stands is None or stands.alive):
                 self._seal(key, Outcome.unwanted, "enough others were counted", Verdict.unwanted)
             else:
-                self._missing(key, standing.get(key))
+                self._missing(key, stands)
         for key, expires in self._plan.carried.items():
             if key in self.result.verdicts:
                 continue
@@ -194,9 +195,9 @@ class Collector:
                 self.result.open.append(key)
             else:
                 self.result.verdicts[key] = Verdict.late
-            self._fate(key, Outcome.late, f"no reply by the deadline{note}")
+            self._fate(key, Outcome.late, f"no reply before the round closed{note}")
         else:
-            self._seal(key, Outcome.lost, f"no reply by the deadline{note}", Verdict.lost)
+            self._seal(key, Outcome.lost, f"no reply before the round closed{note}", Verdict.lost)
 
     def _seal(
         self, key: Key, outcome: Outcome, why: str, verdict: Verdict, failure: Failure | None = None

@@ -21,8 +21,8 @@ class Outcome(StrEnum):
     failed = "failed"  # it answered with a Failure
     refused = "refused"  # its update broke a rule
     unwanted = "unwanted"  # enough others had been counted
-    late = "late"  # no reply by the deadline, but it was still at it
-    lost = "lost"  # no reply by the deadline
+    late = "late"  # no reply before the round closed, but it was still at it
+    lost = "lost"  # no reply before the round closed
 
 
 @dataclass(frozen=True)

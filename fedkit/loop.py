@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -53,6 +54,7 @@ class Loop:
         self.verdicts: dict[Key, Verdict] = {}
         self.best: tuple[str, float, int] | None = None
         self.stopped = ""
+        self._title = type(workload).__name__
         self._wall = 0.0
         self._began = time.perf_counter()
 
@@ -63,6 +65,7 @@ class Loop:
 
     def go(self, rounds: int, resume: bool, scenario: str) -> dict[str, Any]:
         """Begin or continue, turn the loop, leave the folder complete whatever happens."""
+        self._title = tomllib.loads(scenario).get("workload", self._title)
         self.federation.open(self.job)
         resumed = resume and self._resume()
         if not resumed:
@@ -250,7 +253,7 @@ class Loop:
         """Write the last model and the summary."""
         rounds = self.history.rounds
         virtual = rounds[-1].virtual_end - rounds[0].virtual_start if rounds else 0.0
-        summary = summarise(self.job, self.workload, self.seed, self.whole, self.history, self.best)
+        summary = summarise(self.job, self._title, self.seed, self.whole, self.history, self.best)
         summary |= {"status": status, "error": error, "stopped": self.stopped}
         summary |= {"wall_seconds": round(self._seconds(), 3), "virtual_seconds": virtual}
         self.journal.model("last.safetensors", self.whole)

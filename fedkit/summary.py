@@ -14,7 +14,6 @@ from fedkit.history import History, Outcome
 from fedkit.job import Job
 from fedkit.messages import Metrics
 from fedkit.tensors import Tensors, digest
-from fedkit.trainer import Workload
 
 _PACKAGES = ("fedkit", "numpy", "cryptography", "safetensors", "torch", "scikit-learn")
 
@@ -43,7 +42,7 @@ def better(metric: str, value: float, best: tuple[str, float, int] | None) -> bo
 
 def summarise(
     job: Job,
-    workload: Workload,
+    workload: str,
     seed: int,
     model: Tensors,
     history: History,
@@ -54,7 +53,7 @@ def summarise(
     count = {o: sum(r.count(o) for r in rounds) for o in Outcome}
     last = next((r.metrics for r in reversed(rounds) if r.metrics), history.initial)
     return {
-        "workload": type(workload).__name__,
+        "workload": workload,
         "strategy": type(job.strategy).__name__,
         "job": job.id,
         "seed": seed,

@@ -230,8 +230,8 @@ def test_no_reply_is_late_while_the_client_is_at_it_else_lost() -> None:
     r.trains("ann", 1.0)
     r.trains("bob", 2.0, seconds=30.5)
     got = r.run()
-    assert got.fates["bob"] == Fate(Outcome.late, "no reply by the deadline: bob was asked")
-    assert got.fates["cay"] == Fate(Outcome.lost, "no reply by the deadline: cay was asked")
+    assert got.fates["bob"] == Fate(Outcome.late, "no reply before the round closed: bob was asked")
+    assert got.fates["cay"] == Fate(Outcome.lost, "no reply before the round closed: cay was asked")
     assert got.verdicts[r.key("bob")] is Verdict.late
     assert got.verdicts[r.key("cay")] is Verdict.lost
     assert got.open == []

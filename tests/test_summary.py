@@ -44,7 +44,7 @@ def record(number: int, ok: bool, fates: Sequence[Outcome], metrics: Metrics, ca
 def summary(history: History, best: tuple[str, float, int] | None = None) -> dict[str, object]:
     layout = Layout(("w",), ((2, 3),), ("float32",))
     job = Job(FedAvg(), Plain(), Plain(), layout, Layout((), (), ()), Grid(), {}, 0)
-    return summarise(job, Work(), 5, MODEL, history, best)
+    return summarise(job, "Work", 5, MODEL, history, best)
 
 
 def test_every_outcome_is_counted_over_all_rounds() -> None:

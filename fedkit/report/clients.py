@@ -19,7 +19,7 @@ _MEANING: Mapping[Outcome, str] = {
     Outcome.counted: "its update is in the model",
     Outcome.unwanted: "enough others had been counted",
     Outcome.late: "still at work when the deadline came",
-    Outcome.lost: "no reply by the deadline",
+    Outcome.lost: "no reply before the round closed",
     Outcome.failed: "answered with an error",
     Outcome.refused: "its update broke a rule",
 }

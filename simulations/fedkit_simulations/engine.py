@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -41,6 +42,8 @@ from fedkit_simulations.links import make_links
 REPLY_FRAME = 256
 """Bytes that the clock charges for a reply beside its payload. The real frame differs by the digits of
 a loss; a constant lets the arrival of a fixed-size payload be known before its client is trained."""
+
+log = logging.getLogger("fedkit")
 
 
 class Simulation:
@@ -189,7 +192,7 @@ class Simulation:
         """
         client, start = task.key.client, self._clock.now
         start += self._links[client].down_seconds(size)
-        seconds = self._fleet.train_seconds(client, _examples(task, self._workload.trainer(client).examples))
+        seconds = self._fleet.train_seconds(client, _examples(task, self._held(client)))
         if task.key.kind == "evaluate":
             return self._upload(task, start + seconds)
         crash = self._fleet.crash(task.key.round, client)
@@ -209,6 +212,14 @@ class Simulation:
         if work < 1.0:
             task = replace(task, work=task.work * work)
         return self._upload(task, start + seconds * work)
+
+    def _held(self, client: ClientId) -> int:
+        """How many examples the client holds; 0 if its data cannot be read, which its reply will tell."""
+        try:
+            return self._workload.trainer(client).examples
+        except Exception as error:  # noqa: BLE001 - a client's code may raise anything
+            log.debug("client %s cannot say how many examples it holds: %r", client, error)
+            return 0
 
     def _upload(self, task: Task, leaves: float, note: str = "") -> Flight:
         """The flight, with the earliest time at which its reply can be back."""
