@@ -23,7 +23,8 @@ from fedkit.tensors import Flat, Layout, Tensors
 _MAGIC = 1.5 * 2.0**52  # adding it leaves round-half-even(x) in the low mantissa bits
 _MAGIC_BITS = np.float64(_MAGIC).view(np.int64)
 _BLOCK = 8192  # entries per pass: the float64 buffer stays in the first-level cache
-METRIC_LIMIT = 2.0**20
+METRIC_BITS = 20  # a secure lane has room for metrics up to 2^20 at full weight
+METRIC_LIMIT = 2.0**100  # in the clear they are Python integers; this only bounds their size
 TOO_MANY = "is one update more than the grid has room for"
 
 
@@ -72,7 +73,7 @@ class Grid:
     @cached_property
     def metric_fraction(self) -> int:
         """Bits after the point of a weighted metric."""
-        return self.weight_fraction - int(math.log2(METRIC_LIMIT))
+        return self.weight_fraction - METRIC_BITS
 
     def weight(self, client: str, weight: float) -> tuple[float, int]:
         """The weight as float32 and on the grid; UpdateRefused if negative, not finite or above W."""
@@ -114,7 +115,7 @@ class Grid:
             into[start : start + _BLOCK] += integers
 
     def metric(self, client: str, name: str, value: float, weight: float) -> int:
-        """weight * value on the metric grid; UpdateRefused unless finite and within 2^20."""
+        """weight * value on the metric grid; UpdateRefused unless finite."""
         if not math.isfinite(value) or abs(value) > METRIC_LIMIT:
             reason = f"is {value!r}: a metric must be finite and within {METRIC_LIMIT:g}"
             raise UpdateRefused(client, name, reason)

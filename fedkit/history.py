@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,23 @@ from typing import Any
 
 from fedkit.errors import CheckpointError
 from fedkit.messages import ClientId, Metrics
+
+
+def strict_json(value: object, indent: int | None = None) -> str:
+    """JSON that every reader takes: a number that is not finite becomes null."""
+    separators = (",", ":") if indent is None else None
+    return json.dumps(finite(value), separators=separators, indent=indent, allow_nan=False)
+
+
+def finite(value: object) -> object:
+    """Plain data with None for every float that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
 
 
 class Outcome(StrEnum):
@@ -73,7 +91,7 @@ class RoundRecord:
 
     def to_json(self) -> str:
         """One line of rounds.jsonl."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+        return strict_json(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> RoundRecord:
@@ -85,6 +103,8 @@ class RoundRecord:
                 c: Carried(f["round"], Outcome(f["outcome"]), f["why"])
                 for c, f in fields.pop("carried").items()
             }
+            for name in ("train", "metrics"):
+                fields[name] = {k: math.nan if v is None else v for k, v in fields[name].items()}
             return cls(fates=fates, carried=carried, **fields)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"not a round record: {line[:80]!r} ({error})") from error

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkit.errors import CheckpointError, ConfigError
-from fedkit.history import RoundRecord
+from fedkit.history import RoundRecord, strict_json
 from fedkit.tensors import Tensors
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -49,7 +49,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: object) -> None:
         """Replace a JSON file atomically and durably."""
-        self.write_text(name, json.dumps(value, indent=1) + "\n")
+        self.write_text(name, strict_json(value, indent=1) + "\n")
 
     def read_json(self, name: str) -> Any:
         """The contents of a JSON file, None if there is none; CheckpointError if it is damaged."""

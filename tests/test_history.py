@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -86,3 +87,12 @@ def test_failures_in_a_row_are_those_at_the_end(oks: list[bool]) -> None:
 def test_records_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         record(0).ok = False  # type: ignore[misc]
+
+
+def test_a_number_that_is_not_finite_is_null_in_the_line() -> None:
+    line = record(0, loss=math.nan, accuracy=0.5).to_json()
+    assert "NaN" not in line
+    assert '"loss":null' in line
+    again = RoundRecord.from_json(line).metrics
+    assert math.isnan(again["loss"])
+    assert again["accuracy"] == 0.5

@@ -23,9 +23,14 @@ assert importlib.metadata.version("fedkit") == fedkit.__version__
 def call(*command: str | Path, cwd: Path) -> str:
     """Run a command there, with nothing of the repository on the path; its output."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    print("$", *command, flush=True)  # noqa: T201
+    print("$", *command, flush=True)
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, check=True
+        [str(part) for part in command],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        check=True,
     )
     return done.stdout
 
@@ -45,7 +50,7 @@ def main() -> None:
             assert call(bin_ / "fedkit", command, cwd=there).strip()
         call(bin_ / "fedkit", "run", "digits", "rounds.count=2", "--out", "run", cwd=there)
         assert (there / "run" / "report.html").stat().st_size > 10_000
-        print("the wheel works outside the repository")  # noqa: T201
+        print("the wheel works outside the repository")
 
 
 if __name__ == "__main__":

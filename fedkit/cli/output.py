@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from fedkit.history import finite
+
 
 class Format(StrEnum):
     """How a command answers."""
@@ -22,7 +24,7 @@ FormatOption = Annotated[Format, typer.Option("--format", help="text for people,
 
 def echo_json(value: object) -> None:
     """One line of JSON on stdout, flushed."""
-    typer.echo(json.dumps(value, default=str))
+    typer.echo(json.dumps(finite(value), default=str))
 
 
 def echo_table(rows: Sequence[Mapping[str, str]]) -> None:
