@@ -20,10 +20,10 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import TypeAlias, cast
+from typing import Literal, TypeAlias, cast
 
 from fedkit import options, toml
-from fedkit.codecs import Codec
+from fedkit.codecs import AUTO, Codec, Stage, TensorRules, build
 from fedkit.errors import ConfigError, PluginError, nearest
 from fedkit.strategy import Strategy
 
@@ -75,18 +75,28 @@ def strategy(name: str, given: Mapping[str, object] | None = None) -> Strategy:
     return made
 
 
-def codec(spec: str) -> Codec:
-    """The codec of a spec string, `name` or `name:key=value,key=value`.
+def codec(spec: str, direction: Literal["up", "down"] = "up") -> Codec:
+    """The codec of a spec string: stages joined by `|`, each `name` or `name:key=value,key=value`.
 
-    Raises PluginError for an unknown name, ConfigError for an unknown key or a wrong value.
+    A name may state its version, as in `ecsq/1`. `auto` is the default of the direction. Raises
+    PluginError for an unknown name, ConfigError for an unknown key, a wrong value, a version that is
+    not installed, or stages that do not go together.
     """
-    name, _, rest = (spec, "", "") if is_file(spec) else spec.partition(":")
+    text = AUTO[direction] if spec == "auto" else spec
+    return build([_stage(part.strip(), spec) for part in text.split("|")], spec)
+
+
+def _stage(part: str, spec: str) -> object:
+    name, _, rest = (part, "", "") if is_file(part) else part.partition(":")
+    name, slash, version = (name, "", "") if is_file(part) else name.partition("/")
     cls = cast("Factory", load("fedkit.codecs", name))
-    pairs = [part.partition("=") for part in rest.split(",") if part]
+    pairs = [item.partition("=") for item in rest.split(",") if item]
     given = {key.strip(): toml.value(text.strip()) for key, _, text in pairs}
     made = cls(**options.check(cls, given, lambda key, text: ConfigError(f"codec {spec!r}: {key}: {text}")))
-    if not isinstance(made, Codec):
-        raise PluginError(f"codec {spec!r} makes a {type(made).__name__}, not a fedkit codec")
+    if not isinstance(made, Codec | Stage | TensorRules):
+        raise PluginError(f"codec {spec!r} makes a {type(made).__name__}, not a fedkit codec or stage")
+    if slash and version != str(made.version):
+        raise ConfigError(f"codec {spec!r}: {name!r} has version {made.version} here, not {version}")
     return made
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from fedkit import plugins
 from fedkit.aggregate import Grid
-from fedkit.codecs import Codec
+from fedkit.codecs import Codec, require_downlink, require_uplink
 from fedkit.errors import ConfigError
 from fedkit.federation import Federation, RoundPolicy
 from fedkit.history import History
@@ -67,7 +67,9 @@ def run(
     _check(policy, rounds, evaluate_every, evaluate_on)
     chosen = plugins.strategy(strategy) if isinstance(strategy, str) else strategy
     up = plugins.codec(codec_up) if isinstance(codec_up, str) else codec_up
-    down = plugins.codec(codec_down) if isinstance(codec_down, str) else codec_down
+    down = plugins.codec(codec_down, "down") if isinstance(codec_down, str) else codec_down
+    require_uplink(up)
+    require_downlink(down)
     base = workload.init(seed)
     layout = travelling(base, frozen(workload), chosen.shared)
     extras = Layout.of(chosen.extras(pick(base, layout)))

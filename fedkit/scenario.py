@@ -151,8 +151,8 @@ def _with_plugins(tree: ScenarioTree, scenario: Scenario) -> Scenario:
     chosen = _options(tree, "strategy.name", "strategies", strategy.name, strategy.options)
     reach = _options(tree, "federation.kind", "federations", federation.kind, federation.options)
     data = _options(tree, "workload", "workloads", scenario.workload, scenario.workload_options)
-    for key, spec in (("codec.up", scenario.codec.up), ("codec.down", scenario.codec.down)):
-        _plugin(tree, key, plugins.codec, spec)
+    _plugin(tree, "codec.up", plugins.codec, scenario.codec.up)
+    _plugin(tree, "codec.down", lambda spec: plugins.codec(spec, "down"), scenario.codec.down)
     return dataclasses.replace(
         scenario,
         strategy=dataclasses.replace(strategy, options=chosen),

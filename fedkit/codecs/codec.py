@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import ClassVar
 
+from fedkit.seeds import derive
 from fedkit.tensors import Layout, Tensors
 
 
@@ -21,22 +22,76 @@ class CodecContext:
     shared_seed: int = 0
     scale: float = 0.0
 
+    def at(self, *path: str | int) -> CodecContext:
+        """The context of one part of a codec: both seeds are derived along `path`."""
+        return CodecContext(derive(self.seed, *path), derive(self.shared_seed, *path), self.scale)
 
-class Codec(ABC):
-    """One file per codec; `id` is for life, `version` goes up when the bytes change."""
 
-    id: ClassVar[str]
+class Described(ABC):
+    """What codecs and the stages of a pipeline declare. A class may override a property by a plain
+    attribute. `id` is for life; `version` goes up when the bytes or their meaning change."""
+
     version: ClassVar[int] = 1
-    unbiased: ClassVar[bool]
-    """The expectation of decode(encode(x)) over the seed is x."""
-    ring: ClassVar[bool] = False
-    """Encodings can be added under secure aggregation."""
     paper: ClassVar[str] = ""
 
     @property
+    @abstractmethod
+    def id(self) -> str:
+        """The registered name."""
+
+    @property
+    @abstractmethod
+    def unbiased(self) -> bool:
+        """Whether the expectation of decode(encode(x)) over the seed is x."""
+
+    @property
+    def contractive(self) -> bool:
+        """Whether |x - decode(encode(x))| <= |x| for every x: what error feedback needs."""
+        return False
+
+    @property
+    def ring(self) -> bool:
+        """Whether encodings can be added under secure aggregation."""
+        return False
+
+    @property
     def fixed_size(self) -> bool:
-        """Whether the payload's length depends on the layout alone."""
+        """Whether the length in bytes depends on the layout alone."""
         return True
+
+    @property
+    def deterministic_decode(self) -> bool:
+        """Whether decoding gives the same bits on every platform: what the downlink needs."""
+        return True
+
+    @property
+    def stateful(self) -> bool:
+        """Whether encoding remembers earlier rounds."""
+        return False
+
+    @property
+    def spec(self) -> str:
+        """Id, version and all parameters: equal exactly when two encodings mean the same."""
+        names: list[str] = [f.name for f in fields(self)] if is_dataclass(self) else []
+        given = ",".join(f"{name}={word(getattr(self, name))}" for name in names)
+        return f"{self.id}/{self.version}" + (f":{given}" if given else "")
+
+
+def word(value: object) -> str:
+    """A parameter as a spec string writes it.
+
+    >>> word(4.0), word(0.1), word("near"), word(True)
+    ('4', '0.1', 'near', 'true')
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return repr(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    return str(value)
+
+
+class Codec(Described):
+    """A delta into bytes and back. One file per codec."""
 
     @abstractmethod
     def encode(self, delta: Tensors, layout: Layout, ctx: CodecContext) -> bytes:
@@ -53,3 +108,7 @@ class Codec(ABC):
     def min_len(self, layout: Layout) -> int:
         """Lower bound of the payload's length in bytes."""
         return self.max_len(layout) if self.fixed_size else 0
+
+    def size_estimate(self, layout: Layout) -> float:
+        """Expected length of the payload in bytes for a heavy-tailed delta."""
+        return float(self.max_len(layout))

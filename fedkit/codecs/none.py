@@ -1,4 +1,4 @@
-"""No compression: the flat vector, little-endian, in the layout's dtype."""
+"""No compression: the flat vector, little-endian, in the layout's dtype, without a frame."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Plain(Codec):
 
     id: ClassVar[str] = "none"
     unbiased: ClassVar[bool] = True
+    contractive: ClassVar[bool] = True
 
     def encode(self, delta: Tensors, layout: Layout, ctx: CodecContext) -> bytes:
         vector = layout.flatten(delta)

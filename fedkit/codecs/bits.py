@@ -1,0 +1,102 @@
+"""float32 by its bits: bfloat16 with three roundings, uniform numbers, safe scaling, chunks.
+
+bfloat16 is the upper half of a float32. Its bit operations are exact on every platform.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkit.codecs.reader import Reader
+from fedkit.codecs.stage import Vector
+from fedkit.errors import WireError
+from fedkit.seeds import Stream
+
+CHUNK = 1 << 16
+"""Coordinates handled at a time: their temporaries stay in a core's cache."""
+
+Half = NDArray[np.uint16]
+_UP, _NEAR, _ONE = np.uint32(0xFFFF), np.uint32(0x7FFF), np.uint32(1)
+_SHIFT = np.uint32(16)
+
+
+def bfloat16(x: Vector) -> Half:
+    """x rounded to the nearest bfloat16, ties to even."""
+    raw = x.view(np.uint32)
+    return ((raw + (_NEAR + ((raw >> _SHIFT) & _ONE))) >> _SHIFT).astype(np.uint16)
+
+
+def bfloat16_up(x: Vector) -> Half:
+    """Positive x rounded up."""
+    return ((x.view(np.uint32) + _UP) >> _SHIFT).astype(np.uint16)
+
+
+def bfloat16_stochastic(x: Vector, stream: Stream) -> Half:
+    """x rounded up or down at random: the expectation is x."""
+    noise = np.frombuffer(stream.bytes(2 * x.size), "<u2")
+    raw: NDArray[np.uint32] = x.view(np.uint32) + noise
+    return (raw >> _SHIFT).astype(np.uint16)
+
+
+def from_bfloat16(half: Half) -> Vector:
+    """The float32 values of bfloat16 bits."""
+    return (half.astype(np.uint32) << _SHIFT).view(np.float32)
+
+
+def little(half: Half) -> bytes:
+    """16-bit numbers as bytes, low byte first."""
+    return half.astype("<u2", copy=False).tobytes()
+
+
+def read_scales(reader: Reader, count: int) -> Vector:
+    """`count` bfloat16 scales; WireError if one is negative or not finite."""
+    scales = from_bfloat16(reader.uint16(count))
+    if not (np.isfinite(scales) & ~np.signbit(scales)).all():
+        raise WireError("payload: a scale is negative or not finite")
+    return scales
+
+
+def centred(stream: Stream, shape: tuple[int, ...]) -> Vector:
+    """Uniform values in (-1/2, 1/2), odd multiples of 2^-17.
+
+    Rounding x + u to the nearest integer is then unbiased within 2^-17.
+    """
+    drawn = np.frombuffer(stream.bytes(2 * math.prod(shape)), "<u2").reshape(shape)
+    out = drawn * np.float32(2.0**-16)
+    out += np.float32(2.0**-17 - 0.5)
+    return out
+
+
+def peak(vector: Vector) -> float:
+    """The largest magnitude; NaN if there is one."""
+    return max(float(vector.max()), -float(vector.min())) if vector.size else 0.0
+
+
+def exponent(vector: Vector) -> int:
+    """The e for which the peak of vector * 2^(-8 e) is in [2^-40, 2^40]; 0 wherever possible."""
+    top = peak(vector)
+    if top == 0.0 or 2.0**-40 <= top <= 2.0**40:
+        return 0
+    return math.frexp(top)[1] // 8
+
+
+def scaled(vector: Vector, e: int) -> Vector:
+    """vector * 2^(8 e); itself when e is 0. Overflow gives inf."""
+    if e == 0:
+        return vector
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ldexp(vector, np.int32(8 * e))
+
+
+def rows(vector: Vector, block: int) -> Iterator[tuple[int, Vector]]:
+    """(offset, rows of `block` entries) for chunks of `vector`; a shorter tail is a row of its own."""
+    whole = vector.size - vector.size % block
+    step = max(1, CHUNK // block) * block
+    for low in range(0, whole, step):
+        yield low, vector[low : min(low + step, whole)].reshape(-1, block)
+    if whole < vector.size:
+        yield whole, vector[whole:].reshape(1, -1)

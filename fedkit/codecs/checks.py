@@ -1,0 +1,48 @@
+"""What each use of a codec demands of it; a ConfigError says what to use instead."""
+
+from __future__ import annotations
+
+from fedkit.codecs.codec import Codec
+from fedkit.errors import ConfigError
+
+AUTO = {"up": "ecsq:delta=4,mode=stoch", "down": "ecsq:delta=2,mode=near"}
+"""What `auto` stands for in each direction."""
+
+
+def require_uplink(codec: Codec, feedback: bool = False) -> None:
+    """ConfigError unless clients can send with the codec, with error feedback if `feedback`."""
+    if not feedback:
+        return
+    if codec.unbiased:
+        raise ConfigError(
+            f"codec.up = {codec.id!r} is unbiased, and error feedback with an unbiased scale diverges: "
+            "turn error feedback off, which this codec does not need"
+        )
+    if not codec.contractive:
+        raise ConfigError(
+            f"codec.up = {codec.id!r} is not contractive, so error feedback would not converge: "
+            "use 'ecsq:mode=near', or turn error feedback off"
+        )
+
+
+def require_downlink(codec: Codec) -> None:
+    """ConfigError unless every client decodes the same bits and the codec keeps no state."""
+    if not codec.deterministic_decode:
+        raise ConfigError(
+            f"codec.down = {codec.id!r} does not decode to the same bits on every platform, so clients and "
+            f"server would drift apart: use {AUTO['down']!r}"
+        )
+    if codec.stateful:
+        raise ConfigError(
+            f"codec.down = {codec.id!r} keeps state of its own; the downlink has error feedback already: "
+            f"use {AUTO['down']!r}"
+        )
+
+
+def require_ring(codec: Codec) -> None:
+    """ConfigError unless encodings can be added under secure aggregation."""
+    if not codec.ring:
+        raise ConfigError(
+            f"codec.up = {codec.id!r} cannot be added under secure aggregation: "
+            "use 'ring-rotq' or 'ring-srht'"
+        )

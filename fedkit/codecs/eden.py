@@ -1,0 +1,149 @@
+"""EDEN: rotated, quantised to 1-4 bits with the centroids of a normal distribution, scaled to be unbiased.
+
+Vargaftik, Ben Basat, Portnoy, Mendelson, Ben-Itzhak, Mitzenmacher 2022, "EDEN: communication-efficient
+and robust distributed mean estimation for federated learning", arXiv:2108.08842. The scale of a block y
+whose centroids are q is |y|^2 / <y, q>. Fractions of a bit: only a random share of the rotated
+coordinates is sent (section 4.3 there), scaled by the inverse of the share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkit.codecs import bits
+from fedkit.codecs.codec import CodecContext
+from fedkit.codecs.hadamard import Rotation
+from fedkit.codecs.reader import Reader
+from fedkit.codecs.stage import Quantizer, Vector
+from fedkit.seeds import stream
+
+CENTROIDS = {
+    1: (0.7978845608,),
+    2: (0.4527800346, 1.5104176087),
+    3: (0.2450941791, 0.7560052815, 1.3439092613, 2.1519457045),
+    4: (
+        0.1283950299,
+        0.3880482788,
+        0.6567589957,
+        0.9423403765,
+        1.2562310880,
+        1.6180463720,
+        2.0690172265,
+        2.7325896054,
+    ),
+}
+"""Positive halves of the Lloyd-Max quantisers of the standard normal distribution (Max 1960, table I)."""
+NMSE = {1: 0.5708, 2: 0.1331, 3: 0.0358, 4: 0.0096}
+
+
+@dataclass(frozen=True)
+class Eden(Quantizer):
+    """`bits` for each kept coordinate of a random rotation; `keep` is the share that is sent.
+
+    Fixed size: bits * keep an entry, and 2 bytes for each block of 4096.
+    """
+
+    id: ClassVar[str] = "eden"
+    paper: ClassVar[str] = "Vargaftik et al. 2022, arXiv:2108.08842"
+    unbiased: ClassVar[bool] = True
+    deterministic_decode: ClassVar[bool] = False
+    bits: Literal[1, 2, 3, 4] = 1
+    keep: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.check("bits", 1, 4)
+        self.check("keep", 2.0**-10, 1.0)
+
+    def nmse(self, d: int) -> float | None:
+        return (1 + NMSE[self.bits]) / self.keep - 1
+
+    def max_len(self, d: int) -> int:
+        shapes = Rotation(d, 0).shapes() if d else []
+        return sum(2 * n + self.bits * _bytes(n * self._kept(width)) for n, width in shapes)
+
+    def encode(self, vector: Vector, ctx: CodecContext) -> bytes:
+        if not vector.size:
+            return b""
+        rotation, noise = Rotation(vector.size, ctx.seed), stream(ctx.seed, "scales")
+        columns = self._columns(rotation, ctx)
+        scales, codes = [], []
+        for rows in rotation.rows(vector):
+            width = rows.shape[1]
+            kept = rows if self.keep == 1 else np.take(rows, columns[width], axis=1)
+            scale, planes = self._quantise(kept)
+            scales.append(bits.bfloat16_stochastic(scale * np.float32(width / kept.shape[1]), noise))
+            codes += planes
+        return b"".join((*map(bits.little, scales), *codes))
+
+    def decode(self, data: memoryview, d: int, ctx: CodecContext) -> Vector:
+        reader = Reader(data)
+        if not d:
+            reader.done()
+            return np.empty(0, np.float32)
+        rotation = Rotation(d, ctx.seed)
+        out = rotation.back(self._rows(reader, rotation, ctx))
+        reader.done()
+        return out
+
+    def _quantise(self, rows: Vector) -> tuple[Vector, list[bytes]]:
+        """The unbiased scale of each row, and the bit planes: signs, then the level low bit first."""
+        signs = np.packbits(rows > 0, bitorder="little").tobytes()
+        sizes = np.abs(rows)
+        centroids = np.array(CENTROIDS[self.bits], np.float32)
+        energy = np.einsum("ij,ij->i", rows, rows)
+        if self.bits == 1:
+            return _ratio(energy, sizes.sum(axis=1) * centroids[0]), [signs]
+        root = np.sqrt(energy / np.float32(rows.shape[1]))[:, None]
+        levels = np.zeros(rows.shape, np.uint8)
+        for edge in (centroids[1:] + centroids[:-1]) / 2:
+            levels += sizes > edge * root
+        scale = _ratio(energy, np.einsum("ij,ij->i", sizes, np.take(centroids, levels, mode="clip")))
+        planes = [np.packbits(levels & np.uint8(1 << b), bitorder="little") for b in range(self.bits - 1)]
+        return scale, [signs, *(plane.tobytes() for plane in planes)]
+
+    def _rows(self, reader: Reader, rotation: Rotation, ctx: CodecContext) -> Iterator[Vector]:
+        columns, shapes = self._columns(rotation, ctx), rotation.shapes()
+        scales = bits.read_scales(reader, sum(n for n, _ in shapes))
+        half = np.array(CENTROIDS[self.bits], np.float32)
+        table = np.stack([-half, half], axis=1).reshape(-1)  # the sign is bit 0 of a code
+        first = 0
+        for n, width in shapes:
+            kept = self._kept(width)
+            values = np.take(table, self._codes(reader, n * kept), mode="clip").reshape(n, kept)
+            values *= scales[first : first + n, None]
+            first += n
+            if self.keep == 1:
+                yield values
+                continue
+            rows = np.zeros((n, width), np.float32)
+            rows[:, columns[width]] = values
+            yield rows
+
+    def _codes(self, reader: Reader, count: int) -> NDArray[np.uint8]:
+        codes = np.zeros(count, np.uint8)
+        for plane in range(self.bits):
+            packed = np.frombuffer(reader.take(_bytes(count)), np.uint8)
+            codes |= np.unpackbits(packed, count=count, bitorder="little") << np.uint8(plane)
+        return codes
+
+    def _kept(self, width: int) -> int:
+        return max(1, round(self.keep * width))
+
+    def _columns(self, rotation: Rotation, ctx: CodecContext) -> dict[int, NDArray[np.int64]]:
+        """The coordinates sent of the head and of every block, by width."""
+        widths = {width for _, width in rotation.shapes()}
+        drawn = {w: stream(ctx.seed, "keep", w).choice(w, self._kept(w)) for w in sorted(widths)}
+        return {width: np.sort(chosen) for width, chosen in drawn.items()}
+
+
+def _bytes(count: int) -> int:
+    return (count + 7) // 8
+
+
+def _ratio(energy: Vector, product: Vector) -> Vector:
+    return np.divide(energy, product, out=np.zeros_like(energy), where=product > 0)

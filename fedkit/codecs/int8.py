@@ -1,0 +1,58 @@
+"""Stochastic 8-bit quantisation in blocks: QSGD's rounding (Alistarh et al. 2017, arXiv:1610.02132)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fedkit.codecs import bits
+from fedkit.codecs.codec import CodecContext
+from fedkit.codecs.reader import Reader
+from fedkit.codecs.stage import Quantizer, Vector
+from fedkit.seeds import stream
+
+LEVELS = 126.9
+"""Steps from 0 to the peak: under 127, so that rounding up never leaves a byte."""
+
+
+@dataclass(frozen=True)
+class Int8(Quantizer):
+    """One signed byte an entry, rounded at random, and a step of peak / 127 for each block."""
+
+    id: ClassVar[str] = "int8"
+    paper: ClassVar[str] = "Alistarh et al. 2017, arXiv:1610.02132"
+    unbiased: ClassVar[bool] = True
+    block: int = 1024
+
+    def __post_init__(self) -> None:
+        self.check("block", 16, 65536)
+
+    def max_len(self, d: int) -> int:
+        return d + 2 * -(-d // self.block)
+
+    def encode(self, vector: Vector, ctx: CodecContext) -> bytes:
+        symbols, scales = np.empty(vector.size, np.int8), []
+        noise = stream(ctx.seed, "rounding")
+        for low, rows in bits.rows(vector, self.block):
+            top = np.maximum(rows.max(axis=1), np.abs(rows.min(axis=1)))
+            scale = bits.bfloat16_up(top / np.float32(LEVELS))
+            scales.append(bits.little(scale))
+            step = bits.from_bfloat16(scale)
+            steps = rows * np.divide(np.float32(1), step, out=np.zeros_like(step), where=step > 0)[:, None]
+            steps += bits.centred(noise, rows.shape)
+            symbols[low : low + rows.size] = np.rint(steps, out=steps).reshape(-1)
+        return b"".join((*scales, symbols.tobytes()))
+
+    def decode(self, data: memoryview, d: int, ctx: CodecContext) -> Vector:
+        reader = Reader(data)
+        step = bits.read_scales(reader, -(-d // self.block))
+        symbols = np.frombuffer(reader.take(d), np.int8)
+        reader.done()
+        out = np.empty(d, np.float32)
+        for low, rows in bits.rows(out, self.block):
+            rows[:] = symbols[low : low + rows.size].reshape(rows.shape)
+            first = low // self.block
+            rows *= step[first : first + len(rows), None]
+        return out

@@ -1,0 +1,154 @@
+"""Pipelines: transforms, then one quantizer, as a codec that derives its traits from its parts.
+
+A spec string joins stages by `|`: `rotate|ecsq:delta=4`, `tensors:exempt=*.bias|eden:bits=1`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fedkit.codecs import bits
+from fedkit.codecs.codec import Codec, CodecContext
+from fedkit.codecs.framed import Framed
+from fedkit.codecs.reader import Reader, varint
+from fedkit.codecs.rules import TensorRules
+from fedkit.codecs.stage import Quantizer, Stage, Transform, Vector
+from fedkit.errors import ConfigError, WireError
+from fedkit.tensors import Layout
+
+
+@dataclass(frozen=True)
+class Pipeline(Framed):
+    """`transforms` in turn, then `quantizer`; tensors that `rules` set apart bypass both."""
+
+    quantizer: Quantizer
+    transforms: tuple[Transform, ...] = ()
+    rules: TensorRules = field(default_factory=TensorRules)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """All stages in the order of encoding."""
+        return (*self.transforms, self.quantizer)
+
+    @property
+    def id(self) -> str:
+        return "|".join(stage.id for stage in self.stages)
+
+    @property
+    def spec(self) -> str:
+        return "|".join((self.rules.spec, *(stage.spec for stage in self.stages)))
+
+    @property
+    def unbiased(self) -> bool:
+        return all(stage.unbiased for stage in self.stages)
+
+    @property
+    def contractive(self) -> bool:
+        return all(stage.contractive for stage in self.stages)
+
+    @property
+    def fixed_size(self) -> bool:
+        return all(stage.fixed_size for stage in self.stages)
+
+    @property
+    def deterministic_decode(self) -> bool:
+        return all(stage.deterministic_decode for stage in self.stages)
+
+    @property
+    def stateful(self) -> bool:
+        return any(stage.stateful for stage in self.stages)
+
+    def nmse(self, d: int) -> float | None:
+        """Expected |decoded - x|^2 / |x|^2 of d entries, where every stage is unbiased and has a formula."""
+        total = 1.0
+        for stage, size in zip(self.stages, self._sizes(d), strict=True):
+            own = stage.nmse(size)
+            if own is None or not stage.unbiased:
+                return None
+            total *= 1.0 + own
+        return total - 1.0
+
+    def pack(self, vector: Vector, large: Layout, ctx: CodecContext) -> bytes:
+        sides = []
+        for number, stage in enumerate(self.transforms):
+            vector, side = stage.forward(vector, ctx.at(stage.id, number))
+            sides.append(side if stage.fixed_size else varint(len(side)) + side)
+        e = bits.exponent(vector)
+        body = self.quantizer.encode(bits.scaled(vector, -e), ctx.at(self.quantizer.id))
+        return b"".join((*sides, e.to_bytes(1, "little", signed=True), body))
+
+    def unpack(self, data: memoryview, large: Layout, ctx: CodecContext) -> Vector:
+        reader, sizes = Reader(data), self._sizes(large.size)
+        sides = [self._side(reader, stage, d) for stage, d in zip(self.transforms, sizes, strict=False)]
+        e = int.from_bytes(reader.take(1), "little", signed=True)
+        if not -20 <= e <= 16:
+            raise WireError(f"payload: exponent {e} is out of range")
+        vector = bits.scaled(self.quantizer.decode(reader.rest(), sizes[-1], ctx.at(self.quantizer.id)), e)
+        for number in reversed(range(len(self.transforms))):
+            stage = self.transforms[number]
+            vector = stage.inverse(vector, sides[number], sizes[number], ctx.at(stage.id, number))
+        return vector
+
+    def bounds(self, large: Layout) -> tuple[int, int]:
+        sized = list(zip(self.stages, self._sizes(large.size), strict=True))
+        low = sum(stage.min_len(d) + (not self._plain(stage)) for stage, d in sized)
+        high = sum(stage.max_len(d) + self._prefix(stage, d) for stage, d in sized)
+        return 1 + low, 1 + high
+
+    def estimate(self, large: Layout) -> float:
+        return 1.0 + sum(
+            stage.size_estimate(d) for stage, d in zip(self.stages, self._sizes(large.size), strict=True)
+        )
+
+    def _sizes(self, d: int) -> list[int]:
+        """The length of the vector before each stage."""
+        sizes = [d]
+        for stage in self.transforms:
+            sizes.append(stage.out_len(sizes[-1]))
+        return sizes
+
+    def _plain(self, stage: Stage) -> bool:
+        """Whether the stage's bytes need no length before them."""
+        return stage.fixed_size or stage is self.quantizer
+
+    def _prefix(self, stage: Stage, d: int) -> int:
+        return 0 if self._plain(stage) else len(varint(stage.max_len(d)))
+
+    @staticmethod
+    def _side(reader: Reader, stage: Transform, d: int) -> memoryview:
+        low, high = stage.min_len(d), stage.max_len(d)
+        length = high if stage.fixed_size else reader.varint(high)
+        if length < low:
+            raise WireError(f"payload: {length} side bytes of {stage.id!r}, at least {low} are needed")
+        return reader.take(length)
+
+
+def build(parts: Sequence[object], spec: str) -> Codec:
+    """The codec of the parts of a spec string, in its order.
+
+    ConfigError, saying what to use instead, on parts that make no sense together.
+    """
+    if len(parts) == 1 and isinstance(parts[0], Codec):
+        return parts[0]
+    for part in parts:
+        if isinstance(part, Codec):
+            raise ConfigError(f"codec {spec!r}: {part.id!r} is whole and takes no other stages: use it alone")
+    rules = [part for part in parts if isinstance(part, TensorRules)]
+    quantizers = [part for part in parts if isinstance(part, Quantizer)]
+    transforms = tuple(part for part in parts if isinstance(part, Transform))
+    _one_quantizer(spec, quantizers)
+    if len(rules) > 1:
+        raise ConfigError(f"codec {spec!r}: 'tensors' stands twice: give all its options at once")
+    if parts[-1] is not quantizers[0]:
+        last = getattr(parts[-1], "id", parts[-1])
+        raise ConfigError(f"codec {spec!r}: {last!r} comes after {quantizers[0].id!r}: put it before")
+    return Pipeline(quantizers[0], transforms, rules[0] if rules else TensorRules())
+
+
+def _one_quantizer(spec: str, quantizers: Sequence[Quantizer]) -> None:
+    if not quantizers:
+        raise ConfigError(f"codec {spec!r} has no quantizer: end it with one, such as '|bfloat16' or '|int8'")
+    if len(quantizers) > 1:
+        names = " and ".join(repr(q.id) for q in quantizers)
+        raise ConfigError(f"codec {spec!r} has the quantizers {names}: keep one of them")
