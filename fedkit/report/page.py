@@ -125,7 +125,7 @@ def _tiles(run: Run) -> Html:
         ("Wall time", show_seconds(seconds), "on this machine"),
     ]
     if digest:
-        tiles.append(("Model", digest[:10], _parameters(run) or "SHA-256, first 10 digits"))
+        tiles.append(("Model", digest[:8], _parameters(run) or "SHA-256, first 8 digits"))
     cells = [_tile(*tile, main=index == 0) for index, tile in enumerate(tiles)]
     return el("div", *cells, class_="tiles")
 
