@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ UP = 0.5 + (REPLY_FRAME + 200) / 100.0
 
 @dataclass
 class Counted:
-    """A trainer that counts how often it is asked."""
+    """A trainer that counts how often it is asked to train."""
 
     examples: int
     calls: list[Task] = field(default_factory=list)
@@ -57,7 +57,6 @@ class Counted:
         return Trained(delta, 1, float(self.examples), {"loss": 1 / 3})
 
     def evaluate(self, model: Tensors) -> tuple[Metrics, int]:
-        self.calls.append(None)  # type: ignore[arg-type]
         return {"loss": 1.0}, self.examples
 
 
@@ -198,10 +197,14 @@ def test_who_comes_after_enough_others_is_not_trained() -> None:
     assert bench.work.trained() == ["c0", "c1", "c2"]
 
 
-def test_a_round_with_over_selection_trains_exactly_whom_it_counts() -> None:
+@pytest.mark.parametrize("evaluate_on", ["server", "clients"])
+def test_a_round_with_over_selection_trains_exactly_whom_it_counts(
+    evaluate_on: Literal["server", "clients"],
+) -> None:
     work = Work({f"c{i}": Counted(10 + i % 3) for i in range(12)})
     policy = RoundPolicy(cohort=4, over_select=2.0)
-    result = run("fedavg", work, Simulation(work, links=LINKS, devices=DEVICES), rounds=5, policy=policy)
+    federation = Simulation(work, links=LINKS, devices=DEVICES)
+    result = run("fedavg", work, federation, rounds=5, policy=policy, evaluate_on=evaluate_on)
     assert [r.count(Outcome.counted) for r in result.history.rounds] == [4] * 5
     assert [r.count(Outcome.unwanted) for r in result.history.rounds] == [4] * 5
     assert sum(len(trainer.calls) for trainer in work.made.values()) == 20
