@@ -61,14 +61,12 @@ def read_scales(reader: Reader, count: int) -> Vector:
 
 
 def centred(stream: Stream, shape: tuple[int, ...]) -> Vector:
-    """Uniform values in (-1/2, 1/2), odd multiples of 2^-17.
+    """Uniform values in [-1/2, 1/2), multiples of 2^-16.
 
-    Rounding x + u to the nearest integer is then unbiased within 2^-17.
+    Rounding x + u to the nearest integer is then unbiased within 2^-16.
     """
-    drawn = np.frombuffer(stream.bytes(2 * math.prod(shape)), "<u2").reshape(shape)
-    out = drawn * np.float32(2.0**-16)
-    out += np.float32(2.0**-17 - 0.5)
-    return out
+    drawn = np.frombuffer(stream.bytes(2 * math.prod(shape)), "<i2").reshape(shape)
+    return drawn * np.float32(2.0**-16)
 
 
 def peak(vector: Vector) -> float:

@@ -1,11 +1,12 @@
 """Small signed integers into few bytes.
 
 Three ways, chosen by a histogram: mostly zeros as gaps (gaps.py); otherwise 5, 3, 2 or 1 symbols
-packed to a byte in base 3, 5, 15 or 255, then Huffman coded, with what exceeds the base as gaps; raw
-when nothing helps. Within 1-3 % of the order-0 entropy for independent symbols.
+packed to a byte in base 3, 5, 15 or 255, then Huffman coded, and what the largest digits stand for as
+gaps among them; raw when nothing helps. Within 1-3 % of the order-0 entropy for independent symbols.
 
     byte 0           0 raw, little-endian; 1 gaps; 2, 3, 4, 5 packed in base 3, 5, 15, 255
-    packed           section of L = ceil(n / w) packed bytes, digit j of byte i is symbol j L + i; then gaps
+    packed           section of L = ceil(n / w) packed bytes, digit j of byte i is symbol j L + i; then
+                     the gaps of magnitude - largest digit, over the symbols that reach it
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ Symbols: TypeAlias = NDArray[np.signedinteger[Any]]
 RAW, GAPS, PACKED = 0, 1, 2
 SPARSE = 0.1
 """Below this share of nonzero symbols gaps are smaller than packed symbols, and faster."""
-RARE = 0.02
-"""The share of symbols that may exceed the base of the packing."""
+RARE = 0.01
+"""The share of symbols that may exceed the packing; so may a fifth of those that reach it."""
 _SAMPLE = 1 << 16
 
 
@@ -65,11 +66,13 @@ def decode(data: memoryview, n: int, dtype: np.dtype[Any]) -> Symbols:
     if way == RAW:
         made: Symbols = np.frombuffer(reader.take(n * dtype.itemsize), dtype.newbyteorder("<")).astype(dtype)
     elif way == GAPS:
-        made = _add(np.zeros(n, dtype), reader)
+        made = np.zeros(n, dtype)
+        positions, values = gaps.decode(reader, n)
+        made[positions] = _bounded(values, dtype)
     elif way - PACKED < len(PACKINGS):
         packing = PACKINGS[way - PACKED]
         packed = np.frombuffer(read_section(reader, -(-n // packing.width)), np.uint8)
-        made = _add(_unpack(packed, n, packing).astype(dtype, copy=False), reader)
+        made = _exceed(_unpack(packed, n, packing).astype(dtype, copy=False), packing.most, reader)
     else:
         raise WireError(f"payload: no symbol coding {way}")
     reader.done()
@@ -80,8 +83,11 @@ def _choose(symbols: Symbols) -> int:
     sample = np.abs(symbols[:: max(1, len(symbols) // _SAMPLE)].astype(np.int32))
     if np.count_nonzero(sample) < SPARSE * len(sample):
         return GAPS
-    fits = (np.count_nonzero(sample > p.most) <= RARE * len(sample) for p in PACKINGS[:-1])
-    return PACKED + next((way for way, fit in enumerate(fits) if fit), len(PACKINGS) - 1)
+    for way, packing in enumerate(PACKINGS[:-1]):
+        above, reach = np.count_nonzero(sample > packing.most), np.count_nonzero(sample >= packing.most)
+        if above <= max(RARE * len(sample), 0.2 * reach):
+            return PACKED + way
+    return PACKED + len(PACKINGS) - 1
 
 
 def _encode_sparse(symbols: Symbols) -> bytes:
@@ -90,9 +96,10 @@ def _encode_sparse(symbols: Symbols) -> bytes:
 
 
 def _encode_packed(symbols: Symbols, packing: Packing) -> bytes:
-    clipped = np.clip(symbols, -packing.most, packing.most)
-    packed = section(_pack(clipped.astype(np.int8, copy=False), packing).tobytes())
-    return packed + _encode_sparse(symbols - clipped)
+    clipped = np.clip(symbols, -packing.most, packing.most).astype(np.int8, copy=False)
+    packed = section(_pack(clipped, packing).tobytes())
+    full = np.flatnonzero(np.abs(clipped) == packing.most)
+    return packed + _encode_sparse(np.abs(symbols[full].astype(np.int32)) - packing.most)
 
 
 def _pack(symbols: NDArray[np.int8], packing: Packing) -> NDArray[np.uint8]:
@@ -122,12 +129,19 @@ def _unpack(packed: NDArray[np.uint8], n: int, packing: Packing) -> NDArray[np.i
     return (planes.reshape(-1)[:n] - np.uint8(packing.most)).view(np.int8)
 
 
-def _add(symbols: Symbols, reader: Reader) -> Symbols:
-    """The symbols with what stands as gaps added, in place."""
-    positions, values = gaps.decode(reader, len(symbols))
-    sums = symbols[positions] + values
-    limit = np.iinfo(symbols.dtype).max
-    if len(sums) and int(np.abs(sums).max()) > limit:
-        raise WireError(f"payload: a symbol beyond {limit}")
-    symbols[positions] = sums
+def _exceed(symbols: Symbols, most: int, reader: Reader) -> Symbols:
+    """The symbols, those at the limit of the packing raised by what stands as gaps among them."""
+    full = np.flatnonzero(np.abs(symbols) == most)
+    positions, excess = gaps.decode(reader, len(full))
+    if (excess < 0).any():
+        raise WireError("payload: a symbol below the limit that it exceeds")
+    at = full[positions]
+    symbols[at] = _bounded(np.sign(symbols[at]) * (most + excess), symbols.dtype)
     return symbols
+
+
+def _bounded(values: NDArray[np.int64], dtype: np.dtype[Any]) -> NDArray[np.int64]:
+    limit = np.iinfo(dtype).max
+    if len(values) and int(np.abs(values).max()) > limit:
+        raise WireError(f"payload: a symbol beyond {limit}")
+    return values

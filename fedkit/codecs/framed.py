@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,8 @@ class Framed(Codec):
     """How small and exempt tensors travel: a field or a class attribute of the subclass."""
 
     @abstractmethod
-    def pack(self, vector: Vector, large: Layout, ctx: CodecContext) -> bytes:
-        """The bytes of a finite vector laid out as `large`, which is not empty."""
+    def pack(self, vector: Vector, large: Layout, ctx: CodecContext) -> Sequence[bytes]:
+        """The parts of the bytes of a finite vector laid out as `large`, which is not empty."""
 
     @abstractmethod
     def unpack(self, data: memoryview, large: Layout, ctx: CodecContext) -> Vector:
@@ -52,8 +53,8 @@ class Framed(Codec):
         vector = _finite(layout, layout.flatten(delta))
         small = self._small(gather(vector, parts.small_at), ctx)
         large = gather(vector, parts.large_at)
-        body = self.pack(large, parts.large, ctx.at("large")) if large.size else b""
-        return frame.seal(frame.contract(self.spec, layout), small, body)
+        body = self.pack(large, parts.large, ctx.at("large")) if large.size else ()
+        return frame.seal(frame.contract(self.spec, layout), small, *body)
 
     def decode(self, payload: bytes, layout: Layout, ctx: CodecContext) -> Tensors:
         parts = split(self.rules, layout)

@@ -18,7 +18,8 @@ from fedkit.codecs.stage import Vector
 from fedkit.seeds import Stream, stream
 
 BLOCK = 4096
-_SIGNS = (2.0 * ((np.arange(256)[:, None] >> np.arange(8)) & 1) - 1.0).astype(np.float32)
+SIGNS = (2.0 * ((np.arange(256)[:, None] >> np.arange(8)) & 1) - 1.0).astype(np.float32)
+"""Row b: the bits of the byte b, low bit first, as signs."""
 
 
 @cache
@@ -36,15 +37,21 @@ def walsh(rows: Vector) -> Vector:
     spare = (np.empty_like(rows), np.empty_like(rows))
     inner, turn = 1, 0
     while inner < n:
-        factor = min(16, n // inner)
-        shape = (-1, factor) if inner == 1 else (count * n // (inner * factor), factor, inner)
-        out = spare[turn]
-        if inner == 1:
+        factor, out = min(16, n // inner), spare[turn]
+        if inner == 1:  # in batches too: one large product would go through the threads of BLAS
+            shape = (count, n // factor, factor)
             np.matmul(rows.reshape(shape), matrix(factor), out=out.reshape(shape))
         else:
+            shape = (count * n // (inner * factor), factor, inner)
             np.matmul(matrix(factor), rows.reshape(shape), out=out.reshape(shape))
         rows, inner, turn = out, inner * factor, 1 - turn
     return rows
+
+
+def expand(table: Vector, packed: bytes | memoryview, count: int) -> Vector:
+    """The first `count` values for packed bits, 8 to each row of a table of 256."""
+    drawn = np.frombuffer(packed, np.uint8)
+    return np.take(table, drawn, axis=0, mode="clip").reshape(-1)[:count]
 
 
 class Rotation:
@@ -58,7 +65,7 @@ class Rotation:
         self.size, self._seed = d, seed
         self.block = min(block, 1 << (d.bit_length() - 1))
         self.head = d % self.block
-        self._table = _SIGNS * np.float32(self.block**-0.5)
+        self._table = SIGNS * np.float32(self.block**-0.5)
 
     def shapes(self) -> list[tuple[int, int]]:
         """The shape of each array of rows."""
@@ -102,5 +109,4 @@ class Rotation:
 
     def _draw(self, signs: Stream, count: int) -> Vector:
         """Random signs times the norm of the transform, one bit each."""
-        drawn = np.frombuffer(signs.bytes((count + 7) // 8), np.uint8)
-        return np.take(self._table, drawn, axis=0, mode="clip").reshape(-1)[:count]
+        return expand(self._table, signs.bytes((count + 7) // 8), count)

@@ -19,7 +19,10 @@ LEVELS = 126.9
 
 @dataclass(frozen=True)
 class Int8(Quantizer):
-    """One signed byte an entry, rounded at random, and a step of peak / 127 for each block."""
+    """One signed byte an entry, rounded at random, and a step of peak / 127 for each block.
+
+    The random threshold has 8 bits: a bias of at most 2^-9 of a step, 1.5e-5 of the block's peak.
+    """
 
     id: ClassVar[str] = "int8"
     paper: ClassVar[str] = "Alistarh et al. 2017, arXiv:1610.02132"
@@ -40,10 +43,13 @@ class Int8(Quantizer):
             scale = bits.bfloat16_up(top / np.float32(LEVELS))
             scales.append(bits.little(scale))
             step = bits.from_bfloat16(scale)
-            steps = rows * np.divide(np.float32(1), step, out=np.zeros_like(step), where=step > 0)[:, None]
-            steps += bits.centred(noise, rows.shape)
-            symbols[low : low + rows.size] = np.rint(steps, out=steps).reshape(-1)
-        return b"".join((*scales, symbols.tobytes()))
+            inverse = np.divide(np.float32(256), step, out=np.zeros_like(step), where=step > 0)
+            steps = rows * inverse[:, None]
+            fine = np.rint(steps, out=steps).astype(np.int16)
+            fine += np.frombuffer(noise.bytes(rows.size), np.uint8).reshape(rows.shape)
+            fine >>= 8
+            symbols[low : low + rows.size] = fine.reshape(-1)
+        return b"".join((*scales, symbols.data))
 
     def decode(self, data: memoryview, d: int, ctx: CodecContext) -> Vector:
         reader = Reader(data)

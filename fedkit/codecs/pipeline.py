@@ -69,14 +69,14 @@ class Pipeline(Framed):
             total *= 1.0 + own
         return total - 1.0
 
-    def pack(self, vector: Vector, large: Layout, ctx: CodecContext) -> bytes:
+    def pack(self, vector: Vector, large: Layout, ctx: CodecContext) -> Sequence[bytes]:
         sides = []
         for number, stage in enumerate(self.transforms):
             vector, side = stage.forward(vector, ctx.at(stage.id, number))
             sides.append(side if stage.fixed_size else varint(len(side)) + side)
         e = bits.exponent(vector)
         body = self.quantizer.encode(bits.scaled(vector, -e), ctx.at(self.quantizer.id))
-        return b"".join((*sides, e.to_bytes(1, "little", signed=True), body))
+        return [*sides, e.to_bytes(1, "little", signed=True), body]
 
     def unpack(self, data: memoryview, large: Layout, ctx: CodecContext) -> Vector:
         reader, sizes = Reader(data), self._sizes(large.size)

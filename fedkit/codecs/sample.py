@@ -15,9 +15,10 @@ from fedkit.seeds import stream
 
 @dataclass(frozen=True)
 class Sample(Transform):
-    """A random share `keep` of the entries, times its inverse; positions follow from the seed.
+    """A share `keep` of the entries, one at random of each run of 1 / keep, times the length of the run.
 
-    Rotate first: kept raw coordinates alone train badly. shared: the same positions for all.
+    Positions follow from the seed; shared: the same for the whole cohort. Rotate first: a random share of
+    raw coordinates trains badly.
     """
 
     id: ClassVar[str] = "sample"
@@ -33,20 +34,24 @@ class Sample(Transform):
         return max(1, round(self.keep * d)) if d else 0
 
     def nmse(self, d: int) -> float | None:
-        return d / self.out_len(d) - 1 if d else 0.0
+        if not d:
+            return 0.0
+        size, longer = divmod(d, self.out_len(d))
+        return ((self.out_len(d) - longer) * size * (size - 1) + longer * (size + 1) * size) / d
 
     def forward(self, vector: Vector, ctx: CodecContext) -> tuple[Vector, bytes]:
-        if not vector.size:
-            return vector, b""
-        chosen = self._chosen(vector.size, ctx)
-        return vector[chosen] * np.float32(vector.size / chosen.size), b""
+        chosen, sizes = self._chosen(vector.size, ctx)
+        return vector[chosen] * sizes.astype(np.float32), b""
 
     def inverse(self, vector: Vector, side: memoryview, d: int, ctx: CodecContext) -> Vector:
         out = np.zeros(d, np.float32)
-        if d:
-            out[self._chosen(d, ctx)] = vector
+        out[self._chosen(d, ctx)[0]] = vector
         return out
 
-    def _chosen(self, d: int, ctx: CodecContext) -> NDArray[np.int64]:
-        seed = ctx.shared_seed if self.shared else ctx.seed
-        return np.sort(stream(seed, "sample").choice(d, self.out_len(d)))
+    def _chosen(self, d: int, ctx: CodecContext) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """One position of each of `out_len(d)` runs of d entries, and the lengths of the runs."""
+        kept = self.out_len(d)
+        ends = np.arange(kept + 1) * d // max(1, kept)
+        sizes = np.diff(ends)
+        drawn = stream(ctx.shared_seed if self.shared else ctx.seed, "sample").bytes(4 * kept)
+        return ends[:-1] + (np.frombuffer(drawn, "<u4") * sizes >> 32), sizes
