@@ -16,8 +16,9 @@ from fedkit.codecs.stage import Vector
 from fedkit.errors import WireError
 from fedkit.seeds import Stream
 
-CHUNK = 1 << 16
-"""Coordinates handled at a time: their temporaries stay in a core's cache."""
+CHUNK = 1 << 17
+"""Coordinates handled at a time: their temporaries stay in a core's cache. Eden's bit planes are one
+chunk long, so this number is part of its format."""
 
 Half = NDArray[np.uint16]
 _UP, _NEAR, _ONE = np.uint32(0xFFFF), np.uint32(0x7FFF), np.uint32(1)
@@ -98,3 +99,14 @@ def rows(vector: Vector, block: int) -> Iterator[tuple[int, Vector]]:
         yield low, vector[low : min(low + step, whole)].reshape(-1, block)
     if whole < vector.size:
         yield whole, vector[whole:].reshape(1, -1)
+
+
+def scratch(size: int) -> Vector:
+    """Room for the largest array that `rows` gives."""
+    return np.empty(min(CHUNK, size), np.float32)
+
+
+def divided(rows: Vector, step: Vector, spare: Vector) -> Vector:
+    """Each row times the inverse of its step, in `spare`; 0 where the step is 0."""
+    inverse = np.divide(np.float32(1), step, out=np.zeros_like(step), where=step > 0)
+    return np.multiply(rows, inverse[:, None], out=spare[: rows.size].reshape(rows.shape))

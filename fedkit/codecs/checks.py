@@ -21,7 +21,7 @@ def require_uplink(codec: Codec, feedback: bool = False) -> None:
     if not codec.contractive:
         raise ConfigError(
             f"codec.up = {codec.id!r} is not contractive, so error feedback would not converge: "
-            "use 'ecsq:mode=near', or turn error feedback off"
+            "use 'ecsq:mode=near' or 'eden:scale=min', or turn error feedback off"
         )
 
 

@@ -15,16 +15,18 @@ class CodecContext:
     """Seeds and scale that both ends know.
 
     seed: private to the client and the server. shared_seed: common to the cohort. scale: public
-    estimate of the root mean square of the sum, 0 when unknown.
+    estimate of the root mean square of the sum, 0 when unknown. budget: bytes that the link has
+    room for, 0 when unknown; only an adaptive codec looks at it, and only to encode.
     """
 
     seed: int = 0
     shared_seed: int = 0
     scale: float = 0.0
+    budget: int = 0
 
     def at(self, *path: str | int) -> CodecContext:
         """The context of one part of a codec: both seeds are derived along `path`."""
-        return CodecContext(derive(self.seed, *path), derive(self.shared_seed, *path), self.scale)
+        return CodecContext(derive(self.seed, *path), derive(self.shared_seed, *path), self.scale, self.budget)
 
 
 class Described(ABC):

@@ -71,12 +71,12 @@ class Ecsq(Quantizer):
 
     def encode(self, vector: Vector, ctx: CodecContext) -> bytes:
         symbols, scales = np.empty(vector.size, self._dtype), []
-        noise = stream(ctx.seed, "shift")
+        noise, spare = stream(ctx.seed, "shift"), bits.scratch(vector.size)
         for low, rows in bits.rows(vector, self.block):
             scale = bits.bfloat16(np.sqrt(np.einsum("ij,ij->i", rows, rows) / np.float32(rows.shape[1])))
             scales.append(bits.little(scale))
             step = self._step(bits.from_bfloat16(scale))
-            steps = rows * np.divide(np.float32(1), step, out=np.zeros_like(step), where=step > 0)[:, None]
+            steps = bits.divided(rows, step, spare)
             if self.mode != "near":
                 steps += bits.centred(noise, rows.shape)
             symbols[low : low + rows.size] = np.rint(steps, out=steps).reshape(-1)

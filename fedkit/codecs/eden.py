@@ -45,21 +45,32 @@ NMSE = {1: 0.5708, 2: 0.1331, 3: 0.0358, 4: 0.0096}
 class Eden(Quantizer):
     """`bits` for each kept coordinate of a random rotation; `keep` is the share that is sent.
 
-    Fixed size: bits * keep an entry, and 2 bytes for each block of 4096.
+    scale min takes the scale of least error instead, for error feedback. Fixed size: bits * keep an
+    entry, and 2 bytes for each block of 4096.
     """
 
     id: ClassVar[str] = "eden"
     paper: ClassVar[str] = "Vargaftik et al. 2022, arXiv:2108.08842"
-    unbiased: ClassVar[bool] = True
     deterministic_decode: ClassVar[bool] = False
     bits: Literal[1, 2, 3, 4] = 1
     keep: float = 1.0
+    scale: Literal["unbiased", "min"] = "unbiased"
 
     def __post_init__(self) -> None:
         self.check("bits", 1, 4)
         self.check("keep", 2.0**-10, 1.0)
 
+    @property
+    def unbiased(self) -> bool:
+        return self.scale == "unbiased"
+
+    @property
+    def contractive(self) -> bool:
+        return self.scale == "min"
+
     def nmse(self, d: int) -> float | None:
+        if self.scale == "min":
+            return 1 - self.keep / (1 + NMSE[self.bits])
         return (1 + NMSE[self.bits]) / self.keep - 1
 
     def max_len(self, d: int) -> int:
@@ -76,7 +87,9 @@ class Eden(Quantizer):
             width = rows.shape[1]
             kept = rows if self.keep == 1 else np.take(rows, columns[width], axis=1)
             scale, planes = self._quantise(kept)
-            scales.append(bits.bfloat16_stochastic(scale * np.float32(width / kept.shape[1]), noise))
+            if self.scale == "unbiased":
+                scale *= np.float32(width / kept.shape[1])
+            scales.append(bits.bfloat16_stochastic(scale, noise))
             codes += planes
         return b"".join((*map(bits.little, scales), *codes))
 
@@ -91,19 +104,28 @@ class Eden(Quantizer):
         return out
 
     def _quantise(self, rows: Vector) -> tuple[Vector, list[bytes]]:
-        """The unbiased scale of each row, and its bit planes: signs, then the levels, low bit first."""
-        signs = np.packbits(rows > 0, bitorder="little").tobytes()
-        sizes = np.abs(rows)
-        energy = np.einsum("ij,ij->i", rows, rows)
+        """The scale of each row, and the bit planes: signs, then the levels, low bit first."""
+        sizes, energy = np.abs(rows), np.einsum("ij,ij->i", rows, rows)
+        levels = self._levels(sizes, energy)
         if self.bits == 1:
-            return _ratio(energy, sizes.sum(axis=1) * self._centroids[0]), [signs]
-        root = np.sqrt(energy / np.float32(rows.shape[1]))[:, None]
-        levels = np.zeros(rows.shape, np.uint8)
+            product = sizes.sum(axis=1) * self._centroids[0]
+            square = np.full_like(product, self._centroids[0] ** 2 * rows.shape[1])
+        else:
+            chosen = self._magnitudes(levels)
+            product = np.einsum("ij,ij->i", sizes, chosen)
+            square = np.einsum("ij,ij->i", chosen, chosen)
+        signs = np.packbits(rows > 0, bitorder="little")
+        planes = [np.packbits(levels & np.uint8(1 << b), bitorder="little") for b in range(self.bits - 1)]
+        packed = [plane.tobytes() for plane in (signs, *planes)]
+        return (_ratio(product, square) if self.scale == "min" else _ratio(energy, product)), packed
+
+    def _levels(self, sizes: Vector, energy: Vector) -> NDArray[np.uint8]:
+        """Which centroid is nearest to each magnitude."""
+        levels = np.zeros(sizes.shape if self.bits > 1 else 0, np.uint8)
+        root = np.sqrt(energy / np.float32(sizes.shape[1]))[:, None]
         for edge in (self._centroids[1:] + self._centroids[:-1]) / 2:
             levels += sizes > edge * root
-        scale = _ratio(energy, np.einsum("ij,ij->i", sizes, self._magnitudes(levels)))
-        planes = [np.packbits(levels & np.uint8(1 << b), bitorder="little") for b in range(self.bits - 1)]
-        return scale, [signs, *(plane.tobytes() for plane in planes)]
+        return levels
 
     def _rows(self, reader: Reader, rotation: Rotation, ctx: CodecContext) -> Iterator[Vector]:
         columns, shapes = self._columns(rotation, ctx), rotation.shapes()

@@ -37,14 +37,13 @@ class Int8(Quantizer):
 
     def encode(self, vector: Vector, ctx: CodecContext) -> bytes:
         symbols, scales = np.empty(vector.size, np.int8), []
-        noise = stream(ctx.seed, "rounding")
+        noise, spare = stream(ctx.seed, "rounding"), bits.scratch(vector.size)
         for low, rows in bits.rows(vector, self.block):
             top = np.maximum(rows.max(axis=1), np.abs(rows.min(axis=1)))
             scale = bits.bfloat16_up(top / np.float32(LEVELS))
             scales.append(bits.little(scale))
             step = bits.from_bfloat16(scale)
-            inverse = np.divide(np.float32(256), step, out=np.zeros_like(step), where=step > 0)
-            steps = rows * inverse[:, None]
+            steps = bits.divided(rows, step / np.float32(256), spare)
             fine = np.rint(steps, out=steps).astype(np.int16)
             fine += np.frombuffer(noise.bytes(rows.size), np.uint8).reshape(rows.shape)
             fine >>= 8
