@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,9 @@ def _names(members: Sequence[Sequence[Run]], differs: Sequence[Mapping[str, str]
     """Short names from what differs, if they tell the groups apart; else the first folder's name."""
     short = [
         ", ".join(
-            v if k == "strategy.name" else f"{k.split('.')[-1]}={v}" for k, v in parts.items() if v != "–"
+            re.split(r"[/\\]", v)[-1] if k == "strategy.name" else f"{k.split('.')[-1]}={v}"
+            for k, v in parts.items()
+            if v != "–"
         )
         for parts in differs
     ]

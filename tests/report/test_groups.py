@@ -116,3 +116,8 @@ def test_final_is_the_last_value(make_run: Callable[..., Path]) -> None:
     (group,) = read_groups([make_run("a")])
     assert final(group.runs[0], "loss") == group.runs[0].rounds[-1].metrics["loss"]
     assert final(group.runs[0], "no such metric") is None
+
+
+def test_a_strategy_from_a_file_is_named_without_its_folder(make_run: Callable[..., Path]) -> None:
+    groups = read_groups([make_run("a"), make_run("b", strategy="/home/me/mine.py:Median")])
+    assert [g.name for g in groups] == ["fedavg", "mine.py:Median"]
