@@ -42,7 +42,7 @@ class Resident:
     layout: what local training changes: trainable parameters, then persistent floating buffers,
     under their state_dict names (tied parameters once, under the first). Half precision is exported
     as float32. fixed: frozen parameters and integer buffers, as they were when the module came.
-    norms_batches: whether a training batch of one example is an error.
+    params: the trainable parameters. norms_batches: whether a training batch of one example is an error.
     Buffers outside the layout return to their first value at each `load`.
     """
 
@@ -66,6 +66,8 @@ class Resident:
         wide = any(t.dtype == torch.float64 for t in (*trained.values(), *statistics.values()))
         self._export = torch.float64 if wide else torch.float32
         self.trained = _slabs(trained, 0, self._export)
+        self.params = list(trained.values())
+        self._grads = [param.grad for param in self.params]
         size = sum(slab.layout.size for slab in self.trained)
         self._slabs = [*self.trained, *_slabs(statistics, size, self._export)]
         self.layout = _join([slab.layout for slab in self._slabs])
@@ -77,9 +79,10 @@ class Resident:
         self._always_eval = [m for m in module.modules() if module.training and not m.training]
         self._training = module.training
 
-    def parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters, each with its gradient."""
-        return [param for param in self.module.parameters() if param.requires_grad]
+    def hold_gradients(self) -> None:
+        """Let backward add to the slabs' gradients, which are views of one tensor."""
+        for param, grad in zip(self.params, self._grads, strict=True):
+            param.grad = grad
 
     def load(self, model: Tensors) -> Tensor:
         """Set what `layout` names, put all other buffers back; the vector that was loaded.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,49 @@ _ELEMENTWISE = {
 _UNSUITED = {"lbfgs", "sparseadam", "optimizer"}  # need a closure, need sparse gradients, abstract
 
 
+class Steps(Protocol):
+    """`zero` before the backward pass of a step, `step` after it."""
+
+    def zero(self) -> None: ...
+
+    def step(self) -> None: ...
+
+
+def steps(settings: TrainSettings, resident: Resident, corrected: bool) -> Steps:
+    """What takes the optimiser steps of one training call; raises what Stepper raises.
+
+    corrected: whether somebody changes the resident gradients between backward and step.
+    """
+    plain = settings.optimizer.lower() == "sgd" and not (
+        settings.momentum or settings.weight_decay or settings.clip
+    )
+    return PlainSGD(settings.lr, resident) if plain and not corrected else Stepper(settings, resident)
+
+
+class PlainSGD:
+    """weight <- weight - lr * gradient, from the tensors that backward made.
+
+    Nothing is zeroed, summed or copied: a quarter less memory traffic than by way of the resident
+    gradients.
+    """
+
+    def __init__(self, lr: float, resident: Resident) -> None:
+        self._lr = lr
+        self._params = resident.params
+
+    def zero(self) -> None:
+        """Forget the gradients of the step before."""
+        for param in self._params:
+            param.grad = None
+
+    def step(self) -> None:
+        """Update the parameters that the loss used."""
+        pairs = [(param.data, param.grad) for param in self._params if param.grad is not None]
+        if pairs:
+            weights, grads = zip(*pairs, strict=True)
+            torch._foreach_add_(weights, grads, alpha=-self._lr)
+
+
 class Stepper:
     """Clips the resident gradients and takes one step; a fresh one for each training call.
 
@@ -37,6 +80,7 @@ class Stepper:
     """
 
     def __init__(self, settings: TrainSettings, resident: Resident) -> None:
+        resident.hold_gradients()
         self._settings = settings
         self._pairs = [(slab.flat, slab.grad) for slab in resident.trained if slab.grad is not None]
         name = settings.optimizer.lower()
@@ -81,7 +125,7 @@ class Stepper:
 
     def _params(self, name: str, resident: Resident) -> list[Tensor]:
         if name not in _ELEMENTWISE:
-            return list(resident.parameters())
+            return list(resident.params)
         params: list[Tensor] = []
         for flat, grad in self._pairs:
             param = nn.Parameter(flat)

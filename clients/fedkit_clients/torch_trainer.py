@@ -28,7 +28,7 @@ from fedkit_clients.data import client_size, label_counts, max_weight
 from fedkit_clients.settings import TRAIN_SETTINGS, TrainSettings, epochs
 from fedkit_clients.torch_data import Source, TorchExamples, check, source
 from fedkit_clients.torch_module import Resident, as_tensor
-from fedkit_clients.torch_optimizer import Stepper
+from fedkit_clients.torch_optimizer import Steps, steps
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 Metric: TypeAlias = Callable[[Any, Any], Tensor | float]
@@ -178,23 +178,23 @@ class TorchTrainer:
         count = require_examples(len(examples), "examples")
         if resident.norms_batches:
             settings = settings.without_single_examples(count)
-        batch, steps = settings.batch_size(count), settings.steps_done(count, task.work)
+        batch, planned = settings.batch_size(count), settings.steps_done(count, task.work)
         start = resident.load(pass_.start)
         resident.mode(training=True)
-        stepper = Stepper(settings, resident)
+        stepper = steps(settings, resident, corrected=correct is not None)
         corrections = _corrections(correct, pass_, resident)
         losses: list[Tensor] = []
         with seeded(task.seed, resident.device):
-            for order, some in epochs(task.seed, count, batch, steps):
+            for order, some in epochs(task.seed, count, batch, planned):
                 for x, y in examples.batches(order, batch, some):
                     losses.append(self._gradient(stepper, x, y))
                     for correction in corrections:
                         correction.apply()
                     stepper.step()
         delta = resident.change(start)
-        mean = sum(loss.item() for loss in losses) / steps
+        mean = sum(loss.item() for loss in losses) / planned
         require_finite(mean, delta)
-        return Trained(delta, steps, float(count), {"loss": mean})
+        return Trained(delta, planned, float(count), {"loss": mean})
 
     def evaluate(self, model: Tensors) -> tuple[Metrics, int]:
         """Loss and metrics on the client's held-out data, or on all of it if none is held out."""
@@ -204,7 +204,7 @@ class TorchTrainer:
         count = require_examples(len(examples), "held-out examples")
         return workload.score(model, examples), count
 
-    def _gradient(self, stepper: Stepper, x: Any, y: Tensor) -> Tensor:
+    def _gradient(self, stepper: Steps, x: Any, y: Tensor) -> Tensor:
         """The loss of a batch; its gradients are left with the parameters."""
         stepper.zero()
         loss = self._workload.loss(self._workload.forward(x), y)
