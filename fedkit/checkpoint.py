@@ -29,7 +29,8 @@ class Checkpoint:
     """State after `rounds` rounds.
 
     open: keys that may still be carried, with their expiry. verdicts: those of the last round, to
-    be settled again after a restart. best: the best evaluation so far.
+    be settled again after a restart. best: the best evaluation so far. scale: the public scale of the next
+    round; scales: those of rounds that still have open keys.
     """
 
     job: str
@@ -43,6 +44,8 @@ class Checkpoint:
     verdicts: Mapping[Key, str] = field(default_factory=dict)
     best: tuple[str, float, int] | None = None
     wall_seconds: float = 0.0
+    scale: float = 0.0
+    scales: Mapping[int, float] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Replace the file at `path`."""
@@ -60,6 +63,8 @@ class Checkpoint:
             "verdicts": [[_pack(key), verdict] for key, verdict in self.verdicts.items()],
             "best": self.best,
             "wall_seconds": self.wall_seconds,
+            "scale": self.scale,
+            "scales": list(self.scales.items()),
             "groups": {part: list(state) for part, state in self._states().items()},
             "index": index,
         }
@@ -106,6 +111,8 @@ class Checkpoint:
                 {Key(*key): verdict for key, verdict in about["verdicts"]},
                 tuple(about["best"]) if about["best"] else None,
                 about["wall_seconds"],
+                about["scale"],
+                dict(about["scales"]),
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is not a fedkit checkpoint: {error!r}") from error

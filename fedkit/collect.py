@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from fedkit.aggregate import WeightedSum
+from fedkit.codecs import CodecContext
 from fedkit.dressing import undress
 from fedkit.errors import LayoutError, UpdateRefused, WireError
 from fedkit.federation import Arrival, Federation, Partial, Plan, Standing, Verdict
@@ -45,7 +46,7 @@ class Collector:
         federation: Federation,
         job: Job,
         plan: Plan,
-        seed_of: Callable[[Key], int],
+        context_of: Callable[[Key], CodecContext],
         zero: WeightedSum,
         carry_rounds: int,
         notify: Notify,
@@ -53,7 +54,7 @@ class Collector:
         self._federation = federation
         self._job = job
         self._plan = plan
-        self._seed_of = seed_of
+        self._context_of = context_of
         self._carry_rounds = carry_rounds
         self._notify = notify
         self._tasks: dict[Key, Task] = {}
@@ -125,7 +126,7 @@ class Collector:
             if key.kind == "evaluate":
                 update = Update({}, reply.weight, reply.metrics)
             else:
-                update = undress(self._job, reply, self._seed_of(key))
+                update = undress(self._job, reply, self._context_of(key))
             if factor != 1.0:
                 update = replace(update, weight=update.weight * factor)
             if strategy.needs_each_update and key.kind == "train":
@@ -216,6 +217,22 @@ def verdicts(got: Collected, ok: bool) -> dict[Key, Verdict]:
     if ok:
         return dict(got.verdicts)
     return {k: Verdict.unwanted if v is Verdict.counted else v for k, v in got.verdicts.items()}
+
+
+def counted_replies(got: Collected) -> int:
+    """Updates in the sum, carried ones included."""
+    return got.counted + sum(c.outcome is Outcome.counted for c in got.carried.values())
+
+
+def carried_fates(got: Collected, ok: bool) -> dict[ClientId, Carried]:
+    """What became of carried updates: in a failed round they went with its sum."""
+    if ok:
+        return dict(got.carried)
+    gone = "the round that it came in failed"
+    return {
+        client: Carried(c.round, Outcome.unwanted, gone) if c.outcome is Outcome.counted else c
+        for client, c in got.carried.items()
+    }
 
 
 def why_failed(got: Collected, plan: Plan) -> str:

@@ -1,17 +1,39 @@
-"""Versions of the model that clients hold: with a lossy codec they follow the server's at a distance.
+"""Versions of the model that clients hold, and the frames that lead from one to the next.
 
-The server keeps what clients hold, sends the encoded difference and adds what its decoding gives, so
-the error of one round is part of the next difference (server-side error feedback).
+With a lossy codec clients follow the server's model at a distance. The server keeps what clients
+hold, sends the encoded difference, and adds what its decoding gives: the error of one round is part
+of the next difference (server-side error feedback), and one encoding serves every client.
+
+A frame is the BLAKE2b-128 of the resulting model, then the payload of the codec. A client that
+arrives at another model than the server drops the frame and asks for a snapshot.
 """
 
 from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import NamedTuple
 
 import numpy as np
 
 from fedkit.codecs import Codec, CodecContext
 from fedkit.codecs.none import Plain
+from fedkit.errors import WireError
 from fedkit.seeds import derive
 from fedkit.tensors import Flat, Layout, State, Tensors, add, subtract
+
+DIGEST = 16
+
+
+class Release(NamedTuple):
+    """One version of the model as clients hold it.
+
+    frame: leads there from version - 1; None where there is no such way (the first, or no codec).
+    """
+
+    version: int
+    model: Tensors
+    frame: bytes | None = None
 
 
 class Downlink:
@@ -22,25 +44,17 @@ class Downlink:
         self.version = 0
         self._held: Flat | None = None
 
-    def publish(self, model: Tensors) -> tuple[int, Tensors]:
-        """The next version and the model that clients will hold; the first is a snapshot.
-
-        Raises LayoutError if `model` does not have the layout.
-        """
+    def publish(self, model: Tensors) -> Release:
+        """The next version; the first is a snapshot. LayoutError if `model` does not fit."""
         target = self._layout.view(self._layout.flatten(model))
         self.version += 1
         if self._held is None or isinstance(self._codec, Plain):
             self._held = target
-        else:
-            self._held = self._follow(self._held, target)
-        return self.version, self._held
-
-    def _follow(self, held: Flat, target: Flat) -> Flat:
-        seed = derive(self._seed, "downlink", self.version)
-        context = CodecContext(seed=seed, shared_seed=seed)
-        payload = self._codec.encode(subtract(target, held), self._layout, context)
-        moved = add(held, self._codec.decode(payload, self._layout, context))
-        return self._layout.view(self._layout.flatten(moved))
+            return Release(self.version, target)
+        context = _context(self._seed, self.version)
+        payload = self._codec.encode(subtract(target, self._held), self._layout, context)
+        self._held = _moved(self._codec, self._layout, self._held, payload, context)
+        return Release(self.version, self._held, _digest(self._held) + payload)
 
     def save(self) -> State:
         """The version and, unless the codec is `none`, the model that clients hold."""
@@ -54,3 +68,51 @@ class Downlink:
         self.version = int(state["version"]["version"][0])
         held = state.get("held")
         self._held = self._layout.view(self._layout.flatten(held)) if held is not None else None
+
+    def current(self, model: Tensors) -> Release:
+        """The version that clients hold, without its frame; `model` is the server's own."""
+        held = self._held if self._held is not None else self._layout.view(self._layout.flatten(model))
+        return Release(self.version, held)
+
+
+class Follower:
+    """A client's side: the version it holds, moved by snapshots and frames."""
+
+    def __init__(self, codec: Codec, layout: Layout, seed: int = 0) -> None:
+        self._codec, self._layout, self._seed = codec, layout, seed
+        self.version = 0
+        self.model: Tensors = {}
+
+    def snapshot(self, version: int, model: Tensors) -> None:
+        """Take a whole model. LayoutError if it does not fit."""
+        self.version, self.model = version, self._layout.view(self._layout.flatten(model))
+
+    def follow(self, version: int, frame: bytes) -> None:
+        """Apply the frame that leads to `version`.
+
+        WireError, with nothing changed, if the client does not hold version - 1, or does not arrive
+        at the server's model: it then needs a snapshot.
+        """
+        if version != self.version + 1:
+            raise WireError(f"frame to version {version}, but version {self.version} is held: ask a snapshot")
+        held = self._layout.view(self._layout.flatten(self.model))
+        context = _context(self._seed, version)
+        moved = _moved(self._codec, self._layout, held, frame[DIGEST:], context)
+        if not hmac.compare_digest(_digest(moved), frame[:DIGEST]):
+            raise WireError(f"frame to version {version} leads to another model: ask a snapshot")
+        self.version, self.model = version, moved
+
+
+def _context(seed: int, version: int) -> CodecContext:
+    known = derive(seed, "downlink", version)
+    return CodecContext(seed=known, shared_seed=known)
+
+
+def _moved(codec: Codec, layout: Layout, held: Flat, payload: bytes, context: CodecContext) -> Flat:
+    moved = add(held, codec.decode(payload, layout, context))
+    return layout.view(layout.flatten(moved))
+
+
+def _digest(model: Flat) -> bytes:
+    data = model.vector.astype(model.vector.dtype.newbyteorder("<"), copy=False).tobytes()
+    return hashlib.blake2b(data, digest_size=DIGEST).digest()

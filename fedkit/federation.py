@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Literal, Protocol, TypeAlias
 
 from fedkit.aggregate import WeightedSum
+from fedkit.downlink import Release
 from fedkit.job import Job
 from fedkit.messages import ClientId, EncodedUpdate, Failure, Key, Task
 from fedkit.tensors import State
@@ -73,6 +74,10 @@ class Federation(Protocol):
 
     def open(self, job: Job) -> None:
         """Announce the job. Called once per process, before anything else."""
+        ...
+
+    def publish(self, release: Release) -> None:
+        """A new version of the model; tasks that name it follow. Idempotent by version."""
         ...
 
     def clients(self) -> Sequence[ClientId]:

@@ -67,7 +67,8 @@ class RoundRecord:
     fates: every invited client. carried: replies to earlier rounds that were resolved in this one.
     train: weighted mean of the clients' metrics. metrics: evaluation after the round, if there was
     one. Bytes are those of this round; bytes_up_float32 is what the counted updates would have
-    taken as float32. virtual_*: seconds on the federation's clock. wall_seconds: on ours.
+    taken as float32, bytes_down_float32 a whole float32 model for each invited client. virtual_*:
+    seconds on the federation's clock. wall_seconds: on ours.
     """
 
     round: int
@@ -84,6 +85,7 @@ class RoundRecord:
     virtual_start: float
     virtual_end: float
     wall_seconds: float
+    bytes_down_float32: int = 0
 
     def count(self, outcome: Outcome) -> int:
         """How many invited clients had this outcome."""

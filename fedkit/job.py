@@ -20,7 +20,8 @@ class Job:
     """Agreed at join, content-addressed: two jobs with one id are the same job.
 
     layout: what travels. extras: layout of Update.extras. settings: the scenario's [train].
-    model_seed: what Workload.init is called with, on the server and on every client.
+    model_seed: what Workload.init is called with, on the server and on every client. feedback: clients
+    keep what the codec left out and add it to their next update.
     """
 
     strategy: Strategy
@@ -31,11 +32,12 @@ class Job:
     grid: Grid
     settings: Settings
     model_seed: int
+    feedback: bool = False
 
     @cached_property
     def id(self) -> str:
         """16 hex digits of SHA-256 over the job's content."""
-        parts = [_spec(self.strategy), _spec(self.codec_up), _spec(self.codec_down)]
+        parts = [_spec(self.strategy), self.codec_up.spec, self.codec_down.spec]
         grid = [self.grid.max_weight, self.grid.max_delta, self.grid.n_max]
         rest = [
             self.layout.digest,
@@ -43,6 +45,7 @@ class Job:
             grid,
             dict(sorted(self.settings.items())),
             self.model_seed,
+            self.feedback,
         ]
         return hashlib.sha256(json.dumps([parts, rest]).encode()).hexdigest()[:16]
 

@@ -35,8 +35,10 @@ class Built:
     grid: Grid | None
 
 
-def build(scenario: Scenario) -> Built:
+def build(scenario: Scenario, directory: Path | None = None) -> Built:
     """Make the strategy, the workload (this loads its data) and the federation of a scenario.
+
+    directory: where a simulation keeps what clients remember; None keeps it in RAM.
 
     Raises ConfigError for a [train] key that the workload does not know, and whatever the plugins
     raise, DataError for a missing file among them.
@@ -46,6 +48,8 @@ def build(scenario: Scenario) -> Built:
     _check_train(scenario, workload)
     make = cast("Any", plugins.load("fedkit.federations", scenario.federation.kind))
     reach = {"seed": scenario.seed, "links": scenario.links, "devices": scenario.devices}
+    if directory is not None and "directory" in signature(make).parameters:
+        reach["directory"] = directory
     federation: Federation = make(workload, **reach, **scenario.federation.options)
     keys = [field.name for field in dataclasses.fields(RoundPolicy)]
     policy = RoundPolicy(**{key: getattr(scenario.rounds, key) for key in keys})
@@ -101,7 +105,7 @@ def run_scenario(
 
     Raises what `build` and `fedkit.run` raise.
     """
-    built = build(scenario)
+    built = build(scenario, Path(out, "clients") if out is not None else None)
     stop = scenario.stop
     extra: list[object] = (
         [EarlyStop(stop.metric, stop.target, stop.patience, stop.best)] if stop.metric else []

@@ -12,15 +12,25 @@ import numpy as np
 
 from fedkit.aggregate import WeightedSum
 from fedkit.checkpoint import Checkpoint
-from fedkit.collect import Collected, Collector, fatal_cause, verdicts, why_failed
-from fedkit.downlink import Downlink
+from fedkit.codecs import CodecContext
+from fedkit.collect import (
+    Collected,
+    Collector,
+    carried_fates,
+    counted_replies,
+    fatal_cause,
+    verdicts,
+    why_failed,
+)
+from fedkit.downlink import Downlink, Release
+from fedkit.dressing import codec_context, public_scale
 from fedkit.errors import RunFailed
 from fedkit.events import Evaluated, Event, Replied, RoundEnded, RoundStarted, RunEnded, RunStarted, emit
 from fedkit.federation import Federation, Plan, RoundPolicy, Traffic, Verdict
 from fedkit.history import Fate, History, Outcome, RoundRecord
 from fedkit.job import Job
 from fedkit.journal import Journal
-from fedkit.messages import ClientId, Failure, Key, Kind, Metrics, Task
+from fedkit.messages import SCALE, ClientId, Failure, Key, Kind, Metrics, Task
 from fedkit.planning import make_plan, train_seed
 from fedkit.summary import better, headline, summarise
 from fedkit.tensors import Flat, Layout, State, Tensors
@@ -48,12 +58,14 @@ class Loop:
         self.policy, self.seed, self.observers, self.journal = policy, seed, observers, journal
         self.model: Tensors = pick(base, job.layout)
         self.state: State = job.strategy.init(self.model)
-        self.downlink = Downlink(job.codec_down, job.layout)
+        self.downlink = Downlink(job.codec_down, job.layout, job.model_seed)
+        self.scale, self.scales = 0.0, dict[int, float]()
         self.history = History()
         self.open: dict[Key, float] = {}
         self.verdicts: dict[Key, Verdict] = {}
         self.best: tuple[str, float, int] | None = None
         self.stopped = ""
+        self.release: Release
         self._title = type(workload).__name__
         self._wall = 0.0
         self._began = time.perf_counter()
@@ -70,6 +82,7 @@ class Loop:
         resumed = resume and self._resume()
         if not resumed:
             self.journal.describe(self.workload, scenario)
+            self._publish()
             self.history.initial = self._measure(0)
             self._checkpoint()
         self._tell(RunStarted(self.job, rounds, self.history))
@@ -91,8 +104,7 @@ class Loop:
         self._tell(RoundStarted(plan))
         got = self._collect(plan, "train", self.job.zero())
         reason, fatal = why_failed(got, plan), fatal_cause(got)
-        if not reason:
-            self._step(got.total)
+        reason = reason or self._step(got.total)
         self.verdicts = verdicts(got, not reason)
         if self.evaluate_on == "clients":  # or those without a verdict would train on meanwhile
             rolled_back = {k: v for k, v in self.verdicts.items() if v is not Verdict.counted}
@@ -113,8 +125,10 @@ class Loop:
     def _collect(self, plan: Plan, kind: Kind, zero: WeightedSum) -> Collected:
         """Send the plan's tasks, all from one model, and judge the replies."""
         strategy, carries = self.job.strategy, self.policy.carry_rounds if self.policy.late == "carry" else 0
-        version, model = self.downlink.publish(self.model)
+        version, model, _ = self.release
         settings = {**self.job.settings, **strategy.settings(self.state, plan.round)}
+        if self.job.codec_up.ring:
+            settings[SCALE] = self.scales[plan.round] = self.scale
         context = strategy.context(self.state) if kind == "train" else {}
         expires = self._expiry(plan) if carries else plan.deadline
         tasks = {}
@@ -127,25 +141,35 @@ class Loop:
             if kind == "train":
                 self._tell(Replied(plan.round, client, fate, counted, plan.want, failure))
 
-        def seed_of(key: Key) -> int:
-            return train_seed(self.seed, key.round, key.client)
+        def context_of(key: Key) -> CodecContext:
+            seed = train_seed(self.seed, key.round, key.client)
+            return codec_context(self.job, key, seed, self.scales.get(key.round, 0.0))
 
-        return Collector(self.federation, self.job, plan, seed_of, zero, carries, notify).run(tasks)
+        return Collector(self.federation, self.job, plan, context_of, zero, carries, notify).run(tasks)
 
     def _expiry(self, plan: Plan) -> float:
         return plan.deadline + self.policy.carry_rounds * self.policy.deadline
 
-    def _step(self, total: WeightedSum) -> None:
+    def _publish(self) -> None:
+        """Make the model's next version known; clients train from it."""
+        self.release = self.downlink.publish(self.model)
+        self.federation.publish(self.release)
+
+    def _step(self, total: WeightedSum) -> str:
+        """Move the model; if it cannot be moved it stays as it was, and the reason is returned."""
         model, state = self.job.strategy.step(self.model, self.state, total)
         vector = self.job.layout.flatten(model)
         finite = np.isfinite(vector)
         if not finite.all():
             name = self.job.layout.locate(int(np.argmin(finite)))
-            raise RunFailed(
+            return (
                 f"{type(self.job.strategy).__name__}.step made a model that is not finite in tensor "
                 f"{name!r}: lower the learning rate of the strategy or of [train]"
             )
         self.model, self.state = self.job.layout.view(vector), state
+        self.scale = public_scale(total)
+        self._publish()
+        return ""
 
     def _evaluate(self, rounds: int) -> Metrics:
         metrics = self._measure(rounds)
@@ -183,13 +207,14 @@ class Loop:
             ok=not reason,
             reason=reason,
             fates=got.fates,
-            carried=got.carried,
+            carried=carried_fates(got, not reason),
             weight=got.total.weight,
             train=dict(got.total.metrics),
             metrics=metrics,
             bytes_up=after.up - before.up,
             bytes_down=after.down - before.down,
-            bytes_up_float32=4 * self.job.layout.size * got.total.clients,
+            bytes_up_float32=4 * self.job.layout.size * counted_replies(got),
+            bytes_down_float32=4 * self.job.layout.size * len(plan.cohort),
             virtual_start=plan.start,
             virtual_end=self.federation.now(),
             wall_seconds=wall,
@@ -198,6 +223,8 @@ class Loop:
     def _close(self, plan: Plan, got: Collected, record: RoundRecord) -> None:
         """Record and checkpoint the round, then let clients know what became of their updates."""
         self.open = {key: plan.carried.get(key, self._expiry(plan)) for key in got.open}
+        still = {key.round for key in self.open}
+        self.scales = {round: scale for round, scale in self.scales.items() if round in still}
         self.history.rounds.append(record)
         self.journal.record(record)
         self._checkpoint()
@@ -225,8 +252,11 @@ class Loop:
         self.state, self.best, self._wall = point.state, point.best, point.wall_seconds
         self.open = dict(point.open)
         self.verdicts = {key: Verdict(verdict) for key, verdict in point.verdicts.items()}
+        self.scale, self.scales = point.scale, dict(point.scales)
         self.downlink.load(point.downlink)
         self.federation.load(point.federation)
+        self.release = self.downlink.current(self.model)
+        self.federation.publish(self.release)
         self.federation.settle(self.verdicts)
         return True
 
@@ -243,6 +273,8 @@ class Loop:
             self.verdicts,
             self.best,
             self._seconds(),
+            self.scale,
+            self.scales,
         )
         self.journal.checkpoint(point)
 

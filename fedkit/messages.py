@@ -11,6 +11,9 @@ from fedkit.tensors import State, Tensors
 ClientId: TypeAlias = str
 Settings: TypeAlias = Mapping[str, float | int | str | bool]
 Metrics: TypeAlias = Mapping[str, float]
+SCALE = "codec.scale"
+"""Setting of a task: the public scale of the round's sum, for codecs that need one."""
+
 Kind: TypeAlias = Literal["train", "evaluate"]
 
 

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from fedkit import feedback
 from fedkit.clientstore import ClientStore
-from fedkit.dressing import dress, figures
+from fedkit.dressing import codec_context, dress, figures, undress
 from fedkit.errors import ClientFailed, LayoutError, UpdateRefused
 from fedkit.federation import Request, Verdict
 from fedkit.job import Job
-from fedkit.messages import ClientId, EncodedUpdate, Failure, Key, Pass, Task, Trained
+from fedkit.messages import SCALE, ClientId, EncodedUpdate, Failure, Key, Pass, Task, Trained, Update
 from fedkit.tensors import Memory, Tensors, add
 from fedkit.trainer import Trainer, Workload, frozen, trained_part
 
@@ -36,12 +37,15 @@ class Participant:
         whole = trained_part(workload.init(job.model_seed), frozen(workload))
         self._personal = {name: array for name, array in whole.items() if name not in job.layout.names}
 
-    def handle(self, request: Request) -> Sequence[Answer]:
-        """The replies to a request; an exception of the client's code becomes a Failure."""
+    def handle(self, request: Request, budget: int = 0) -> Sequence[Answer]:
+        """The replies to a request; an exception of the client's code becomes a Failure.
+
+        budget: bytes that the client's link has room for until the deadline; 0 when unknown.
+        """
         try:
             if request.key.kind == "evaluate":
                 return [self._evaluate(request)]
-            return [self._train(request)]
+            return [self._train(request, budget)]
         except ClientFailed as error:
             return [_failure(request.key, error, error.code, error.subject)]
         except Exception as error:  # noqa: BLE001 - a client's code may raise anything
@@ -68,7 +72,7 @@ class Participant:
         metrics, examples = self._workload.trainer(client).evaluate(model)
         return EncodedUpdate(task.key, "none", b"", *figures(examples, metrics), 1.0)
 
-    def _train(self, task: Task) -> Answer:
+    def _train(self, task: Task, budget: int) -> Answer:
         job, client = self._job, task.key.client
         strategy, trainer = job.strategy, self._workload.trainer(client)
         before = self._store.get(client, STRATEGY)
@@ -81,12 +85,26 @@ class Participant:
         if own:
             memories = {**memories, PERSONAL: {"tensors": own}}
         try:
-            reply = dress(job, task.key, update, task.seed)
+            reply, left = self._dress(task, update, budget)
         except LayoutError as error:
             raise ClientFailed("update", error.subject, error.reason) from error
+        if left:
+            memories = {**memories, feedback.STREAM: left}
         if memories:
             self._pending[task.key] = memories
         return reply
+
+    def _dress(self, task: Task, update: Update, budget: int) -> tuple[EncodedUpdate, Memory]:
+        """The update dressed for travel and, with error feedback, what the codec left out of it."""
+        job, key = self._job, task.key
+        ctx = codec_context(job, key, task.seed, float(task.settings.get(SCALE, 0.0)), budget)
+        if not job.feedback:
+            return dress(job, key, update, ctx), {}
+        memory = self._store.get(key.client, feedback.STREAM)
+        wanted = replace(update, delta=feedback.compensated(update.delta, memory, key.round))
+        reply = dress(job, key, wanted, ctx)
+        decoded = undress(job, reply, ctx).delta
+        return reply, feedback.remainder(wanted.delta, decoded, update.delta, key.round)
 
     def _own(self, client: ClientId) -> Tensors:
         """The client's personal tensors; the initial ones before its first counted update."""

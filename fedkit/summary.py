@@ -67,6 +67,7 @@ def summarise(
         "bytes_up": sum(r.bytes_up for r in rounds),
         "bytes_down": sum(r.bytes_down for r in rounds),
         "bytes_up_float32": sum(r.bytes_up_float32 for r in rounds),
+        "bytes_down_float32": sum(r.bytes_down_float32 for r in rounds),
         "clients_invited": sum(len(r.fates) for r in rounds),
         **{f"clients_{o.value}": n for o, n in count.items()},
         "clients_carried": sum(c.outcome is Outcome.counted for r in rounds for c in r.carried.values()),
@@ -86,5 +87,6 @@ def environment() -> dict[str, str]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "cores": str(os.cpu_count() or 0),
+        "threads": os.environ.get("OMP_NUM_THREADS", "not set"),
         "command": " ".join(sys.argv),
     }

@@ -46,7 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "strategy": {"aggregate", "messages", "tensors"},
     "trainer": BASE,
     "job": {"aggregate", "codecs", "messages", "strategy", "tensors"},
-    "dressing": {"codecs", "job", *BASE},
+    "dressing": {"aggregate", "codecs", "job", *BASE},
+    "feedback": {"numpy", "tensors"},
     "downlink": {"codecs", "numpy", "tensors"},
     # what is kept
     "config": BASE,
@@ -56,9 +57,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "clientstore": {"fields", "packing", *BASE},
     "plugins": {"codecs", "options", "strategy", "toml", "fedkit", *BASE},
     # the seam and both sides of it
-    "federation": {"aggregate", "job", "messages", "tensors"},
+    "federation": {"aggregate", "downlink", "job", "messages", "tensors"},
     "wire": {"fields", "packing", "federation", "messages", "tensors"},
-    "participant": {"clientstore", "codecs", "dressing", "federation", "job", "strategy", "trainer", *BASE},
+    "participant": {
+        "clientstore",
+        "codecs",
+        "dressing",
+        "federation",
+        "feedback",
+        "job",
+        "strategy",
+        "trainer",
+        *BASE,
+    },
     "collect": {"codecs", "dressing", *ROUND},
     "planning": {"federation", "messages"},
     # the loop
@@ -66,7 +77,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observers": {"events", "history"},
     "summary": ROUND,
     "journal": {"checkpoint", "planning", "runfolder", "summary", *ROUND},
-    "loop": {"checkpoint", "collect", "downlink", "events", "journal", "planning", "summary", *ROUND},
+    "loop": {
+        *(
+            "checkpoint",
+            "codecs",
+            "collect",
+            "downlink",
+            "dressing",
+            "events",
+            "journal",
+            "planning",
+            "summary",
+        ),
+        *ROUND,
+    },
     "rounds": {
         *("checkpoint", "codecs", "collect", "downlink", "events", "journal", "loop", "planning", "plugins"),
         *("runfolder", "summary", *ROUND),

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from fedkit.aggregate import Grid, WeightedSum
+from fedkit.codecs import CodecContext
 from fedkit.codecs.none import Plain
 from fedkit.collect import Collected, Collector, fatal_cause, verdicts, why_failed
+from fedkit.downlink import Release
 from fedkit.dressing import dress
 from fedkit.federation import Arrival, Partial, Plan, Reply, Request, Standing, Traffic, Verdict
 from fedkit.history import Fate, Outcome
@@ -63,6 +65,8 @@ class Fake:
     alive: Sequence[ClientId] = ()
     sent: list[Task] = field(default_factory=list)
     clock: float = NOW
+
+    def publish(self, release: Release) -> None: ...
 
     def open(self, job: Job) -> None: ...
 
@@ -130,7 +134,7 @@ class Round:
         self, client: ClientId, value: float, weight: float = 1.0, round: int = 5, work: float = 1.0
     ) -> EncodedUpdate:
         sent = Update(delta(value), weight, {"loss": value}, {}, work)
-        return dress(self.job, self.key(client, round), sent, 1)
+        return dress(self.job, self.key(client, round), sent, CodecContext(1))
 
     def trains(self, client: ClientId, value: float, weight: float = 1.0, seconds: float = 1.0) -> None:
         self.says(client, self.update(client, value, weight), seconds)
@@ -143,7 +147,7 @@ class Round:
 
         zero = self.job.zero()
         collector = Collector(
-            self.federation, self.job, self.plan, lambda key: 1, zero, self.carry_rounds, notify
+            self.federation, self.job, self.plan, lambda key: CodecContext(1), zero, self.carry_rounds, notify
         )
         tasks = {
             self.key(c): Task(self.key(c), 1, zeros(LAYOUT), {}, {}, 1, 1.0, self.plan.deadline)

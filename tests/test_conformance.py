@@ -20,6 +20,7 @@ from fedkit.conformance import (
     check_federation,
     check_strategy,
 )
+from fedkit.downlink import Release
 from fedkit.dressing import dress
 from fedkit.errors import ConformanceError, LayoutError, WireError
 from fedkit.federation import Arrival, Standing, Traffic, Verdict
@@ -506,6 +507,8 @@ class Paper:
         self.flying: dict[Key, float] = {}
         self.answered: set[Key] = set()
 
+    def publish(self, release: Release) -> None: ...
+
     def open(self, job: Job) -> None:
         self.job = job
 
@@ -530,7 +533,7 @@ class Paper:
 
     def arrive(self, key: Key, at: float) -> Arrival:
         self.clock = max(self.clock, at)
-        reply = dress(self.job, key, Update(zeros(LAYOUT), 1.0), 0)
+        reply = dress(self.job, key, Update(zeros(LAYOUT), 1.0), CodecContext())
         self.up += len(reply.payload)
         return Arrival(key, at, reply)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fedkit import wire
 from fedkit.aggregate import Grid
+from fedkit.codecs import CodecContext
 from fedkit.codecs.none import Plain
 from fedkit.dressing import dress, figures, max_bytes, min_bytes, undress
 from fedkit.errors import ClientFailed, LayoutError, WireError
@@ -37,7 +38,7 @@ def update(values: list[float]) -> Update:
 @given(floats)
 def test_what_is_dressed_comes_back_bit_for_bit(values: list[float]) -> None:
     sent = update(values)
-    back = undress(job(), dress(job(), KEY, sent, 7), 7)
+    back = undress(job(), dress(job(), KEY, sent, CodecContext(7)), CodecContext(7))
     for got, want in ((back.delta, sent.delta), (back.extras, sent.extras)):
         assert list(got) == list(want)
         assert all(got[name].tobytes() == want[name].tobytes() for name in want)
@@ -45,25 +46,25 @@ def test_what_is_dressed_comes_back_bit_for_bit(values: list[float]) -> None:
 
 
 def test_the_bounds_hold_for_delta_and_extras_together() -> None:
-    size = len(dress(job(), KEY, update([1.0] * 8), 0).payload)
+    size = len(dress(job(), KEY, update([1.0] * 8), CodecContext()).payload)
     assert min_bytes(job()) == size == max_bytes(job()) == 4 * 8
 
 
 def test_another_codec_is_refused() -> None:
     with pytest.raises(WireError, match="codec 'zip', the job uses 'none'"):
-        undress(job(), EncodedUpdate(KEY, "zip", bytes(32), 1.0, {}, 1.0), 0)
+        undress(job(), EncodedUpdate(KEY, "zip", bytes(32), 1.0, {}, 1.0), CodecContext())
 
 
 @given(st.integers(0, 80).filter(lambda n: n != 32))
 def test_a_payload_of_any_other_length_is_refused(length: int) -> None:
     with pytest.raises(WireError, match="payload"):
-        undress(job(), EncodedUpdate(KEY, "none", bytes(length), 1.0, {}, 1.0), 0)
+        undress(job(), EncodedUpdate(KEY, "none", bytes(length), 1.0, {}, 1.0), CodecContext())
 
 
 @given(st.integers(0, 80).filter(lambda n: n != 20))
 def test_without_extras_too(length: int) -> None:
     with pytest.raises(WireError, match="payload"):
-        undress(job({}), EncodedUpdate(KEY, "none", bytes(length), 1.0, {}, 1.0), 0)
+        undress(job({}), EncodedUpdate(KEY, "none", bytes(length), 1.0, {}, 1.0), CodecContext())
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -72,7 +73,7 @@ def test_a_number_that_is_not_finite_is_not_dressed(bad: float, place: int, name
     values = [1.0] * 8
     values[place] = bad
     with pytest.raises(LayoutError, match=name) as caught:
-        dress(job(), KEY, update(values), 0)
+        dress(job(), KEY, update(values), CodecContext())
     assert caught.value.subject == name
 
 

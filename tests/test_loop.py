@@ -13,10 +13,12 @@ import pytest
 
 from fedkit import RoundPolicy, RunFailed, Strategy, run
 from fedkit.aggregate import WeightedSum
+from fedkit.codecs import CodecContext
+from fedkit.downlink import Release
 from fedkit.dressing import dress
 from fedkit.events import Evaluated, Replied, RoundEnded, RunEnded, RunStarted
 from fedkit.federation import Arrival, Partial, Reply, Request, Standing, Traffic, Verdict
-from fedkit.history import Outcome
+from fedkit.history import Outcome, RoundRecord
 from fedkit.job import Job
 from fedkit.messages import ClientId, EncodedUpdate, Failure, Key, Metrics, Pass, Task, Trained, Update
 from fedkit.tensors import Memory, State, Tensors, add, digest, scale, subtract
@@ -83,6 +85,8 @@ class Told:
     settled: list[dict[Key, Verdict]] = field(default_factory=list)
     out: dict[Key, tuple[float, Reply] | None] = field(default_factory=dict)
 
+    def publish(self, release: Release) -> None: ...
+
     def open(self, job: Job) -> None:
         self.job = job
 
@@ -127,7 +131,7 @@ class Told:
 
 def update(job: Job, task: Task, value: float, weight: float = 1.0) -> EncodedUpdate:
     delta = {name: np.full_like(task.model[name], value) for name in job.layout.names}
-    return dress(job, task.key, Update(delta, weight), task.seed)
+    return dress(job, task.key, Update(delta, weight), CodecContext(task.seed))
 
 
 def three(**changes: Push) -> Work:
@@ -247,13 +251,15 @@ def test_when_every_client_fails_the_run_stops_with_the_first_cause(tmp_path: Pa
     assert (tmp_path / "run/last.safetensors").exists()
 
 
-def test_a_step_that_leaves_a_number_that_is_not_finite_stops_the_run() -> None:
+def test_a_step_that_leaves_a_number_that_is_not_finite_fails_its_round(tmp_path: Path) -> None:
     class Explodes(FedAvg):
         def step(self, model: Tensors, state: State, total: WeightedSum) -> tuple[Tensors, State]:
             return {**model, "w": model["w"] * np.float32(np.inf)}, state
 
     with pytest.raises(RunFailed, match=r"Explodes\.step made a model that is not finite in tensor 'w'"):
-        run(Explodes(), three(), rounds=1)
+        run(Explodes(), three(), rounds=9, policy=RoundPolicy(max_failures=2), out=tmp_path / "run")
+    lines = (tmp_path / "run/rounds.jsonl").read_text().splitlines()
+    assert [RoundRecord.from_json(line).ok for line in lines] == [False, False]
 
 
 def test_integer_buffers_and_frozen_weights_keep_the_servers_value_and_do_not_travel() -> None:

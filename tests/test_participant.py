@@ -13,6 +13,7 @@ import pytest
 from fedkit import wire
 from fedkit.aggregate import Grid, WeightedSum
 from fedkit.clientstore import MemoryStore
+from fedkit.codecs import CodecContext
 from fedkit.codecs.none import Plain
 from fedkit.dressing import undress
 from fedkit.errors import ClientFailed
@@ -127,7 +128,7 @@ class Bench:
     def update(self, client: str, round: int = 0) -> Update:
         reply = self.ask(client, round)
         assert isinstance(reply, EncodedUpdate), reply
-        return undress(self.job, reply, 7)
+        return undress(self.job, reply, CodecContext(7))
 
     def failure(self, client: str = "ann", kind: Kind = "train") -> Failure:
         reply = self.ask(client, 0, kind)

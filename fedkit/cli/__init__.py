@@ -28,7 +28,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="fedkit",
     cls=_Commands,
-    help="Federated learning: simulate, compare and deploy.",
+    help="Federated learning: run, compare and extend.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,7 +49,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Federated learning: simulate, compare and deploy."""
+    """Federated learning: run, compare and extend."""
 
 
 app.command("run")(run.run)

@@ -38,7 +38,7 @@ class _Totals:
 
     @property
     def text(self) -> str:
-        clients = f"{self.counted} counted, {self.gone} lost"
+        clients = f"{self.counted} counted, {self.gone} missing"
         traffic = f"{show_bytes(self.up)} up, {show_bytes(self.down)} down"
         return f"{clients} · {traffic} · {show_seconds(self.seconds)} virtual"
 

@@ -26,7 +26,8 @@ class CodecContext:
 
     def at(self, *path: str | int) -> CodecContext:
         """The context of one part of a codec: both seeds are derived along `path`."""
-        return CodecContext(derive(self.seed, *path), derive(self.shared_seed, *path), self.scale, self.budget)
+        seeds = derive(self.seed, *path), derive(self.shared_seed, *path)
+        return CodecContext(*seeds, self.scale, self.budget)
 
 
 class Described(ABC):

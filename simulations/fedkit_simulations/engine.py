@@ -19,6 +19,7 @@ from pathlib import Path
 from fedkit import wire
 from fedkit.clientstore import MemoryStore
 from fedkit.config import Devices, Links
+from fedkit.downlink import Release
 from fedkit.dressing import max_bytes, min_bytes
 from fedkit.errors import ConfigError
 from fedkit.federation import Arrival, Request, Standing, Traffic, Verdict
@@ -29,6 +30,7 @@ from fedkit.tensors import State, Tensors
 from fedkit.trainer import Workload
 from fedkit_simulations.clock import VirtualClock
 from fedkit_simulations.devices import Fleet
+from fedkit_simulations.downloads import Downloads
 from fedkit_simulations.flights import (
     Flight,
     pack_flights,
@@ -42,6 +44,9 @@ from fedkit_simulations.links import make_links
 REPLY_FRAME = 256
 """Bytes that the clock charges for a reply beside its payload. The real frame differs by the digits of
 a loss; a constant lets the arrival of a fixed-size payload be known before its client is trained."""
+
+GOODPUT_SHARE = 0.6
+"""Share of what the link could carry until the deadline that a client counts on."""
 
 log = logging.getLogger("fedkit")
 
@@ -82,6 +87,11 @@ class Simulation:
         self._store = MemoryStore(directory=self._directory)
         self._participant = Participant(job, self._workload, self._store)
         self._min_payload, self._max_payload = min_bytes(job), max_bytes(job)
+        self._downloads = Downloads(job.layout.nbytes)
+
+    def publish(self, release: Release) -> None:
+        """A new version of the model, and how many bytes lead to it."""
+        self._downloads.publish(release.version, release.frame)
 
     def clients(self) -> Sequence[ClientId]:
         """The clients that are on now."""
@@ -101,7 +111,7 @@ class Simulation:
         fresh = [task for task in requests if task.key not in self._flights]
         works = self._works(fresh)
         for task in fresh:
-            size = wire.size(task)
+            size = wire.size(task) - self._downloads.saved(task.key.client, task.version)
             self._down += size
             flight = self._depart(task, size, works.get(task.key.client))
             self._flights[task.key] = flight
@@ -117,7 +127,7 @@ class Simulation:
             if flight is None or flight.answered:
                 continue  # settled meanwhile
             if flight.reply is None:
-                flight.reply = self._participant.handle(flight.task)[0]
+                flight.reply = self._participant.handle(flight.task, self._budget(flight))[0]
                 size = len(flight.reply.payload) if isinstance(flight.reply, EncodedUpdate) else 0
                 # a failure is shorter than any update, but what came before it has been told already
                 flight.at = max(at, flight.leaves + self._up_seconds(key.client, size))
@@ -144,7 +154,13 @@ class Simulation:
 
     def save(self) -> State:
         """Clock, counters, tasks under way, availability and memory of the clients."""
-        about = {"now": self._clock.now, "up": self._up, "down": self._down, "asked": self._asked}
+        about: dict[str, object] = {
+            "now": self._clock.now,
+            "up": self._up,
+            "down": self._down,
+            "asked": self._asked,
+        }
+        about["downloads"] = self._downloads.save()
         parts: dict[str, State] = {
             "fleet": self._fleet.save(),
             "store": self._store.save(),
@@ -161,6 +177,7 @@ class Simulation:
         about = json.loads(state["engine"]["json"].tobytes())
         self._clock = VirtualClock(about["now"])
         self._up, self._down, self._asked = about["up"], about["down"], about["asked"]
+        self._downloads.load(about["downloads"])
         self._fleet.load(_part(state, "fleet"))
         self._store.load(_part(state, "store"))
         self._participant.restore(unpack_pending(_part(state, "pending")))
@@ -168,6 +185,11 @@ class Simulation:
         self._flights = {flight.task.key: flight for flight in flights}
         self._heap = [(f.at, f.task.key) for f in flights if not (f.crashed or f.answered)]
         heapq.heapify(self._heap)
+
+    def _budget(self, flight: Flight) -> int:
+        """Bytes that the client may count on sending before the deadline."""
+        link, left = self._links[flight.task.key.client], flight.task.deadline - flight.leaves
+        return max(1, int(GOODPUT_SHARE * (left - link.latency) * link.up) - REPLY_FRAME)
 
     def _unanswered(self) -> bool:
         return any(not flight.answered for flight in self._flights.values())
@@ -202,7 +224,7 @@ class Simulation:
         if not self._job.strategy.accepts_partial_work:
             if work is not None:  # by the deadline it has done `work` of its task: the whole comes later
                 leaves = start + max(seconds, window) / work
-                return self._upload(task, leaves, f"{work:.0%} of the work done")
+                return self._upload(task, leaves, f"a straggler, {work:.0%} of its work done by the deadline")
             return self._upload(task, start + seconds)
         work = 1.0 if work is None else work
         if seconds > 0:

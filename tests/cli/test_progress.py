@@ -28,7 +28,7 @@ def test_the_bar_shows_round_metric_clients_bytes_and_time(folder: Path) -> None
     bar.replied(Replied(2, "c0", Fate(Outcome.counted), 3, 4))
     bar.close()
     last = screen.getvalue()
-    for part in ("toy", "2/2", "accuracy 0.", "now 3/4", "8 counted, 0 lost", "up,", "virtual"):
+    for part in ("toy", "2/2", "accuracy 0.", "now 3/4", "8 counted, 0 missing", "up,", "virtual"):
         assert part in last
 
 
@@ -63,7 +63,7 @@ def test_a_failed_round_says_why(folder: Path) -> None:
     scenario = read("toy.toml", ["rounds.count=1", "devices.drop=1", "rounds.max_failures=2"])
     run_scenario(scenario, observers=[Lines(console, "toy")])
     assert "toy round 1/1  failed: 0 of 4 invited clients were counted" in screen.getvalue()
-    assert "0 counted, 4 lost" in screen.getvalue()
+    assert "0 counted, 4 missing" in screen.getvalue()
 
 
 def test_metrics_in_one_line() -> None:

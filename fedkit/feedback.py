@@ -1,0 +1,34 @@
+"""Error feedback: what a biased codec left out of one update goes into the next.
+
+Seide, Fu, Droppo, Li, Yu 2014 (doi:10.21437/Interspeech.2014-274); Karimireddy, Rebjock, Stich,
+Jaggi 2019 (arXiv:1901.09847). The residual belongs to the client; it is committed when its update
+was counted. One that is older than `STALE` rounds is dropped: it answers to a model long gone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedkit.tensors import Memory, Tensors, add, norm, scale, subtract
+
+STREAM = "residual"
+STALE = 16
+"""Rounds after which a residual is dropped."""
+CAP = 30.0
+"""Largest norm of a residual, in norms of the delta that it is added to."""
+
+
+def compensated(delta: Tensors, memory: Memory, round: int) -> Tensors:
+    """delta plus the residual in `memory`, unless that is stale."""
+    if "residual" not in memory or round - int(memory["round"]["round"][0]) > STALE:
+        return delta
+    return add(delta, memory["residual"])
+
+
+def remainder(wanted: Tensors, decoded: Tensors, delta: Tensors, round: int) -> Memory:
+    """The memory to commit: wanted - decoded, its norm at most CAP times that of `delta`."""
+    left = subtract(wanted, decoded)
+    size, most = norm(left), CAP * norm(delta)
+    if size > most:
+        left = scale(left, most / size)
+    return {"residual": left, "round": {"round": np.array([round], np.int64)}}
