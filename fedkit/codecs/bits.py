@@ -107,6 +107,6 @@ def scratch(size: int) -> Vector:
 
 
 def divided(rows: Vector, step: Vector, spare: Vector) -> Vector:
-    """Each row times the inverse of its step, in `spare`; 0 where the step is 0."""
-    inverse = np.divide(np.float32(1), step, out=np.zeros_like(step), where=step > 0)
+    """Each row times the inverse of its step, in `spare`; 0 where the step is 0, or has no inverse."""
+    inverse = np.divide(np.float32(1), step, out=np.zeros_like(step), where=step > 2.0**-120)
     return np.multiply(rows, inverse[:, None], out=spare[: rows.size].reshape(rows.shape))

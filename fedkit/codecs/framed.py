@@ -50,7 +50,7 @@ class Framed(Codec):
 
     def encode(self, delta: Tensors, layout: Layout, ctx: CodecContext) -> bytes:
         parts = split(self.rules, layout)
-        vector = _finite(layout, layout.flatten(delta))
+        vector = finite(layout, layout.flatten(delta))
         small = self._small(gather(vector, parts.small_at), ctx)
         large = gather(vector, parts.large_at)
         body = self.pack(large, parts.large, ctx.at("large")) if large.size else ()
@@ -62,7 +62,8 @@ class Framed(Codec):
         reader = Reader(frame.unseal(payload, frame.contract(self.spec, layout), low, high))
         small = self._from_small(reader, parts.small.size)
         rest = reader.rest()
-        large = self.unpack(rest, parts.large, ctx.at("large")) if parts.large.size else _empty(rest)
+        with np.errstate(over="ignore", invalid="ignore"):  # made-up scales may overflow: refused below
+            large = self.unpack(rest, parts.large, ctx.at("large")) if parts.large.size else _empty(rest)
         if not (math.isfinite(bits.peak(small)) and math.isfinite(bits.peak(large))):
             raise WireError("payload: decodes to values that are not finite")
         if not parts.small.size and layout.dtype == np.float32:
@@ -101,7 +102,7 @@ class Framed(Codec):
         return bits.from_bfloat16(reader.uint16(count))
 
 
-def _finite(layout: Layout, vector: NDArray[Any]) -> Vector:
+def finite(layout: Layout, vector: NDArray[Any]) -> Vector:
     """float32 of the vector; LayoutError, naming the tensor, on a value that cannot be encoded."""
     with np.errstate(over="ignore", under="ignore"):
         cast = vector.astype(np.float32, copy=False)

@@ -39,7 +39,7 @@ class Reader:
     def varint(self, limit: int) -> int:
         """The next LEB128 number, in its shortest form; WireError above `limit`."""
         value = 0
-        for shift in range(0, 64, 7):
+        for shift in range(0, 63, 7):
             byte = self.take(1)[0]
             value |= (byte & 127) << shift
             if byte < 128:
