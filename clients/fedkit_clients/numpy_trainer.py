@@ -168,9 +168,10 @@ class NumpyTrainer:
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
         inputs = self._workload.inputs
         for order, some in epochs(seed, len(y), batch, steps):
+            rows, labels = (x, y) if order is None else (x[order], y[order])
             for start in range(0, some * batch, batch):
-                part = slice(start, start + batch) if order is None else order[start : start + batch]
-                yield inputs(x[part]), y[part]
+                part = slice(start, start + batch)
+                yield inputs(rows[part]), labels[part]
 
 
 class _SGD:
