@@ -3,6 +3,9 @@
 At high rate it is within .25 bit of any scalar scheme (Gish and Pierce 1968), and a step of several
 times the root mean square still works when the rounding is stochastic, since the mean over clients
 is unbiased. Subtractive dither: Roberts 1962; Schuchman 1964.
+
+    bfloat16 ...     the root mean square of each block; the last block may be shorter
+    symbols          as entropy.py says; int8 if they always fit, else int16
 """
 
 from __future__ import annotations

@@ -4,6 +4,10 @@ Vargaftik, Ben Basat, Portnoy, Mendelson, Ben-Itzhak, Mitzenmacher 2022, "EDEN: 
 and robust distributed mean estimation for federated learning", arXiv:2108.08842. The scale of a block y
 whose centroids are q is |y|^2 / <y, q>. Fractions of a bit: only a random share of the rotated
 coordinates is sent (section 4.3 there), scaled by the inverse of the share.
+
+    bfloat16 ...     the scale of each row: of the head, if there is one, then of each block
+    for each chunk   (the head is one) for each plane, signs (1 is positive) then levels, low bit first:
+                     one bit for each kept coordinate, low bit first, padded to a byte
 """
 
 from __future__ import annotations
@@ -45,6 +49,8 @@ NMSE = {1: 0.5708, 2: 0.1331, 3: 0.0358, 4: 0.0096}
 class Eden(Quantizer):
     """`bits` for each kept coordinate of a random rotation; `keep` is the share that is sent.
 
+    One Hadamard transform spreads a block like a uniform rotation only if some hundred entries carry
+    its energy; sparser blocks come back biased: `rotate|eden` turns twice and is unbiased for all.
     scale min takes the scale of least error instead, for error feedback. Fixed size: bits * keep an
     entry, and 2 bytes for each block of 4096.
     """

@@ -1,4 +1,8 @@
-"""Stochastic 8-bit quantisation in blocks: QSGD's rounding (Alistarh et al. 2017, arXiv:1610.02132)."""
+"""Stochastic 8-bit quantisation in blocks: QSGD's rounding (Alistarh et al. 2017, arXiv:1610.02132).
+
+bfloat16 ...     the step of each block; the last block may be shorter
+int8 ...         the symbols
+"""
 
 from __future__ import annotations
 

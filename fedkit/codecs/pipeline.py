@@ -1,6 +1,14 @@
 """Pipelines: transforms, then one quantizer, as a codec that derives its traits from its parts.
 
 A spec string joins stages by `|`: `rotate|ecsq:delta=4`, `tensors:exempt=*.bias|eden:bits=1`.
+The body of the frame, after the small tensors (bfloat16 or float32, in the order of the layout), is
+
+    side bytes       of each transform in turn, after a varint of their length unless it is fixed
+    int8 e           the quantizer saw its vector times 2^(-8 e); 0 unless the peak is outside 2^-40 .. 2^40
+    the rest         what the quantizer made
+
+and empty if there are no large tensors. The seeds of a stage are derived from those of the context by
+the path "large", then (its id, its number among the transforms), or (its id) for the quantizer.
 """
 
 from __future__ import annotations

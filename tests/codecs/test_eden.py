@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedkit.codecs import CodecContext
 from fedkit.codecs.eden import CENTROIDS, Eden
+from fedkit.codecs.rotate import Rotate
 from fedkit.errors import ConfigError, WireError
 
 Heavy = Callable[..., NDArray[np.float32]]
@@ -63,6 +64,25 @@ def test_heads_of_any_length_are_unbiased(d: int, heavy: Heavy) -> None:
         size = np.mean([float(e[part] @ e[part]) for e in errors])
         bias = np.mean([e[part] for e in errors], axis=0)
         assert float(bias @ bias) <= 2 * size / 256
+
+
+@pytest.mark.parametrize("entries", [3, 8, 32])
+def test_sparse_blocks_are_unbiased_when_rotated_twice(entries: int) -> None:
+    x = np.zeros(4096, np.float32)
+    x[:: 4096 // entries] = 2.0 ** np.arange(len(x[:: 4096 // entries])) / 7
+    x /= np.linalg.norm(x)
+
+    def bias(twice: bool) -> float:
+        total = np.zeros(4096)
+        for seed in range(256):
+            outer = CodecContext(seed=1000 + seed)
+            turned = Rotate().forward(x, outer)[0] if twice else x
+            made = there_and_back(Eden(1), turned, seed).astype(np.float32)
+            total += Rotate().inverse(made, memoryview(b""), 4096, outer) if twice else made
+        return float(np.linalg.norm(total / 256 - x))
+
+    assert bias(twice=True) == pytest.approx((0.5708 / 256) ** 0.5, rel=0.1)
+    assert bias(twice=False) > 0.1
 
 
 def test_bits_an_entry() -> None:
