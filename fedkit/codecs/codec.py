@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import ClassVar
 
 from fedkit.seeds import derive
@@ -16,18 +16,20 @@ class CodecContext:
 
     seed: private to the client and the server. shared_seed: common to the cohort. scale: public
     estimate of the root mean square of the sum, 0 when unknown. budget: bytes that the link has
-    room for, 0 when unknown; only an adaptive codec looks at it, and only to encode.
+    room for, 0 when unknown; only an adaptive codec looks at it, and only to encode. clients: the
+    most encodings that may be added, for ring codecs.
     """
 
     seed: int = 0
     shared_seed: int = 0
     scale: float = 0.0
     budget: int = 0
+    clients: int = 1
 
     def at(self, *path: str | int) -> CodecContext:
         """The context of one part of a codec: both seeds are derived along `path`."""
-        seeds = derive(self.seed, *path), derive(self.shared_seed, *path)
-        return CodecContext(*seeds, self.scale, self.budget)
+        seed, shared_seed = derive(self.seed, *path), derive(self.shared_seed, *path)
+        return replace(self, seed=seed, shared_seed=shared_seed)
 
 
 class Described(ABC):

@@ -36,6 +36,10 @@ class Int8(Quantizer):
     def __post_init__(self) -> None:
         self.check("block", 16, 65536)
 
+    @property
+    def contractive(self) -> bool:
+        return self.block * (1.01 / LEVELS) ** 2 <= 1  # no entry is off by more than a step
+
     def max_len(self, d: int) -> int:
         return d + 2 * -(-d // self.block)
 
