@@ -58,10 +58,18 @@ class StrategySection:
 
 @dataclass(frozen=True)
 class CodecSection:
-    """[codec]: spec strings for both directions."""
+    """[codec]: spec strings for both directions.
+
+    feedback: clients add what a biased codec left out to their next update; "auto" does so where
+    the codec needs it and every client takes part in every round. down_base: a model difference
+    down leads from the "last" version or from the "first"; "auto" takes the last where at least a
+    third of the clients take part in each round.
+    """
 
     up: str = "none"
     down: str = "none"
+    feedback: Literal["auto", "on", "off"] = "auto"
+    down_base: Literal["auto", "last", "first"] = "auto"
 
 
 @dataclass(frozen=True)

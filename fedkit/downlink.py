@@ -1,8 +1,13 @@
 """Versions of the model that clients hold, and the frames that lead from one to the next.
 
-With a lossy codec clients follow the server's model at a distance. The server keeps what clients
-hold, sends the encoded difference, and adds what its decoding gives: the error of one round is part
-of the next difference (server-side error feedback), and one encoding serves every client.
+With a lossy codec clients follow the server's model at a distance. Version 1 is the initial model,
+which every client makes from the job's seed. One encoding a round serves every client:
+
+    base "last"    a frame leads from version - 1. The server keeps what clients hold and sends the
+                   encoded difference, so the error of one round is part of the next difference
+                   (server-side error feedback). Clients that come often need a short chain.
+    base "first"   a frame leads from version 1. Its error does not add up and any client needs one
+                   frame only, but that has to hold the whole way from the initial model.
 
 A frame is the BLAKE2b-128 of the resulting model, then the payload of the codec. A client that
 arrives at another model than the server drops the frame and asks for a snapshot.
@@ -12,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,52 +27,61 @@ from fedkit.errors import WireError
 from fedkit.seeds import derive
 from fedkit.tensors import Flat, Layout, State, Tensors, add, subtract
 
+Base: TypeAlias = Literal["last", "first"]
 DIGEST = 16
 
 
 class Release(NamedTuple):
     """One version of the model as clients hold it.
 
-    frame: leads there from version - 1; None where there is no such way (the first, or no codec).
+    frame: leads there from version `base`; None where there is no such way (the first, or no codec).
     """
 
     version: int
     model: Tensors
     frame: bytes | None = None
+    base: int = 0
 
 
 class Downlink:
     """One run's models as clients see them; versions count from 1, one for each `publish`."""
 
-    def __init__(self, codec: Codec, layout: Layout, seed: int = 0) -> None:
-        self._codec, self._layout, self._seed = codec, layout, seed
+    def __init__(self, codec: Codec, layout: Layout, seed: int = 0, base: Base = "last") -> None:
+        self._codec, self._layout, self._seed, self._base = codec, layout, seed, base
         self.version = 0
         self._held: Flat | None = None
+        self._from: Flat | None = None
 
     def publish(self, model: Tensors) -> Release:
         """The next version; the first is a snapshot. LayoutError if `model` does not fit."""
         target = self._layout.view(self._layout.flatten(model))
         self.version += 1
-        if self._held is None or isinstance(self._codec, Plain):
-            self._held = target
+        if self._from is None or isinstance(self._codec, Plain):
+            self._held = self._from = target
             return Release(self.version, target)
         context = _context(self._seed, self.version)
-        payload = self._codec.encode(subtract(target, self._held), self._layout, context)
-        self._held = _moved(self._codec, self._layout, self._held, payload, context)
-        return Release(self.version, self._held, _digest(self._held) + payload)
+        payload = self._codec.encode(subtract(target, self._from), self._layout, context)
+        self._held = _moved(self._codec, self._layout, self._from, payload, context)
+        if self._base == "last":
+            self._from = self._held
+        base = self.version - 1 if self._base == "last" else 1
+        return Release(self.version, self._held, _digest(self._held) + payload, base)
 
     def save(self) -> State:
-        """The version and, unless the codec is `none`, the model that clients hold."""
+        """The version and, unless the codec is `none`, the models that clients hold and start from."""
         state: dict[str, Tensors] = {"version": {"version": np.array([self.version], np.int64)}}
         if self._held is not None and not isinstance(self._codec, Plain):
             state["held"] = self._held
+        if self._from is not None and not isinstance(self._codec, Plain):
+            state["from"] = self._from
         return state
 
     def load(self, state: State) -> None:
         """Continue from `save`."""
         self.version = int(state["version"]["version"][0])
-        held = state.get("held")
+        held, start = state.get("held"), state.get("from")
         self._held = self._layout.view(self._layout.flatten(held)) if held is not None else None
+        self._from = self._layout.view(self._layout.flatten(start)) if start is not None else None
 
     def current(self, model: Tensors) -> Release:
         """The version that clients hold, without its frame; `model` is the server's own."""
@@ -82,21 +96,27 @@ class Follower:
         self._codec, self._layout, self._seed = codec, layout, seed
         self.version = 0
         self.model: Tensors = {}
+        self._first: Tensors = {}
 
     def snapshot(self, version: int, model: Tensors) -> None:
         """Take a whole model. LayoutError if it does not fit."""
         self.version, self.model = version, self._layout.view(self._layout.flatten(model))
+        if version == 1:
+            self._first = self.model
 
-    def follow(self, version: int, frame: bytes) -> None:
-        """Apply the frame that leads to `version`.
+    def follow(self, version: int, base: int, frame: bytes) -> None:
+        """Apply the frame that leads from version `base` to `version`.
 
-        WireError, with nothing changed, if the client does not hold version - 1, or does not arrive
-        at the server's model: it then needs a snapshot.
+        WireError, with nothing changed, if the client does not hold the base, or does not arrive at
+        the server's model: it then needs a snapshot.
         """
-        if version != self.version + 1:
-            raise WireError(f"frame to version {version}, but version {self.version} is held: ask a snapshot")
-        held = self._layout.view(self._layout.flatten(self.model))
+        start = self.model if base == self.version else self._first if base == 1 else {}
+        if not start:
+            raise WireError(
+                f"frame from version {base} to {version}, but version {self.version} is held: ask a snapshot"
+            )
         context = _context(self._seed, version)
+        held = self._layout.view(self._layout.flatten(start))
         moved = _moved(self._codec, self._layout, held, frame[DIGEST:], context)
         if not hmac.compare_digest(_digest(moved), frame[:DIGEST]):
             raise WireError(f"frame to version {version} leads to another model: ask a snapshot")

@@ -10,6 +10,7 @@ from functools import cached_property
 
 from fedkit.aggregate import Grid, WeightedSum
 from fedkit.codecs import Codec
+from fedkit.downlink import Base
 from fedkit.messages import Settings
 from fedkit.strategy import Strategy
 from fedkit.tensors import Layout
@@ -21,7 +22,7 @@ class Job:
 
     layout: what travels. extras: layout of Update.extras. settings: the scenario's [train].
     model_seed: what Workload.init is called with, on the server and on every client. feedback: clients
-    keep what the codec left out and add it to their next update.
+    keep what the codec left out and add it to their next update. down_base: see downlink.py.
     """
 
     strategy: Strategy
@@ -33,6 +34,7 @@ class Job:
     settings: Settings
     model_seed: int
     feedback: bool = False
+    down_base: Base = "last"
 
     @cached_property
     def id(self) -> str:
@@ -46,6 +48,7 @@ class Job:
             dict(sorted(self.settings.items())),
             self.model_seed,
             self.feedback,
+            self.down_base,
         ]
         return hashlib.sha256(json.dumps([parts, rest]).encode()).hexdigest()[:16]
 

@@ -120,6 +120,8 @@ def run_scenario(
         policy=built.policy,
         codec_up=scenario.codec.up,
         codec_down=scenario.codec.down,
+        feedback=scenario.codec.feedback,
+        down_base=scenario.codec.down_base,
         train=scenario.train,
         seed=scenario.seed,
         grid=built.grid,

@@ -58,7 +58,7 @@ class Loop:
         self.policy, self.seed, self.observers, self.journal = policy, seed, observers, journal
         self.model: Tensors = pick(base, job.layout)
         self.state: State = job.strategy.init(self.model)
-        self.downlink = Downlink(job.codec_down, job.layout, job.model_seed)
+        self.downlink = Downlink(job.codec_down, job.layout, job.model_seed, job.down_base)
         self.scale, self.scales = 0.0, dict[int, float]()
         self.history = History()
         self.open: dict[Key, float] = {}
@@ -125,7 +125,7 @@ class Loop:
     def _collect(self, plan: Plan, kind: Kind, zero: WeightedSum) -> Collected:
         """Send the plan's tasks, all from one model, and judge the replies."""
         strategy, carries = self.job.strategy, self.policy.carry_rounds if self.policy.late == "carry" else 0
-        version, model, _ = self.release
+        version, model = self.release.version, self.release.model
         settings = {**self.job.settings, **strategy.settings(self.state, plan.round)}
         if self.job.codec_up.ring:
             settings[SCALE] = self.scales[plan.round] = self.scale

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 from fedkit import plugins
 from fedkit.aggregate import Grid
 from fedkit.codecs import Codec, require_downlink, require_uplink
+from fedkit.downlink import Base
 from fedkit.errors import ConfigError
 from fedkit.federation import Federation, RoundPolicy
 from fedkit.history import History
@@ -43,6 +44,8 @@ def run(
     policy: RoundPolicy | None = None,
     codec_up: Codec | str = "none",
     codec_down: Codec | str = "none",
+    feedback: Literal["auto", "on", "off"] = "auto",
+    down_base: Literal["auto", "last", "first"] = "auto",
     train: Settings | None = None,
     seed: int = 0,
     grid: Grid | None = None,
@@ -56,9 +59,10 @@ def run(
     """Run a federation for `rounds` rounds; returns the model, the history and the summary.
 
     strategy and codecs: instances, or names of plugins. federation: None simulates on this machine.
-    train: settings of local training. grid: None takes the workload's largest weight, and |delta| up
-    to 256. out: the run folder; with `resume` the run there is continued, else it must be empty.
-    scenario: TOML text for the run folder. One seed fixes everything.
+    feedback and down_base: as in [codec] of a scenario. train: settings of local training. grid: None
+    takes the workload's largest weight, and |delta| up to 256. out: the run folder; with `resume` the
+    run there is continued, else it must be empty. scenario: TOML text for the run folder. One seed
+    fixes everything.
 
     Raises ConfigError before round 0, RunFailed when every client of a round fails or too many
     rounds in a row do, CheckpointError when a folder cannot be continued.
@@ -68,13 +72,15 @@ def run(
     chosen = plugins.strategy(strategy) if isinstance(strategy, str) else strategy
     up = plugins.codec(codec_up) if isinstance(codec_up, str) else codec_up
     down = plugins.codec(codec_down, "down") if isinstance(codec_down, str) else codec_down
-    require_uplink(up)
+    fed_back = _feedback(up, policy, feedback)
+    require_uplink(up, fed_back)
     require_downlink(down)
     base = workload.init(seed)
     layout = travelling(base, frozen(workload), chosen.shared)
     extras = Layout.of(chosen.extras(pick(base, layout)))
     grid = grid if grid is not None else default_grid(workload, policy)
-    job = Job(chosen, up, down, layout, extras, grid, dict(train or {}), seed)
+    base_of_frames = _down_base(policy, len(workload.clients()), down_base)
+    job = Job(chosen, up, down, layout, extras, grid, dict(train or {}), seed, fed_back, base_of_frames)
     federation = federation if federation is not None else _simulation(workload, seed, out)
     folder = RunFolder(out, resume) if out is not None else None
     try:
@@ -96,6 +102,21 @@ def default_grid(workload: Workload, policy: RoundPolicy, max_delta: float = 2.0
     weight = float(getattr(workload, "max_weight", 2.0**10))
     most = len(workload.clients()) * (policy.carry_rounds + 1 if policy.late == "carry" else 1)
     return Grid(weight, max_delta, max(2**12, 1 << max(0, most - 1).bit_length()))
+
+
+def _feedback(codec: Codec, policy: RoundPolicy, feedback: Literal["auto", "on", "off"]) -> bool:
+    """Whether clients keep residuals: those of clients that come rarely grow stale and do harm."""
+    everyone = policy.cohort is None and policy.over_select == 1.0
+    return feedback == "on" or (feedback == "auto" and everyone and codec.contractive and not codec.unbiased)
+
+
+def _down_base(policy: RoundPolicy, clients: int, given: Literal["auto", "last", "first"]) -> Base:
+    """From which version a model difference leads: a chain for those who come often, else one frame."""
+    if given != "auto":
+        return given
+    cohort = policy.cohort if policy.cohort is not None else 1.0
+    share = cohort if 0 < cohort < 1 or policy.cohort is None else cohort / clients
+    return "last" if share >= 1 / 3 else "first"
 
 
 def _check(policy: RoundPolicy, rounds: int, evaluate_every: int, evaluate_on: str) -> None:

@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codecs": {"numpy", "tensors"},
     "strategy": {"aggregate", "messages", "tensors"},
     "trainer": BASE,
-    "job": {"aggregate", "codecs", "messages", "strategy", "tensors"},
+    "job": {"aggregate", "codecs", "downlink", "messages", "strategy", "tensors"},
     "dressing": {"aggregate", "codecs", "job", *BASE},
     "feedback": {"numpy", "tensors"},
     "downlink": {"codecs", "numpy", "tensors"},

@@ -46,7 +46,7 @@ def test_versions_count_from_one() -> None:
 
 @pytest.mark.parametrize("codec", [Plain(), Coarse()])
 def test_the_first_publish_is_a_snapshot(codec: Codec) -> None:
-    _, held, _ = Downlink(codec, LAYOUT).publish(model(0.3))
+    _, held, *_ = Downlink(codec, LAYOUT).publish(model(0.3))
     assert norm(subtract(held, LAYOUT.view(LAYOUT.flatten(model(0.3))))) == 0.0
 
 
@@ -65,13 +65,13 @@ def test_a_lossy_codec_leaves_an_error_that_does_not_grow() -> None:
     downlink.publish(model(0.0))
     for round in range(1, 50):
         target = model(0.11 * round)
-        _, held, _ = downlink.publish(target)
+        _, held, *_ = downlink.publish(target)
         assert max(float(np.abs(held[n] - target[n]).max()) for n in target) <= 1 / 16 + 1e-5
 
 
 def test_what_was_published_does_not_change_later() -> None:
     downlink = Downlink(Coarse(), LAYOUT)
-    _, first, _ = downlink.publish(model(1.0))
+    _, first, *_ = downlink.publish(model(1.0))
     downlink.publish(model(2.0))
     assert first["w"].tolist() == [1.0] * 3
 

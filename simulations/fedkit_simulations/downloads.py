@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedkit.downlink import Release
 from fedkit.messages import ClientId
 
 KEPT = 40
@@ -11,35 +12,39 @@ KEPT = 40
 
 
 class Downloads:
-    """Bytes of model per client: nothing, a chain of frames, or a snapshot, whichever is shortest."""
+    """Bytes of model per client: nothing, a chain of frames, or a snapshot, whichever is shortest.
 
-    def __init__(self, snapshot: int) -> None:
+    snapshot: bytes of a whole model. Unless `plain`, every client makes version 1 from the seed.
+    """
+
+    def __init__(self, snapshot: int, plain: bool) -> None:
         self._snapshot = snapshot
-        self._frames: dict[int, int] = {}  # version -> bytes of the frame that leads to it
+        self._known = 0 if plain else 1
+        self._frames: dict[int, tuple[int, int]] = {}  # version -> (its base, bytes of its frame)
         self._held: dict[ClientId, int] = {}
 
-    def publish(self, version: int, frame: bytes | None) -> None:
-        """Remember the frame that leads to `version`; idempotent."""
-        if frame is None or version in self._frames:
-            return
-        self._frames[version] = len(frame)
-        self._frames.pop(version - KEPT, None)
+    def publish(self, release: Release) -> None:
+        """Remember the frame that leads to a version; idempotent."""
+        if release.frame is not None and release.version not in self._frames:
+            self._frames[release.version] = (release.base, len(release.frame))
+            self._frames.pop(release.version - KEPT, None)
 
     def saved(self, client: ClientId, version: int) -> int:
         """Bytes that the client spares of a whole model; it then holds `version`."""
-        held = self._held.get(client)
+        held = self._held.get(client, self._known)
         self._held[client] = version
-        if held is None or held > version:
-            return 0
-        chain = [self._frames.get(v) for v in range(held + 1, version + 1)]
-        sizes = [size for size in chain if size is not None]
-        return max(0, self._snapshot - sum(sizes)) if len(sizes) == len(chain) else 0
+        size, at = 0, version
+        while at not in (held, self._known):
+            base, step = self._frames.get(at, (0, self._snapshot))
+            size, at = size + step, base
+        return max(0, self._snapshot - size) if at else 0
 
     def save(self) -> list[Any]:
         """Plain data for `load`."""
-        return [list(self._frames.items()), self._held]
+        return [[[version, *frame] for version, frame in self._frames.items()], self._held]
 
     def load(self, saved: list[Any]) -> None:
         """Continue from `save`."""
         frames, held = saved
-        self._frames, self._held = dict(frames), dict(held)
+        self._frames = {version: (base, size) for version, base, size in frames}
+        self._held = dict(held)

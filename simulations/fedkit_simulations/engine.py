@@ -18,6 +18,7 @@ from pathlib import Path
 
 from fedkit import wire
 from fedkit.clientstore import MemoryStore
+from fedkit.codecs.none import Plain
 from fedkit.config import Devices, Links
 from fedkit.downlink import Release
 from fedkit.dressing import max_bytes, min_bytes
@@ -87,11 +88,11 @@ class Simulation:
         self._store = MemoryStore(directory=self._directory)
         self._participant = Participant(job, self._workload, self._store)
         self._min_payload, self._max_payload = min_bytes(job), max_bytes(job)
-        self._downloads = Downloads(job.layout.nbytes)
+        self._downloads = Downloads(job.layout.nbytes, isinstance(job.codec_down, Plain))
 
     def publish(self, release: Release) -> None:
         """A new version of the model, and how many bytes lead to it."""
-        self._downloads.publish(release.version, release.frame)
+        self._downloads.publish(release)
 
     def clients(self) -> Sequence[ClientId]:
         """The clients that are on now."""
