@@ -14,21 +14,36 @@ RUN = 16
 def deal(vector: Vector) -> Vector:
     """The entries dealt out like cards, in runs of 16, to as many hands as there are blocks of a rotation.
 
-    Each block then holds entries from all over the model, so that one step suits all blocks.
+    Each block then holds entries from all over the model, so that one step suits all blocks. What is
+    left when not every hand gets a run changes places with entries spread over all hands.
     """
-    hands = max(1, vector.size // BLOCK)
-    whole = vector.size // (hands * RUN) * hands * RUN
+    hands, whole = _shape(vector.size)
     out = np.empty_like(vector)
     out[:whole].reshape(hands, -1, RUN)[:] = vector[:whole].reshape(-1, hands, RUN).swapaxes(0, 1)
     out[whole:] = vector[whole:]
+    _exchange(out, whole)
     return out
 
 
 def collect(vector: Vector) -> Vector:
     """The inverse of `deal`."""
-    hands = max(1, vector.size // BLOCK)
-    whole = vector.size // (hands * RUN) * hands * RUN
-    out = np.empty_like(vector)
-    out[:whole].reshape(-1, hands, RUN)[:] = vector[:whole].reshape(hands, -1, RUN).swapaxes(0, 1)
-    out[whole:] = vector[whole:]
+    hands, whole = _shape(vector.size)
+    dealt, out = vector.copy(), np.empty_like(vector)
+    _exchange(dealt, whole)
+    out[:whole].reshape(-1, hands, RUN)[:] = dealt[:whole].reshape(hands, -1, RUN).swapaxes(0, 1)
+    out[whole:] = dealt[whole:]
     return out
+
+
+def _shape(size: int) -> tuple[int, int]:
+    """How many hands there are, and how many entries they get in whole runs."""
+    hands = max(1, size // BLOCK)
+    return hands, size // (hands * RUN) * hands * RUN
+
+
+def _exchange(vector: Vector, whole: int) -> None:
+    """The entries from `whole` on change places with as many before it, evenly spaced."""
+    left = vector.size - whole
+    if left and whole:
+        spread = vector[: whole // left * left : whole // left]
+        spread[:], vector[whole:] = vector[whole:].copy(), spread.copy()

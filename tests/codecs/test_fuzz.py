@@ -22,6 +22,7 @@ from fedkit.tensors import Layout
 SPECS = [
     "bfloat16", "int8", "eden:bits=1", "eden:bits=3,keep=.1", "ecsq:delta=.2", "ecsq:delta=1,mode=near",
     "ecsq:delta=4", "ecsq:delta=30", "ecsq:delta=.01,block=65536", "rotate|sample|ecsq:delta=2",
+    "int4", "qsgd", "topk:share=.05|int8", "stc:share=.05", "sign", "powersgd", "ring-rotq", "ring-srht",
 ]  # fmt: skip
 LAYOUT = Layout(("w", "b"), ((3000,), (20,)), ("float32", "float32"))
 CTX = CodecContext(seed=1, shared_seed=2)

@@ -20,7 +20,7 @@ from fedkit.tensors import Layout
 FOLDER = Path(__file__).parents[1] / "vectors" / "codecs"
 INDEX = json.loads((FOLDER / "index.json").read_text())
 LAYOUT = Layout(tuple(INDEX["layout"]), tuple((n,) for n in INDEX["layout"].values()), ("float32",) * 2)
-CTX = CodecContext(seed=INDEX["seed"], shared_seed=INDEX["shared_seed"])
+CTX = CodecContext(**{name: INDEX[name] for name in ("seed", "shared_seed", "scale", "clients")})
 NAMES = list(INDEX["vectors"])
 
 
@@ -81,7 +81,8 @@ from fedkit.tensors import Layout
 layout = Layout(("w",), ((300_000,),), ("float32",))
 values = (np.arange(300_000) * 2654435761 % 1000 - 500).astype(np.float32) ** 3
 sha = hashlib.sha256()
-for spec in ("bfloat16", "int8", "ecsq", "ecsq:delta=1,mode=dither", "ecsq:delta=2,mode=near"):
+for spec in ("bfloat16", "int8", "int4", "qsgd", "stc", "sign", "topk|int8",
+             "ecsq", "ecsq:delta=1,mode=dither", "ecsq:delta=2,mode=near"):
     codec, ctx = plugins.codec(spec), CodecContext(1, 2)
     assert codec.deterministic_decode
     sha.update(codec.decode(codec.encode({"w": values}, layout, ctx), layout, ctx)["w"].tobytes())

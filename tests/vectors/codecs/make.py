@@ -23,7 +23,7 @@ def main() -> None:
     sizes = index["layout"]
     layout = Layout(tuple(sizes), tuple((n,) for n in sizes.values()), ("float32",) * len(sizes))
     delta = layout.view(np.fromfile(HERE / "input.f4", "<f4"))
-    context = CodecContext(seed=index["seed"], shared_seed=index["shared_seed"])
+    context = CodecContext(**{name: index[name] for name in ("seed", "shared_seed", "scale", "clients")})
     for name, spec in index["vectors"].items():
         if (HERE / f"{name}.bin").exists():
             continue
