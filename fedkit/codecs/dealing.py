@@ -26,12 +26,12 @@ def deal(vector: Vector) -> Vector:
 
 
 def collect(vector: Vector) -> Vector:
-    """The inverse of `deal`."""
+    """The inverse of `deal`; `vector` is overwritten."""
     hands, whole = _shape(vector.size)
-    dealt, out = vector.copy(), np.empty_like(vector)
-    _exchange(dealt, whole)
-    out[:whole].reshape(-1, hands, RUN)[:] = dealt[:whole].reshape(hands, -1, RUN).swapaxes(0, 1)
-    out[whole:] = dealt[whole:]
+    out = np.empty_like(vector)
+    _exchange(vector, whole)
+    out[:whole].reshape(-1, hands, RUN)[:] = vector[:whole].reshape(hands, -1, RUN).swapaxes(0, 1)
+    out[whole:] = vector[whole:]
     return out
 
 

@@ -131,8 +131,11 @@ class RingCodec(Codec):
         if len(total) != self._words(parts, ruler.width):
             raise WireError(f"{len(total)} words in the ring, {self._words(parts, ruler.width)} are due")
         cut = lanes.words(self._kept(parts.large.size), ruler.width)
+        large = self._restored(total[:cut], members, parts.large.size, ruler, ctx)
+        if not parts.small.size and layout.dtype == np.float32:
+            return layout.view(large)
         out: NDArray[Any] = np.empty(layout.size, layout.dtype)
-        scatter(self._restored(total[:cut], members, parts.large.size, ruler, ctx), parts.large_at, out)
+        scatter(large, parts.large_at, out)
         scatter(_from_fixed_point(total[cut:], members, parts.small.size, ctx), parts.small_at, out)
         return layout.view(out)
 
@@ -146,7 +149,7 @@ class RingCodec(Codec):
         large = gather(layout.flatten(total), parts.large_at)
         if not (large.size and members):
             return 0.0
-        energy = _energy(large) * self._kept(large.size) / large.size**2
+        energy = _energy(large.astype(np.float32, copy=False)) * self._kept(large.size) / large.size**2
         noise = members * self.ruler(ctx).step ** 2 / 12
         return math.sqrt(max(energy - noise, energy / 4)) * ctx.clients / members
 
@@ -191,7 +194,9 @@ class RingCodec(Codec):
             steps += np.frombuffer(dither.bytes(2 * kept.size), "<i2")
             steps *= 1 / _FINE
             np.rint(steps, out=steps)
-            out[start : start + kept.size] = np.clip(steps, -_MOST, _MOST, out=steps)
+            if ruler.width == WIDE:
+                np.clip(steps, -_MOST, _MOST, out=steps)
+            out[start : start + kept.size] = steps
             start += kept.size
         return out
 
@@ -248,9 +253,11 @@ class RingCodec(Codec):
         return {width: np.sort(chosen) for width, chosen in drawn.items()}
 
 
-def _energy(vector: NDArray[Any]) -> float:
-    """Sum of squares in float64."""
-    return float(np.einsum("i,i->", vector, vector, dtype=np.float64))
+def _energy(vector: Vector) -> float:
+    """Sum of squares."""
+    e = bits.exponent(vector)
+    near_one = bits.scaled(vector, -e)
+    return float(np.dot(near_one, near_one)) * 4.0 ** (8 * e)
 
 
 def _shift(dithers: Sequence[Stream], out: NDArray[Any]) -> NDArray[Any]:

@@ -26,7 +26,9 @@ def test_the_error_of_each_block_is_the_papers(d: int, block: int, heavy: Heavy)
     for low in range(0, d, block):
         part, got = x[low : low + block].astype(np.float64), made[low : low + block]
         expected = part @ part - np.abs(part).sum() ** 2 / len(part)
-        assert float((got - part) @ (got - part)) == pytest.approx(expected, rel=1e-3, abs=1e-4 * float(part @ part))
+        assert float((got - part) @ (got - part)) == pytest.approx(
+            expected, rel=1e-3, abs=1e-4 * float(part @ part)
+        )
 
 
 def test_bits_an_entry() -> None:
