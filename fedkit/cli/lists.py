@@ -22,8 +22,14 @@ def strategies(output: FormatOption = Format.text) -> None:
 
 
 def codecs(output: FormatOption = Format.text) -> None:
-    """List the codecs that are installed."""
-    _show(_plugins("fedkit.codecs"), output)
+    """List the codecs that are installed, with their traits at default parameters."""
+    from fedkit.cli import codecs
+
+    rows = codecs.rows()
+    if output is Format.json:
+        echo_json(rows)
+    else:
+        codecs.show(rows)
 
 
 def workloads(output: FormatOption = Format.text) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from fedkit.errors import ConfigError
 
-app = typer.Typer(help="Start a strategy or a scenario of your own.", no_args_is_help=True)
+app = typer.Typer(help="Start a strategy, a codec or a scenario of your own.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Letters, digits, - and _; it starts with a letter.")]
 Folder = Annotated[Path, typer.Option("--dir", help="Where to put it.")]
@@ -30,6 +30,16 @@ _FILES = {
 @app.command("strategy")
 def strategy(name: Name, folder: Folder = Path()) -> None:
     """Write a pip-installable project with a strategy, its entry point and its test."""
+    _project("strategy", name, folder, "strategy.name=")
+
+
+@app.command("codec")
+def codec(name: Name, folder: Folder = Path()) -> None:
+    """Write a pip-installable project with an update codec, its entry point and its test."""
+    _project("codec", name, folder, "codec.up=")
+
+
+def _project(kind: str, name: str, folder: Path, setting: str) -> None:
     from fedkit import API_VERSION, __version__
 
     _check(name)
@@ -46,9 +56,9 @@ def strategy(name: Name, folder: Folder = Path()) -> None:
     if project.exists():
         raise ConfigError(f"{project} exists already: give another name or --dir")
     for target, source in _FILES.items():
-        _write(project / Template(target).substitute(words), f"strategy/{source}", words)
+        _write(project / Template(target).substitute(words), f"{kind}/{source}", words)
     typer.echo(f"{project}\n\nNext:\n  cd {project}\n  pip install -e '.[test]'\n  pytest")
-    typer.echo(f"  fedkit check strategy {words['name']}\n  fedkit run digits strategy.name={words['name']}")
+    typer.echo(f"  fedkit check {kind} {words['name']}\n  fedkit run digits {setting}{words['name']}")
 
 
 @app.command("scenario")

@@ -14,7 +14,7 @@ Command = Callable[..., Any]
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("scenarios", "digits"), ("strategies", "fedprox"), ("codecs", "none"), ("workloads", "digits")],
+    [("scenarios", "digits"), ("strategies", "fedprox"), ("workloads", "digits")],
 )
 def test_each_plugin_is_one_line_with_its_description_and_distribution(
     fedkit: Command, kind: str, name: str

@@ -42,7 +42,7 @@ def test_the_defaults_in_a_new_scenario_are_the_defaults(folder: Path, fedkit: C
     assert (made.aggregate, made.codec, made.secagg) == (plain.aggregate, plain.codec, plain.secagg)
 
 
-@pytest.mark.parametrize("kind", ["strategy", "scenario"])
+@pytest.mark.parametrize("kind", ["strategy", "codec", "scenario"])
 @pytest.mark.parametrize("name", ["1st", "a b", "../x", "class", ""])
 def test_a_bad_name_is_refused(folder: Path, fedkit: Command, kind: str, name: str) -> None:
     before = sorted(folder.iterdir())
@@ -55,6 +55,7 @@ def test_a_bad_name_is_refused(folder: Path, fedkit: Command, kind: str, name: s
 def test_nothing_is_overwritten(folder: Path, fedkit: Command) -> None:
     for kind in ("strategy", "scenario"):
         assert fedkit("new", kind, "mine").exit_code == 0
+        assert "exists already" in fedkit("new", "codec", "mine").stderr
         assert "exists already" in fedkit("new", kind, "mine").stderr
 
 
@@ -65,19 +66,34 @@ def test_a_new_strategy_can_be_tried_from_its_file(folder: Path, fedkit: Command
     assert fedkit("run", "toy.toml", f"strategy.name={name}", "strategy.beta=0.5").exit_code == 0
 
 
+def test_a_new_codec_can_be_tried_from_its_file_alone_and_in_a_pipeline(
+    folder: Path, fedkit: Command
+) -> None:
+    fedkit("new", "codec", "my-codec")
+    name = "my-codec/my_codec/__init__.py:MyCodec"
+    for spec in (name, f"rotate|{name}"):
+        checked = fedkit("check", "codec", spec)
+        assert checked.exit_code == 0
+        assert "ok  is unbiased if it says so" in checked.stdout
+    assert fedkit("run", "toy.toml", f"codec.up={name}").exit_code == 0
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("hatchling") is None, reason="needs hatchling to build offline")
-def test_a_new_strategy_installs_passes_its_test_and_is_found_by_name(folder: Path, fedkit: Command) -> None:
-    fedkit("new", "strategy", "My-Avg")
+@pytest.mark.parametrize(("kind", "name"), [("strategy", "My-Avg"), ("codec", "My-Codec")])
+def test_a_new_plugin_installs_passes_its_test_and_is_found_by_name(
+    folder: Path, fedkit: Command, kind: str, name: str
+) -> None:
+    fedkit("new", kind, name)
     site = folder / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "--target", str(site), "./My-Avg"], check=True, timeout=120)
+    subprocess.run([*pip, "--target", str(site), f"./{name}"], check=True, timeout=120)
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "My-Avg"]
+    test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", name]
     done = subprocess.run(test, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout
     assert "3 passed" in done.stdout
     script = "from fedkit.cli import main; main()"
-    check = [sys.executable, "-c", script, "check", "strategy", "my-avg"]
+    check = [sys.executable, "-c", script, "check", kind, name.lower()]
     checked = subprocess.run(check, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert checked.returncode == 0, checked.stderr
