@@ -78,7 +78,7 @@ def strategy(name: str, given: Mapping[str, object] | None = None) -> Strategy:
 def codec(spec: str, direction: Literal["up", "down"] = "up") -> Codec:
     """The codec of a spec string: stages joined by `|`, each `name` or `name:key=value,key=value`.
 
-    A name may state its version, as in `ecsq/1`. `auto` is the default of the direction. Raises
+    A name may state its version, as in `ecsq/1`, or be FILE.py:CLASS. `auto` is the default of the direction. Raises
     PluginError for an unknown name, ConfigError for an unknown key, a wrong value, a version that is
     not installed, or stages that do not go together.
     """
@@ -87,8 +87,9 @@ def codec(spec: str, direction: Literal["up", "down"] = "up") -> Codec:
 
 
 def _stage(part: str, spec: str) -> object:
-    name, _, rest = (part, "", "") if is_file(part) else part.partition(":")
-    name, slash, version = (name, "", "") if is_file(part) else name.partition("/")
+    file = re.fullmatch(r"(.+\.py:\w+):?(.*)", part)
+    name, rest = (file[1], file[2]) if file else part.partition(":")[::2]
+    name, slash, version = (name, "", "") if file else name.partition("/")
     cls = cast("Factory", load("fedkit.codecs", name))
     pairs = [item.partition("=") for item in rest.split(",") if item]
     given = {key.strip(): toml.value(text.strip()) for key, _, text in pairs}

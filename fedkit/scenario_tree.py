@@ -101,6 +101,11 @@ def _locate_files(tree: Tree, base: Path) -> None:
         name = table[key]
         if isinstance(name, str):
             table[key] = plugins.absolute(name, base)
+    codecs = tree.get("codec")
+    if isinstance(codecs, dict):
+        for way, spec in codecs.items():
+            if isinstance(spec, str):
+                codecs[way] = "|".join(plugins.absolute(part.strip(), base) for part in spec.split("|"))
     given = tree.get("workload_options")
     if isinstance(given, dict):
         for key, item in given.items():

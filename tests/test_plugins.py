@@ -168,6 +168,14 @@ def test_options_of_a_strategy_and_of_a_codec_are_checked() -> None:
         plugins.codec("none:bits=1")
 
 
+def test_a_codec_from_a_file_takes_options_and_stands_in_pipelines(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from fedkit.codecs.int8 import Int8\n\n\nclass Mine(Int8):\n    pass\n")
+    assert plugins.codec(f"rotate|{file}:Mine:block=64").spec == plugins.codec("rotate|int8:block=64").spec
+    with pytest.raises(ConfigError, match="blok: unknown key; did you mean 'block'"):
+        plugins.codec(f"{file}:Mine:blok=64")
+
+
 def test_what_is_not_a_strategy_or_codec_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "thing.py"
     file.write_text("class Thing:\n    pass\n")

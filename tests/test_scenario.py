@@ -205,6 +205,25 @@ def test_an_error_names_file_line_key_and_the_nearest(
         ("strategy=fedavg", "strategy: is a section, not a value; write strategy.name = 'fedavg'"),
         ("codec=none", "codec: is a section, not a value; write codec.up = 'none'"),
         ("codec.up=non", "[codec] up: unknown codec 'non'; did you mean 'none'?"),
+        ("codec.up=ecqs", "[codec] up: unknown codec 'ecqs'; did you mean 'ecsq'?"),
+        (
+            "codec.up=ecsq:detla=4",
+            "[codec] up: codec 'ecsq:detla=4': detla: unknown key; did you mean 'delta'?",
+        ),
+        (
+            "codec.down=ecsq:mode=stoh",
+            "[codec] down: codec 'ecsq:mode=stoh': mode: unknown value 'stoh'; did",
+        ),
+        ("codec.up=ecsq:delta=x", "[codec] up: codec 'ecsq:delta=x': delta: must be a number, not 'x'"),
+        ("codec.up=ecsq:delta=99", "[codec] up: codec stage 'ecsq': delta = 99.0 must be in [0.01, 64]"),
+        ("codec.up=rotate", "[codec] up: codec 'rotate' has no quantizer: end it with one, such as"),
+        (
+            "codec.up=int8|rotate",
+            "[codec] up: codec 'int8|rotate': 'rotate' comes after 'int8': put it before",
+        ),
+        ("codec.up=rotate|int9", "[codec] up: unknown codec 'int9'; did you mean 'int"),
+        ("codec.up=ecsq/7", "[codec] up: codec 'ecsq/7': 'ecsq' has version 1 here, not 7"),
+        ("codec.feedback=of", "[codec] feedback: unknown value 'of'; did you mean 'off'?"),
         ("links.loss=1", "[links] loss: must be in [0, 1), not 1.0"),
         ("links.profile=custom", "[links] profile: 'custom' needs links.up and links.down"),
         ("devices.profile=custom", "[devices] profile: 'custom' needs devices.speed"),
@@ -265,3 +284,17 @@ def test_changes_lists_the_keys_that_differ(file: Path) -> None:
         "stop.target",
         "strategy.mu",
     ]
+
+
+def test_files_of_codecs_are_found_from_where_they_are_named(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from fedkit.codecs.int8 import Int8\n\n\nclass Mine(Int8):\n    pass\n"
+    )
+    file.write_text(file.read_text() + '\n[codec]\nup = "rotate | mine.py:Mine:block=64"\n')
+    monkeypatch.chdir(tmp_path.parent)
+    name = f"{tmp_path / 'mine.py'}:Mine"
+    assert read(file).codec.up == f"rotate|{name}:block=64"
+    override = f"codec.up={tmp_path.name}/mine.py:Mine"
+    assert read(file, [override]).codec.up == name
