@@ -22,7 +22,7 @@ from fedkit.tensors import Flat, Layout, Tensors
 
 _MAGIC = 1.5 * 2.0**52  # adding it leaves round-half-even(x) in the low mantissa bits
 _MAGIC_BITS = np.float64(_MAGIC).view(np.int64)
-_BLOCK = 8192  # entries per pass: the float64 buffer stays in the first-level cache
+_BLOCK = 32768  # entries per pass: the float64 buffer stays in the second-level cache
 METRIC_BITS = 20  # a secure lane has room for metrics up to 2^20 at full weight
 METRIC_LIMIT = 2.0**100  # in the clear they are Python integers; this only bounds their size
 TOO_MANY = "is one update more than the grid has room for"

@@ -142,7 +142,8 @@ class Loop:
                 self._tell(Replied(plan.round, client, fate, counted, plan.want, failure))
 
         def context_of(key: Key) -> CodecContext:
-            seed = train_seed(self.seed, key.round, key.client)
+            now = key.round == plan.round
+            seed = plan.seeds[key.client] if now else train_seed(self.seed, key.round, key.client)
             return codec_context(self.job, key, seed, self.scales.get(key.round, 0.0))
 
         return Collector(self.federation, self.job, plan, context_of, zero, carries, notify).run(tasks)

@@ -84,7 +84,7 @@ class Simulation:
         self._clock = VirtualClock()
         self._up = self._down = self._asked = 0
         self._flights: dict[Key, Flight] = {}
-        self._heap: list[tuple[float, Key]] = []
+        self._heap: list[tuple[float, ClientId, Key]] = []  # names compare faster than keys
         self._store = MemoryStore(directory=self._directory)
         self._participant = Participant(job, self._workload, self._store)
         self._min_payload, self._max_payload = min_bytes(job), max_bytes(job)
@@ -117,13 +117,13 @@ class Simulation:
             flight = self._depart(task, size, works.get(task.key.client))
             self._flights[task.key] = flight
             if not flight.crashed:
-                heapq.heappush(self._heap, (flight.at, task.key))
+                heapq.heappush(self._heap, (flight.at, task.key.client, task.key))
 
     def receive(self, until: float, want: int | None = None) -> Iterator[Arrival]:
         """Replies in the order of their virtual arrival; training happens here, on demand."""
         idle = not self._unanswered()
         while self._heap and self._heap[0][0] <= until:
-            at, key = heapq.heappop(self._heap)
+            at, _, key = heapq.heappop(self._heap)
             flight = self._flights.get(key)
             if flight is None or flight.answered:
                 continue  # settled meanwhile
@@ -133,7 +133,7 @@ class Simulation:
                 # a failure is shorter than any update, but what came before it has been told already
                 flight.at = max(at, flight.leaves + self._up_seconds(key.client, size))
                 if flight.at > at:  # the payload is longer than the shortest possible one
-                    heapq.heappush(self._heap, (flight.at, key))
+                    heapq.heappush(self._heap, (flight.at, key.client, key))
                     continue
             yield self._deliver(flight, flight.reply)
         if idle or self._unanswered():
@@ -184,7 +184,8 @@ class Simulation:
         self._participant.restore(unpack_pending(_part(state, "pending")))
         flights = unpack_flights(_part(state, "flights"))
         self._flights = {flight.task.key: flight for flight in flights}
-        self._heap = [(f.at, f.task.key) for f in flights if not (f.crashed or f.answered)]
+        waiting = [flight for flight in flights if not (flight.crashed or flight.answered)]
+        self._heap = [(flight.at, flight.task.key.client, flight.task.key) for flight in waiting]
         heapq.heapify(self._heap)
 
     def _budget(self, flight: Flight) -> int:
