@@ -14,7 +14,7 @@ from fedkit.cli.output import echo_json
 from fedkit.events import Evaluated, Replied, RoundEnded, RoundStarted, RunEnded, RunStarted
 from fedkit.history import History, Outcome, RoundRecord
 from fedkit.messages import Metrics
-from fedkit.report.units import show_bytes, show_seconds
+from fedkit.report.units import show_bytes, show_seconds, times
 
 _GONE = (Outcome.lost, Outcome.late, Outcome.failed, Outcome.refused)
 
@@ -25,6 +25,8 @@ class _Totals:
 
     up: int = 0
     down: int = 0
+    up_float32: int = 0
+    down_float32: int = 0
     counted: int = 0
     gone: int = 0
     seconds: float = 0.0
@@ -32,15 +34,23 @@ class _Totals:
     def add(self, record: RoundRecord) -> None:
         self.up += record.bytes_up
         self.down += record.bytes_down
+        self.up_float32 += record.bytes_up_float32
+        self.down_float32 += record.bytes_down_float32
         self.counted += record.count(Outcome.counted)
         self.gone += sum(record.count(outcome) for outcome in _GONE)
         self.seconds += record.virtual_end - record.virtual_start
 
     @property
     def text(self) -> str:
-        clients = f"{self.counted} counted, {self.gone} missing"
-        traffic = f"{show_bytes(self.up)} up, {show_bytes(self.down)} down"
-        return f"{clients} · {traffic} · {show_seconds(self.seconds)} virtual"
+        clients = f"{self.counted} counted" + (f", {self.gone} missing" if self.gone else "")
+        up = f"{show_bytes(self.up)} up{_saved(self.up, self.up_float32)}"
+        down = f"{show_bytes(self.down)} down{_saved(self.down, self.down_float32)}"
+        return f"{clients} · {up}, {down} · {show_seconds(self.seconds)} virtual"
+
+
+def _saved(size: int, plain: int) -> str:
+    """How many times smaller than float32, where a codec makes it so."""
+    return f" ({times(plain / size)})" if size and plain >= 1.5 * size else ""
 
 
 def show_metrics(metrics: Metrics) -> str:

@@ -114,10 +114,10 @@ def _show(summary: Mapping[str, Any]) -> None:
     """The summary as a table, and where the report is."""
     from fedkit.cli.progress import show_metrics
     from fedkit.history import Outcome
-    from fedkit.report.units import show_bytes, show_seconds
+    from fedkit.report.units import show_seconds
 
     best, outcomes = summary["best"], [o.value for o in Outcome]
-    up, down, plain = (show_bytes(summary[f"bytes_{way}"]) for way in ("up", "down", "up_float32"))
+    up, down = (_traffic(summary, way) for way in ("up", "down"))
     virtual, wall = (show_seconds(summary[f"{clock}_seconds"]) for clock in ("virtual", "wall"))
     clients = {word: summary[f"clients_{word}"] for word in ("invited", *outcomes)}
     rows = {
@@ -125,13 +125,21 @@ def _show(summary: Mapping[str, Any]) -> None:
         "best": f"{best['metric']} {best['value']:.4g} after {best['round']} rounds" if best else "",
         "rounds": f"{summary['rounds']}, {summary['rounds_failed']} failed",
         "stopped": summary["stopped"],
-        "bytes": f"{up} up ({plain} as float32), {down} down",
+        "bytes": f"{up}, {down}",
         "clients": ", ".join(f"{count} {word}" for word, count in clients.items() if count),
         "time": f"{virtual} virtual, {wall} here",
         "model": f"{summary['parameters']} parameters, sha256 {summary['model_sha256'][:16]}",
     }
     echo_table([{"": key, summary["folder"]: text} for key, text in rows.items() if text])
     typer.echo(f"\nreport: {summary['report']}")
+
+
+def _traffic(summary: Mapping[str, Any], way: str) -> str:
+    from fedkit.report.units import show_bytes, show_saving
+
+    size, plain = summary[f"bytes_{way}"], summary[f"bytes_{way}_float32"]
+    saved = f" ({show_saving(size, plain)})" if plain else ""
+    return f"{show_bytes(size)} {way}{saved}"
 
 
 def _compare(

@@ -16,8 +16,16 @@ from fedkit.report.charts import Line, line_chart
 from fedkit.report.data import Over, Run
 from fedkit.report.groups import Group, Target, read_groups
 from fedkit.report.markup import Html, el, join, section, table, tabs, write_page
-from fedkit.report.page import OVER, show_spent, x_axis
-from fedkit.report.units import number_axis, show_bytes, show_number, show_seconds
+from fedkit.report.page import OVER, WIDE, show_spent, x_axis
+from fedkit.report.units import (
+    Axis,
+    bytes_log_axis,
+    number_axis,
+    show_bytes,
+    show_number,
+    show_seconds,
+    times,
+)
 
 _COLOURS = 7
 
@@ -86,6 +94,7 @@ def _summary(group: Group, found: Sequence[Group], target: Target | None) -> dic
         row |= _target_cells(runs, target)
     row["bytes up"] = _spread([float(sum(run.bytes_up)) for run in runs], show_bytes)
     row["bytes down"] = _spread([float(sum(run.bytes_down)) for run in runs], show_bytes)
+    row |= _savings(runs)
     row["virtual time"] = _spread([run.progress["seconds"][-1] for run in runs], show_seconds)
     row["clients missing"] = _spread([float(grouping.lost(run)) for run in runs], show_number)
     row["rounds failed"] = _spread([float(run.rounds_failed) for run in runs], show_number)
@@ -122,12 +131,33 @@ def _spread(values: Sequence[float | None], show: Callable[[float], str]) -> str
     return f"{mean:,.{places}f} ± {spread:.{places}f}{some}"
 
 
+def _savings(runs: Sequence[Run]) -> dict[str, str]:
+    """How many times fewer bytes than with float32: up, down, and both together."""
+    records = [record for run in runs for record in run.rounds]
+    up, plain_up = sum(r.bytes_up for r in records), sum(r.bytes_up_float32 for r in records)
+    down, plain_down = sum(r.bytes_down for r in records), sum(r.bytes_down_float32 for r in records)
+    ways = {"up": (up, plain_up), "down": (down, plain_down), "in all": (up + down, plain_up + plain_down)}
+    known = all(size and plain for size, plain in ways.values())
+    return {f"saving {way}": times(plain / size) if known else "–" for way, (size, plain) in ways.items()}
+
+
+def _axis(found: Sequence[Group], over: Over) -> Axis:
+    """The axis of what was spent; for bytes that differ much between groups a logarithmic one."""
+    ends = [run.progress[over][-1] for group in found for run in group.runs]
+    if over == "bytes" and max(ends) >= WIDE * min(ends) > 0:
+        drawn = (run.values(m, over) for group in found for run in group.runs for m in run.metrics)
+        starts = [min((x for x, _ in points if x), default=max(ends)) for points in drawn]
+        return bytes_log_axis("bytes up and down", min(starts, default=min(ends)), max(ends))
+    return x_axis(over, max(ends))
+
+
 def _curves(found: Sequence[Group], over: Over) -> Html:
-    high = max(run.progress[over][-1] for group in found for run in group.runs)
-    x = x_axis(over, high)
+    x = _axis(found, over)
     charts: list[Html] = []
     for metric in grouping.metrics(found):
-        lines = [_line(group, index, metric, over) for index, group in enumerate(found)]
+        lines = [
+            _line(group, index, metric, over, x.low if x.log else 0) for index, group in enumerate(found)
+        ]
         lines = [line for line in lines if line.points]
         if lines:
             values = [v for line in lines for _, *rest in (*line.points, *line.band) for v in rest]
@@ -137,11 +167,13 @@ def _curves(found: Sequence[Group], over: Over) -> Html:
     return el("div", *charts, class_="charts")
 
 
-def _line(group: Group, index: int, metric: str, over: Over) -> Line:
+def _line(group: Group, index: int, metric: str, over: Over, start: float) -> Line:
+    """The group's curve from x = `start` on."""
     drawn = grouping.curve(group, metric, over)
-    points = list(zip(drawn.x, drawn.mean, strict=True))
-    band = list(zip(drawn.x, drawn.low, drawn.high, strict=True)) if len(group.runs) > 1 else []
-    heads = [show_spent(over, x) for x in drawn.x]
+    points = [(x, mean) for x, mean in zip(drawn.x, drawn.mean, strict=True) if x >= start]
+    ranges = zip(drawn.x, drawn.low, drawn.high, strict=True)
+    band = [point for point in ranges if point[0] >= start] if len(group.runs) > 1 else []
+    heads = [show_spent(over, x) for x, _ in points]
     return Line(group.name, f"c{index % _COLOURS}", points, heads, dashed=index >= _COLOURS, band=band)
 
 
@@ -193,7 +225,7 @@ def _write_csv(path: Path, found: Sequence[Group]) -> None:
     """One row per run and round; round 0 is the evaluation before the first."""
     names = grouping.metrics(found)
     trained = sorted({name for g in found for run in g.runs for r in run.rounds for name in r.train})
-    bytes_columns = ("bytes_up", "bytes_down", "bytes_up_float32")
+    bytes_columns = ("bytes_up", "bytes_down", "bytes_up_float32", "bytes_down_float32")
     head = [
         "run",
         "group",
@@ -220,9 +252,7 @@ def _write_csv(path: Path, found: Sequence[Group]) -> None:
                             "",
                             *before,
                             *[""] * len(trained),
-                            0,
-                            0,
-                            0,
+                            *[0] * len(bytes_columns),
                             0.0,
                             0.0,
                             *[0] * (len(Outcome) + 2),
@@ -244,6 +274,7 @@ def _csv_cells(
         record.bytes_up,
         record.bytes_down,
         record.bytes_up_float32,
+        record.bytes_down_float32,
         spent,
         record.wall_seconds,
         len(record.fates),

@@ -118,6 +118,11 @@ class Run:
         return [record.bytes_up_float32 for record in self.rounds]
 
     @property
+    def bytes_down_float32(self) -> list[int]:
+        """A whole float32 model for each invited client, per round."""
+        return [record.bytes_down_float32 for record in self.rounds]
+
+    @property
     def rounds_failed(self) -> int:
         """Rounds that left the model unchanged."""
         return sum(not record.ok for record in self.rounds)

@@ -16,11 +16,13 @@ from fedkit.report.markup import Html, el, join, section, table, tabs, write_pag
 from fedkit.report.units import (
     Axis,
     bytes_axis,
+    bytes_log_axis,
     count_axis,
     number_axis,
     seconds_axis,
     show_bytes,
     show_number,
+    show_saving,
     show_seconds,
 )
 
@@ -29,6 +31,10 @@ OVER: Sequence[tuple[Over, str]] = (
     ("bytes", "Over bytes"),
     ("seconds", "Over virtual time"),
 )
+
+
+WIDE = 10.0
+"""Bytes that differ by this factor are drawn on a logarithmic scale."""
 
 
 def write_report(folder: Path) -> Path:
@@ -71,14 +77,6 @@ def show_spent(over: Over, value: float) -> str:
     return show_bytes(value) if over == "bytes" else show_seconds(value)
 
 
-def saving(run: Run) -> str:
-    """Bytes up against the same updates as float32."""
-    up, plain = sum(run.bytes_up), sum(run.bytes_up_float32)
-    if not up or not plain:
-        return ""
-    return f"{plain / up:.2f}× smaller than float32" if plain >= up else f"{up / plain:.2f}× float32"
-
-
 def _head(run: Run) -> Html:
     workload, strategy = run.setting("workload") or run.name, run.setting("strategy.name")
     top = el("div", el("h1", workload), el("span", run.status, class_=f"pill {_pill(run)}"), class_="top")
@@ -119,8 +117,8 @@ def _tiles(run: Run) -> Html:
         ("Rounds", f"{len(run.rounds):,}", f"{failed} failed" if failed else "none failed"),
         ("Updates counted", f"{counted:,}", f"of {invited:,} invitations"),
         ("Clients lost", f"{lost:,}", f"{late:,} late, {refused:,} failed or refused"),
-        ("Sent up", show_bytes(up), saving(run)),
-        ("Sent down", show_bytes(down), show_bytes(up + down) + " in all"),
+        ("Sent up", show_bytes(up), show_saving(up, sum(run.bytes_up_float32))),
+        ("Sent down", show_bytes(down), show_saving(down, sum(run.bytes_down_float32))),
         ("Virtual time", show_seconds(run.progress["seconds"][-1]), "on the federation's clock"),
         ("Wall time", show_seconds(seconds), "on this machine"),
     ]
@@ -175,27 +173,38 @@ def _line(run: Run, metric: str, over: Over, train: bool) -> Line:
 
 
 def _rounds_and_traffic(run: Run) -> Html:
-    note = "A round fails when too few replies were counted; the model is then left as it was."
+    total = sum(run.bytes_up) + sum(run.bytes_down)
+    saved = show_saving(total, sum(run.bytes_up_float32) + sum(run.bytes_down_float32))
+    note = f"{show_bytes(total)} were sent in all" + (f", {saved}. " if saved else ". ")
+    note += "A round fails when too few replies were counted; the model is then left as it was."
     charts = el("div", participation_chart(run), _traffic_chart(run), class_="charts")
     return section("Participation and traffic", charts, note=note)
 
 
 def _traffic_chart(run: Run) -> Html:
-    rounds = run.progress["rounds"]
+    """Bytes so far, both ways, and as float32; logarithmic where they differ much."""
+    rounds = run.progress["rounds"][1:]
     heads = [show_spent("rounds", at) for at in rounds]
     lines = []
     for name, colour, sizes in (
         ("down", "c2", run.bytes_down),
         ("up", "c0", run.bytes_up),
-        ("up as float32", "c6", run.bytes_up_float32),
+        ("down as float32", "c2", run.bytes_down_float32),
+        ("up as float32", "c0", run.bytes_up_float32),
     ):
-        points = [(at, float(total)) for at, total in zip(rounds, accumulate(sizes, initial=0), strict=True)]
-        lines.append(Line(name, colour, points, heads, dashed="float32" in name, show=show_bytes))
-    high = max(y for line in lines for _, y in line.points)
-    y = bytes_axis("bytes", high)
-    unit = y.label.removeprefix("bytes ")
+        points = [(at, float(total)) for at, total in zip(rounds, accumulate(sizes), strict=True)]
+        if points[-1][1] or "float32" not in name:
+            lines.append(Line(name, colour, points, heads, dashed="float32" in name, show=show_bytes))
+    y = _traffic_axis(
+        [line.points[-1][1] for line in lines], min(y for line in lines for _, y in line.points)
+    )
     x = count_axis("rounds", rounds[-1], ends_on_tick=False)
-    return line_chart(f"Traffic so far {unit}", lines, x, y)
+    return line_chart("Traffic so far" + y.label.removeprefix("bytes"), lines, x, y)
+
+
+def _traffic_axis(ends: Sequence[float], least: float) -> Axis:
+    wide = least > 0 and max(ends) >= WIDE * min(ends)
+    return bytes_log_axis("bytes", least, max(ends)) if wide else bytes_axis("bytes", max(ends))
 
 
 def _config(run: Run) -> Html:

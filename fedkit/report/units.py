@@ -23,6 +23,28 @@ def show_bytes(count: float) -> str:
     return f"{count:.0f} B" if unit == "B" else f"{count / size:.{_decimals(count / size)}f} {unit}"
 
 
+def show_saving(size: float, plain: float) -> str:
+    """A size against the same as plain float32; empty where one of them is 0.
+
+    >>> show_saving(100, 3210), show_saving(110, 100), show_saving(0, 100)
+    ('32.1× smaller than float32', '1.10× float32', '')
+    """
+    if not size or not plain:
+        return ""
+    return (
+        f"{times(plain / size)} smaller than float32" if plain >= size else f"{times(size / plain)} float32"
+    )
+
+
+def times(ratio: float) -> str:
+    """A ratio in three digits.
+
+    >>> times(3.508), times(32.1), times(1234.5)
+    ('3.51×', '32.1×', '1,234×')
+    """
+    return f"{ratio:,.{_decimals(ratio)}f}×" if ratio < 9.995 else f"{ratio:,.{int(ratio < 99.95)}f}×"
+
+
 def show_seconds(seconds: float) -> str:
     """A duration, at most two units.
 
@@ -60,15 +82,18 @@ def _decimals(value: float) -> int:
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear axis from low to high. ticks: (value, text)."""
+    """An axis from low to high, linear or logarithmic. ticks: (value, text)."""
 
     label: str
     low: float
     high: float
     ticks: tuple[tuple[float, str], ...]
+    log: bool = False
 
     def at(self, value: float) -> float:
-        """Where the value lies, 0 (low) to 1 (high)."""
+        """Where the value lies, 0 (low) to 1 (high); on a logarithmic axis it is positive."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
 
@@ -94,6 +119,25 @@ def bytes_axis(label: str, high: float) -> Axis:
     """Bytes from 0, ticks in one unit, which the label names."""
     size, unit = next(((s, u) for s, u in _BYTES if high >= s), _BYTES[-1])
     return _in_unit(label, high, size, unit)
+
+
+def bytes_log_axis(label: str, low: float, high: float) -> Axis:
+    """Bytes on a logarithmic scale, a little wider than from low (above 0) to high."""
+    low, high = low / 1.1, high * 1.1
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = -(-len(powers) // 8)
+    ticks = [10.0**n for n in powers[::every] if low <= 10.0**n <= high]
+    if len(ticks) < 3:
+        fine = (m * 10.0**n for n in powers for m in (1.0, 2.0, 5.0))
+        ticks = [tick for tick in fine if low <= tick <= high]
+    if len(ticks) < 2:
+        ticks = [low, high]
+    return Axis(f"{label} (logarithmic)", low, high, tuple((at, _short_bytes(at)) for at in ticks), log=True)
+
+
+def _short_bytes(count: float) -> str:
+    size, unit = next(((s, u) for s, u in _BYTES if count >= s), _BYTES[-1])
+    return f"{count / size:.3g} {unit}"
 
 
 def seconds_axis(label: str, high: float) -> Axis:

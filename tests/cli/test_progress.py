@@ -13,7 +13,19 @@ from fedkit.cli.progress import Bar, Lines, show_metrics
 from fedkit.events import Replied
 from fedkit.history import Fate, Outcome
 from fedkit.launch import run_scenario, saved_scenario
+from fedkit.report.units import times
 from fedkit.scenario import read
+
+BIG = """
+import numpy as np
+from fedkit_clients import MLP, NumpyWorkload
+
+
+def make():
+    x = np.random.default_rng(0).normal(size=(8, 100)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(int)
+    return NumpyWorkload(MLP(100, (100,), 2), {"a": (x, y)}, test=(x, y))
+"""
 
 
 def _terminal() -> tuple[Console, io.StringIO]:
@@ -28,7 +40,7 @@ def test_the_bar_shows_round_metric_clients_bytes_and_time(folder: Path) -> None
     bar.replied(Replied(2, "c0", Fate(Outcome.counted), 3, 4))
     bar.close()
     last = screen.getvalue()
-    for part in ("toy", "2/2", "accuracy 0.", "now 3/4", "8 counted, 0 missing", "up,", "virtual"):
+    for part in ("toy", "2/2", "accuracy 0.", "now 3/4", "8 counted ·", "up,", "virtual"):
         assert part in last
 
 
@@ -64,6 +76,22 @@ def test_a_failed_round_says_why(folder: Path) -> None:
     run_scenario(scenario, observers=[Lines(console, "toy")])
     assert "toy round 1/1  failed: 0 of 4 invited clients were counted" in screen.getvalue()
     assert "0 counted, 4 missing" in screen.getvalue()
+
+
+def test_a_line_tells_how_much_smaller_than_float32(folder: Path) -> None:
+    console, screen = _terminal()
+    (folder / "big.py").write_text(BIG)
+    settings = [
+        "workload=big.py:make",
+        "codec.up=eden",
+        "codec.down=ecsq:delta=2,mode=near",
+        "rounds.count=3",
+    ]
+    result = run_scenario(read("toy.toml", settings), observers=[Lines(console, "toy")])
+    up, down = (result.summary[f"bytes_{w}_float32"] / result.summary[f"bytes_{w}"] for w in ("up", "down"))
+    assert min(up, down) > 10
+    assert f"up ({times(up)})" in screen.getvalue().splitlines()[-1]
+    assert f"down ({times(down)})" in screen.getvalue().splitlines()[-1]
 
 
 def test_metrics_in_one_line() -> None:

@@ -13,6 +13,7 @@ from fedkit.errors import ConfigError
 from fedkit.history import Outcome
 from fedkit.report import summary_rows, write_compare, write_report
 from fedkit.report.data import read_run
+from fedkit.report.units import times
 
 
 def _folders(make_run: Callable[..., Path], rounds: int = 6) -> list[Path]:
@@ -125,3 +126,37 @@ def test_a_folder_that_is_no_run_is_an_error(make_run: Callable[..., Path], tmp_
     with pytest.raises(ConfigError, match="no such folder"):
         write_compare([make_run("a"), tmp_path / "absent"], tmp_path / "cmp.html")
     assert not (tmp_path / "cmp.html").exists()
+
+
+def _sized(folder: Path, factor: float) -> Path:
+    """The run with bytes scaled: as if its codec were so much better or worse."""
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    for line in lines:
+        line |= {"bytes_up": int(line["bytes_up"] * factor), "bytes_down": int(line["bytes_down"] * factor)}
+        line |= {"bytes_up_float32": 64_000, "bytes_down_float32": 32_000}
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_bytes_that_differ_much_share_a_logarithmic_axis(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    plain = _sized(make_run("a"), 1)
+    near = _sized(make_run("b", config={"mu": "1"}), 0.5)
+    small = _sized(make_run("c", config={"mu": "2"}), 0.01)
+    seeds = _sized(make_run("d", config={"mu": "2"}, seed=1), 0.01)
+    text = write_compare([plain, near], tmp_path / "near.html")[0].read_text(encoding="utf-8")
+    assert "logarithmic" not in text
+    text = write_compare([plain, small, seeds], tmp_path / "far.html")[0].read_text(encoding="utf-8")
+    assert text.count("bytes up and down (logarithmic)</span>") == 2  # one chart for each metric
+    assert "-9000" not in text  # nothing is drawn far outside, where the logarithm of 0 would be
+
+
+def test_the_summary_tells_how_much_smaller_each_way(make_run: Callable[..., Path]) -> None:
+    folder = _sized(make_run("a", rounds=2), 1)
+    run = read_run(folder)
+    (row,) = summary_rows([folder])
+    assert row["saving up"] == times(128_000 / sum(run.bytes_up))
+    assert row["saving down"] == times(64_000 / sum(run.bytes_down))
+    assert row["saving in all"] == times(192_000 / sum(run.bytes_up + run.bytes_down))
+    assert summary_rows([make_run("old", rounds=2)])[0]["saving up"] == "–"

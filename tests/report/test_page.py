@@ -11,7 +11,6 @@ import pytest
 from fedkit.errors import ConfigError
 from fedkit.report import write_report
 from fedkit.report.data import read_run
-from fedkit.report.page import saving
 
 VOID = {"meta", "input", "path", "br"}
 HOSTILE = "<script>alert(1)</script>\"'&</details>"
@@ -145,9 +144,32 @@ def test_500_rounds_of_50_clients_stay_below_a_megabyte(make_run: Callable[..., 
     assert page.read_text(encoding="utf-8").count('<p class="lost">') > 400
 
 
-def test_saving_compares_with_float32(make_run: Callable[..., Path]) -> None:
-    run = read_run(make_run(rounds=3))
-    assert saving(run) == f"{2600 / 740:.2f}× smaller than float32"
+def _with_bytes(folder: Path, **bytes_: int) -> Path:
+    lines = [json.loads(line) | bytes_ for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_bytes_are_compared_with_float32_both_ways(make_run: Callable[..., Path]) -> None:
+    folder = _with_bytes(
+        make_run(rounds=3), bytes_up=1000, bytes_up_float32=32_000, bytes_down=500, bytes_down_float32=8000
+    )
+    texts = _read(write_report(folder)).texts
+    assert "32.0× smaller than float32" in texts
+    assert "16.0× smaller than float32" in texts
+    assert "4.50 kB were sent in all, 26.7× smaller than float32. A round fails" in " ".join(texts)
+
+
+def test_traffic_that_differs_much_is_drawn_on_a_logarithmic_scale(make_run: Callable[..., Path]) -> None:
+    small = _with_bytes(make_run("a", rounds=3), bytes_up=100, bytes_up_float32=32_000)
+    plain = _with_bytes(make_run("b", rounds=3), bytes_up=3000, bytes_down=2000, bytes_up_float32=2900)
+    assert "(logarithmic)" in " ".join(_read(write_report(small)).texts)
+    assert "(logarithmic)" not in " ".join(_read(write_report(plain)).texts)
+
+
+def test_a_run_without_traffic_is_drawn(make_run: Callable[..., Path]) -> None:
+    folder = _with_bytes(make_run(rounds=2), bytes_up=0, bytes_up_float32=0, bytes_down=0)
+    assert "Traffic so far" in " ".join(_read(write_report(folder)).texts)
 
 
 def test_no_run_is_an_error(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from fedkit.report.units import (
     Axis,
     bytes_axis,
+    bytes_log_axis,
     count_axis,
     number_axis,
     seconds_axis,
@@ -76,3 +77,23 @@ def test_show_number_is_short_and_keeps_four_digits(value: float) -> None:
     assert len(text) <= 20
     if 0 < abs(value) < 1e308:
         assert float(text.replace(",", "")) == pytest.approx(value, rel=1e-3)
+
+
+@given(st.floats(1, 1e15), st.floats(1, 1e15))
+def test_a_logarithmic_axis_holds_its_values_and_equal_ratios_are_equally_far(
+    one: float, other: float
+) -> None:
+    low, high = sorted((one, other))
+    axis = bytes_log_axis("bytes", low, high)
+    _is_sound(axis)
+    assert -1e-6 <= axis.at(low) <= axis.at(high) <= 1 + 1e-6
+    assert axis.at(2 * low) - axis.at(low) == pytest.approx(axis.at(2 * high) - axis.at(high))
+
+
+def test_ticks_of_a_logarithmic_axis_are_round() -> None:
+    def ticks(low: float, high: float) -> list[str]:
+        return [text for _, text in bytes_log_axis("b", low, high).ticks]
+
+    assert ticks(2e5, 3e8) == ["1 MB", "10 MB", "100 MB"]
+    assert ticks(1500, 30_000) == ["2 kB", "5 kB", "10 kB", "20 kB"]
+    assert ticks(300, 310) == ["273 B", "341 B"]  # no round number between: the ends
