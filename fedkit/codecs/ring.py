@@ -9,6 +9,9 @@ the step and turns back. Suresh et al. 2017, arXiv:1611.00429 (rotation); Robert
 The ring spans 2 kappa margin standard deviations of a coordinate of the sum, its rounding errors
 included: with reach = kappa margin and n clients, the step is 2 reach scale / sqrt(4^width - n reach^2 / 3).
 
+The vector: the lanes of the large tensors, rows of the rotation in their order, then those of the small
+ones (lanes.py); as a payload its words are little-endian.
+
 Small and exempt tensors take lanes of 32 bits, with a step of 2^8 n / 2^31: no sum of n entries within
 +-2^8 can wrap. While the public scale is unknown, large tensors take 32 bits too, and a scale of 2^4 n.
 """

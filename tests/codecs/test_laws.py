@@ -31,6 +31,11 @@ VARIANTS = [
     "tensors:small=float32,below=0|ecsq",
     "tensors:below=0|eden:bits=2",
     "tensors:exempt=m*|int8",
+    "topk:share=.1|bfloat16",
+    "int4:block=32",
+    "qsgd:levels=7,bucket=64",
+    "powersgd:rank=1",
+    "ring-srht:keep=.3,exempt=v*",
 ]
 
 
