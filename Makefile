@@ -42,6 +42,15 @@ format: $(VENV)/.dev ## Format the code
 test-wheel: $(VENV)/.dev ## Build the wheel and test it in a fresh environment outside the repository
 	$(BIN)/python tests/wheel.py
 
+bench-codecs: $(VENV)/.dev ## Bits, error, speed and memory of every codec (half a minute)
+	$(BIN)/python tests/bench/codecs.py
+
+prove-codecs: $(VENV)/.dev ## Accuracy over bytes on real data, 3 seeds (under an hour on two cores; needs FEDKIT_DATA)
+	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_codecs.py tests/prove/test_codecs_ring.py
+
+prove-fuzz: $(VENV)/.dev ## Fuzz the decoder of every codec for a minute each (20 minutes on one core)
+	FEDKIT_FUZZ_SECONDS=60 $(BIN)/python -m pytest -q -s tests/codecs/test_fuzz.py -k mutated
+
 clean: ## Remove the environment, caches and builds (runs/ is kept)
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
@@ -59,4 +68,4 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -c constraints.txt -e '.[dev,torch]'
 	@touch $@ $(VENV)/.demo
 
-.PHONY: help demo test check tests types lint format test-wheel clean
+.PHONY: help demo test check tests types lint format test-wheel bench-codecs prove-codecs prove-fuzz clean
