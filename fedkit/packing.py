@@ -56,9 +56,7 @@ def nbytes(layout: Layout) -> int:
 @lru_cache(maxsize=64)
 def table(groups: Groups) -> bytes:
     """The table of named groups of tensors; WireError if it could not be read back."""
-    content = [
-        [name, list(zip(layout.names, layout.dtypes, layout.shapes, strict=True))] for name, layout in groups
-    ]
+    content = [[name, rows(layout)] for name, layout in groups]
     data = _json(content).encode("ascii")
     if len(data) > TABLE_LIMIT:
         raise WireError(f"the table of tensors needs {len(data)} bytes, the limit is {TABLE_LIMIT}")
@@ -69,18 +67,24 @@ def table(groups: Groups) -> bytes:
 def parse_table(data: bytes) -> Groups:
     """The groups of a table; WireError on anything that `table` cannot have made."""
     groups = [fields.items(group, "group", 2) for group in fields.items(fields.parse(data, "table"), "table")]
-    return tuple((fields.text(name, "group name"), _parse_rows(rows)) for name, rows in groups)
+    return tuple((fields.text(name, "group name"), parse_rows(given)) for name, given in groups)
 
 
-def _parse_rows(value: object) -> Layout:
-    rows = [fields.items(row, "tensor", 3) for row in fields.items(value, "tensors")]
-    names = tuple(fields.text(name, "tensor name") for name, _, _ in rows)
-    dtypes = tuple(fields.text(dtype, "dtype") for _, dtype, _ in rows)
+def rows(layout: Layout) -> list[tuple[str, str, tuple[int, ...]]]:
+    """[name, dtype, shape] of each tensor, in order."""
+    return list(zip(layout.names, layout.dtypes, layout.shapes, strict=True))
+
+
+def parse_rows(value: object) -> Layout:
+    """The layout in the rows [name, dtype, shape] of a table; WireError if they are none."""
+    given = [fields.items(row, "tensor", 3) for row in fields.items(value, "tensors")]
+    names = tuple(fields.text(name, "tensor name") for name, _, _ in given)
+    dtypes = tuple(fields.text(dtype, "dtype") for _, dtype, _ in given)
     if len(set(names)) != len(names):
         raise WireError("a tensor name is repeated")
     if unknown := set(dtypes) - _DTYPES:
         raise WireError(f"unknown dtype {sorted(unknown)[0]!r}")
-    return Layout(names, tuple(_shape(shape) for _, _, shape in rows), dtypes)
+    return Layout(names, tuple(_shape(shape) for _, _, shape in given), dtypes)
 
 
 def _shape(value: object) -> tuple[int, ...]:

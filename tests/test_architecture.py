@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "strategy": {"aggregate", "messages", "tensors"},
     "trainer": BASE,
     "job": {"aggregate", "codecs", "downlink", "messages", "strategy", "tensors"},
+    "jobfile": {"aggregate", "codecs", "fields", "job", "packing", "plugins", "strategy", *BASE},
     "dressing": {"aggregate", "codecs", "job", *BASE},
     "feedback": {"numpy", "tensors"},
     "downlink": {"codecs", "numpy", "tensors"},
