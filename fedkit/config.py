@@ -140,13 +140,13 @@ class Stop:
     """[stop]: early stopping on an evaluation metric; off while `metric` is empty.
 
     target: stop when reached. patience: stop after so many evaluations without a better value (0:
-    never). best: which way is better.
+    never). best: which way is better; "auto" takes "min" for losses and errors, else "max".
     """
 
     metric: str = ""
     target: float | None = None
     patience: int = 0
-    best: Literal["max", "min"] = "max"
+    best: Literal["auto", "max", "min"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, cast, get_type_hints
 from fedkit import options, plugins, toml
 from fedkit.config import Population, Scenario
 from fedkit.errors import ConfigError, nearest
-from fedkit.scenario_rules import problems
+from fedkit.scenario_rules import at, problems, without_effect
 from fedkit.scenario_tree import NAMED, ScenarioTree, Tree, shipped
 
 __all__ = ["changes", "is_workload", "read", "shipped", "to_dict", "to_toml"]
@@ -43,26 +43,27 @@ _MAIN = {
 def read(source: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     """The scenario of a shipped name or a TOML file, with `key=value` overrides applied.
 
-    FILE.py:ATTR and workload options called `data`, `path` or `..._path` are taken relative to the
-    file they stand in, or to the working directory in an override and in a shipped scenario. An
-    override that names another strategy, workload or federation drops the options that the file
-    gives to the old one.
+    An override whose key is no section, but an option of the workload, means that option: `data=FILE`
+    is `workload_options.data=FILE`. FILE.py:ATTR and workload options called `data`, `path` or
+    `..._path` are taken relative to the file they stand in, or to the working directory in an
+    override and in a shipped scenario. An override that names another strategy, workload or
+    federation drops the options that the file gives to the old one.
 
     Raises ConfigError with file, line, key and nearest key.
     """
     tree = ScenarioTree.open(str(source))
-    tree.override(overrides)
+    tree.override(_with_full_keys(tree, overrides))
     hints = {name: hint for name, hint in get_type_hints(Scenario).items() if name != "places"}
     made: dict[str, Any] = {}
     for name, item in tree.tree.items():
         if name not in hints:
             kind = "section" if isinstance(item, dict) else "key"
-            raise tree.fail(name, f"unknown {kind}; {nearest(name, hints)}")
+            raise tree.fail(name, f"unknown {kind}; {_meant(tree, name, hints)}")
         made[name] = _entry(tree, name, hints[name], item)
     scenario = _with_plugins(tree, Scenario(**made, places=dict(tree.places)))
     for path, text in problems(scenario):
         raise tree.fail(path, text)
-    return scenario
+    return _effective(tree, scenario)
 
 
 def to_dict(scenario: Scenario) -> Tree:
@@ -112,6 +113,68 @@ def _flat(tree: Tree) -> Tree:
         else:
             flat[name] = item
     return flat
+
+
+def _with_full_keys(tree: ScenarioTree, overrides: Sequence[str]) -> list[str]:
+    """Overrides with `workload_options.` before a bare key that is an option of the workload."""
+    known = {field.name for field in dataclasses.fields(Scenario)}
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    bare = {key for key in keys if "." not in key and key not in known}
+    if not bare:
+        return list(overrides)
+    named = [
+        text.partition("=")[2].strip() for key, text in zip(keys, overrides, strict=True) if key == "workload"
+    ]
+    workload = (
+        plugins.absolute(named[-1], Path.cwd()) if named else tree.tree.get("workload", Scenario.workload)
+    )
+    meant = bare & _takes("workloads", workload)
+    both = zip(keys, overrides, strict=True)
+    return [f"workload_options.{text.lstrip()}" if key in meant else text for key, text in both]
+
+
+def _takes(group: str, name: object) -> set[str]:
+    """The options of a plugin; none of one that cannot be loaded, which is an error of its own later."""
+    try:
+        thing = plugins.load(f"fedkit.{group}", str(name))
+    except ConfigError:
+        return set()
+    found = options.signature(thing).parameters if callable(thing) and not is_workload(thing) else {}
+    return found.keys() - set(_FILLED[group])
+
+
+def _meant(tree: ScenarioTree, key: str, hints: Mapping[str, object]) -> str:
+    """A hint for an unknown top-level key: the full keys that end so, else the nearest one."""
+    strategy, train = tree.tree.get("strategy"), tree.tree.get("train")
+    default = Scenario().strategy.name
+    name = strategy.get("name", default) if isinstance(strategy, dict) else default
+    sections: dict[str, set[str]] = {
+        "train": set(train) if isinstance(train, dict) else set(),
+        "strategy": _takes("strategies", name),
+        "workload_options": _takes("workloads", tree.tree.get("workload", Scenario.workload)),
+    }
+    for section, cls in hints.items():
+        if isinstance(cls, type) and dataclasses.is_dataclass(cls):
+            sections.setdefault(section, set()).update(field.name for field in dataclasses.fields(cls))
+    found = [f"{section}.{key}" for section, keys in sections.items() if key in keys]
+    return f"did you mean {' or '.join(map(repr, found))}?" if found else nearest(key, hints)
+
+
+def _effective(tree: ScenarioTree, scenario: Scenario) -> Scenario:
+    """The scenario, without what its file says about a choice that an override has replaced.
+
+    Raises ConfigError for any other key that was given and has no effect. The default may stand in
+    a file, as it does in the scenario.toml of a run.
+    """
+    for key, needs, text in without_effect(scenario):
+        section, _, name = key.partition(".")
+        default = at(Scenario(), key)
+        typed, replaced = (tree.places.get(path, "").startswith("override ") for path in (key, needs))
+        if typed or (at(scenario, key) != default and not replaced):
+            raise tree.fail(key, text)
+        changed = dataclasses.replace(cast("Any", at(scenario, section)), **{name: default})
+        scenario = dataclasses.replace(scenario, **{section: changed})
+    return scenario
 
 
 def _entry(tree: ScenarioTree, name: str, hint: object, item: object) -> object:

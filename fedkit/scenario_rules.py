@@ -1,9 +1,9 @@
-"""The ranges of a scenario's numbers, and what must hold between them."""
+"""The ranges of a scenario's numbers, what must hold between them, and which keys have no effect."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from fedkit.config import Scenario
 
@@ -42,7 +42,7 @@ _RULES: tuple[Rule, ...] = (
     ("population.alpha", _positive, _FINITE),
     ("population.shards", _count, _COUNT),
     ("population.min_examples", lambda n: n >= 0, _SPREAD),
-    ("rounds.count", lambda n: n >= 0, _SPREAD),
+    ("rounds.count", _count, _COUNT),
     ("rounds.cohort", _count_or_fraction, f"{_EITHER}; 'none' takes all clients"),
     ("rounds.over_select", lambda n: n >= 1 and math.isfinite(n), _COUNT),
     ("rounds.quorum", _count_or_fraction, _EITHER),
@@ -69,13 +69,37 @@ _RULES: tuple[Rule, ...] = (
     ("stop.patience", lambda n: n >= 0, _SPREAD),
 )
 
+NEEDS: Sequence[tuple[str, str, tuple[str, ...]]] = (
+    ("population.alpha", "population.partition", ("dirichlet", "quantity")),
+    ("population.shards", "population.partition", ("shards",)),
+    ("rounds.carry_rounds", "rounds.late", ("carry",)),
+    ("devices.available", "devices.availability", ("bernoulli",)),
+    ("devices.on_seconds", "devices.availability", ("markov",)),
+    ("devices.off_seconds", "devices.availability", ("markov",)),
+)
+"""(key, the key that it depends on, the values of that one with which it has an effect)."""
+
+
+def at(scenario: object, path: str) -> object:
+    """The value of a dotted key."""
+    for part in path.split("."):
+        scenario = getattr(scenario, part)
+    return scenario
+
+
+def without_effect(scenario: Scenario) -> Iterator[tuple[str, str, str]]:
+    """(key, the key that it depends on, what is wrong) of every key of NEEDS that nothing reads."""
+    for key, needs, allowed in NEEDS:
+        value = at(scenario, needs)
+        if value not in allowed:
+            wanted = " or ".join(f"{needs} = {name!r}" for name in allowed)
+            yield key, needs, f"has no effect with {needs} = {value!r}: leave it out, or set {wanted}"
+
 
 def problems(scenario: Scenario) -> Iterator[tuple[str, str]]:
     """(dotted key, what is wrong) of every broken rule."""
     for path, holds, text in _RULES:
-        item: object = scenario
-        for part in path.split("."):
-            item = getattr(item, part)
+        item = at(scenario, path)
         if isinstance(item, int | float) and not holds(item):
             yield path, f"{text}, not {item!r}"
     yield from _between(scenario)

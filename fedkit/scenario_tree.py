@@ -21,14 +21,16 @@ NAMED = {"strategy": "name", "federation": "kind"}
 _DEFAULT = {"strategy": StrategySection().name, "federation": FederationSection().kind}
 
 
-def place_error(places: Mapping[str, str], path: str, text: str, label: str = "scenario") -> ConfigError:
-    """The error for a dotted path, at the nearest place that is known, else at `label`."""
+def place_error(places: Mapping[str, str], path: str, text: str, label: str = "") -> ConfigError:
+    """The error for a dotted path, at the nearest place that is known, else at `label` or the file."""
     place = path
     while place and place not in places:
         place = place.rpartition(".")[0]
     inside = (at for known, at in places.items() if known.startswith(f"{path.partition('.')[0]}."))
     section, _, key = path.partition(".")
     shown = f"[{section}] {key}" if key else path
+    files = (at.rpartition(":")[0] for at in places.values() if not at.startswith("override "))
+    label = label or next(files, "scenario")
     return ConfigError(f"{places[place] if place else next(inside, label)}: {shown}: {text}")
 
 
@@ -92,6 +94,7 @@ class ScenarioTree:
                 self.tree[section] = {}
         if "workload" in added and added["workload"] != self.tree.get("workload"):
             self.tree.pop("workload_options", None)
+            self.tree.pop("description", None)  # it describes the workload that was replaced
             self.replaced = True
 
 

@@ -164,7 +164,24 @@ def test_files_are_relative_to_the_file_or_to_the_working_directory(
         ('"iid"', '"idd"', 9, "[population] partition: unknown value 'idd'; did you mean 'iid'?"),
         ("count = 5", "count = 5.0", 12, "[rounds] count: must be an integer, not 5.0"),
         ("count = 5", "count = true", 12, "[rounds] count: must be an integer, not True"),
-        ("count = 5", "count = -1", 12, "[rounds] count: must be 0 or more, not -1"),
+        ("count = 5", "count = -1", 12, "[rounds] count: must be at least 1, not -1"),
+        ("count = 5", "count = 0", 12, "[rounds] count: must be at least 1, not 0"),
+        ("seed = 3", "data = 'x'", 2, "data: unknown key; did you mean 'workload_options.data'?"),
+        ("seed = 3", "mu = 0.1", 2, "mu: unknown key; did you mean 'strategy.mu'?"),
+        ("seed = 3", "lr = 0.1", 2, "lr: unknown key; did you mean 'train.lr' or 'strategy.lr'?"),
+        ("seed = 3", "alpha = 0.1", 2, "alpha: unknown key; did you mean 'population.alpha'?"),
+        (
+            '"iid"',
+            '"iid"\nalpha = 0.1',
+            10,
+            "[population] alpha: has no effect with population.partition = 'iid'",
+        ),
+        (
+            "count = 5",
+            "carry_rounds = 2",
+            12,
+            "[rounds] carry_rounds: has no effect with rounds.late = 'drop'",
+        ),
         (
             "cohort = 4",
             "cohort = 0",
@@ -227,6 +244,18 @@ def test_an_error_names_file_line_key_and_the_nearest(
         ("links.loss=1", "[links] loss: must be in [0, 1), not 1.0"),
         ("links.profile=custom", "[links] profile: 'custom' needs links.up and links.down"),
         ("devices.profile=custom", "[devices] profile: 'custom' needs devices.speed"),
+        (
+            "devices.available=0.5",
+            "[devices] available: has no effect with devices.availability = 'always': leave it out, or set "
+            "devices.availability = 'bernoulli'",
+        ),
+        (
+            "devices.off_seconds=5",
+            "[devices] off_seconds: has no effect with devices.availability = 'always'",
+        ),
+        ("population.shards=2", "[population] shards: has no effect with population.partition = 'iid'"),
+        ("mu=0.1", "mu: unknown key; did you mean 'strategy.mu'?"),
+        ("count=5", "count: unknown key; did you mean 'rounds.count'?"),
         ("devices.drop=1.5", "[devices] drop: must be in [0, 1], not 1.5"),
         ("rounds.deadline=inf", "[rounds] deadline: must be positive and finite, not inf"),
         ("rounds.over_select=0.5", "[rounds] over_select: must be at least 1, not 0.5"),
@@ -243,6 +272,36 @@ def test_an_override_is_named_in_its_error(file: Path, override: str, text: str)
     with pytest.raises(ConfigError) as caught:
         read(file, [override])
     assert str(caught.value).startswith(f"override {override!r}: {text}")
+
+
+def test_a_bare_key_that_is_an_option_of_the_workload_means_that_option(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scenario = read(file, ["data=d.npz", "size=9"])
+    assert scenario.workload_options == {"size": 9, "data": str(tmp_path.resolve() / "d.npz")}
+    assert read(file, ["workload=own.py:alone", "size=2"]).workload_options == {"size": 2.0}
+    with pytest.raises(ConfigError, match=r"workload_options.size=x'.* size: must be an integer"):
+        read(file, ["size=x"])
+    with pytest.raises(ConfigError, match=r"override 'data=x': data: unknown key"):
+        read(file, ["workload=own.py:alone", "data=x"])
+
+
+def test_a_choice_that_is_replaced_takes_its_settings_along(file: Path) -> None:
+    file.write_text(TEXT.replace('"iid"', '"dirichlet"\nalpha = 0.1'))
+    assert read(file).population.alpha == 0.1
+    replaced = read(file, ["population.partition=shards", "population.shards=3"])
+    assert replaced.population == Population(clients=8, partition="shards", shards=3)
+    with pytest.raises(ConfigError, match=r"override 'population.alpha=0.2'.* no effect"):
+        read(file, ["population.partition=iid", "population.alpha=0.2"])
+
+
+def test_another_workload_drops_the_description_of_the_old_one(file: Path) -> None:
+    file.write_text('description = "mine"\n' + TEXT)
+    other = f"workload={file.parent / 'own.py'}:alone"
+    assert read(file).description == "mine"
+    assert read(file, [other, "rounds.count=2"]).description == ""
+    assert read(file, [other, "description=new"]).description == "new"
 
 
 def test_overrides_that_need_each_other(file: Path) -> None:

@@ -32,7 +32,7 @@ def find(name: str, data: str | None = None) -> Path:
     else:
         folder = os.environ.get(ENVIRONMENT, "")
         path = Path(folder).expanduser() / name
-        looked = f"{ENVIRONMENT} = {folder!r}" if folder else f"no data= given, {ENVIRONMENT} is not set"
+        looked = f"{ENVIRONMENT} = {folder!r}" if folder else f"no data given, {ENVIRONMENT} is not set"
         if not folder:
             raise _missing(name, looked)
     if not path.is_file():
@@ -42,8 +42,9 @@ def find(name: str, data: str | None = None) -> Path:
 
 def _missing(name: str, looked: str) -> DataError:
     return DataError(
-        f"cannot find {name} ({looked}). Give data=FILE or data=FOLDER, or set {ENVIRONMENT} to the "
-        "folder that holds it; docs/data.md says how to make it"
+        f"cannot find {name} ({looked}). Set {ENVIRONMENT} to the folder that holds it, or give the file "
+        "or its folder: data=FILE on the command line, workload_options.data in a scenario; docs/data.md "
+        "says how to make it"
     )
 
 
