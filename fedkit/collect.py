@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -58,6 +59,7 @@ class Collector:
         self._carry_rounds = carry_rounds
         self._notify = notify
         self._tasks: dict[Key, Task] = {}
+        self._told: set[str] = set()
         self._kept: dict[Key, tuple[ClientId, Update]] = {}
         self.result = Collected(zero)
 
@@ -165,7 +167,10 @@ class Collector:
 
     def _failed(self, key: Key, failure: Failure) -> None:
         why = _tell(failure)
-        log.warning("round %d: client %s failed: %s\n%s", key.round, key.client, why, failure.detail)
+        seen = why in self._told  # the same traceback from every client of a round helps nobody
+        detail = "as told before" if seen else failure.detail
+        log.warning("round %d: client %s failed: %s\n%s", key.round, key.client, why, detail)
+        self._told.add(why)
         self.result.first_failure = self.result.first_failure or failure
         self._seal(key, Outcome.failed, why, Verdict.refused, failure)
 
@@ -249,13 +254,22 @@ def why_failed(got: Collected, plan: Plan) -> str:
 
 
 def fatal_cause(got: Collected) -> str:
-    """The first cause, if every invited client failed; else empty."""
-    first = got.first_failure
-    if first is None or any(fate.outcome is not Outcome.failed for fate in got.fates.values()):
+    """The first cause, if every client that answered failed and they are half of the invited or more.
+
+    Whoever is lost or late says nothing against the cause: a typo must not hide behind a dropout.
+    """
+    first, fates = got.first_failure, Counter(fate.outcome for fate in got.fates.values())
+    failed = fates[Outcome.failed]
+    others = len(got.fates) - failed - fates[Outcome.lost] - fates[Outcome.late]
+    if first is None or others or 2 * failed < len(got.fates):
         return ""
     named = ": ".join(part for part in (first.exception, first.subject) if part)
-    all_failed = f"all {len(got.fates)} clients of the round failed"
-    text = f"{all_failed}, {first.key.client!r} first: {first.code} ({named})"
+    who = (
+        f"all {failed} clients of the round failed"
+        if failed == len(got.fates)
+        else (f"all {failed} clients that answered failed, the other {len(got.fates) - failed} are missing")
+    )
+    text = f"{who}, {first.key.client!r} first: {first.code} ({named})"
     return text + (f"\n{first.detail}" if first.detail else "")
 
 

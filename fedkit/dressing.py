@@ -7,18 +7,24 @@ import math
 from fedkit.aggregate import WeightedSum
 from fedkit.codecs import CodecContext
 from fedkit.codecs.none import Plain
+from fedkit.codecs.ring import RingCodec
 from fedkit.errors import ClientFailed, WireError
 from fedkit.job import Job
 from fedkit.messages import EncodedUpdate, Key, Metrics, Update
 from fedkit.seeds import derive
-from fedkit.tensors import norm
+from fedkit.tensors import scale
 
 _PLAIN = Plain()
 
 
-def codec_context(job: Job, key: Key, seed: int, scale: float = 0.0, budget: int = 0) -> CodecContext:
+def codec_context(job: Job, round: int, seed: int, public: float = 0.0, budget: int = 0) -> CodecContext:
     """What both ends of one exchange know: the client's seed, the round's, the public scale."""
-    return CodecContext(seed, derive(job.model_seed, "codec", key.round), scale, budget)
+    return CodecContext(seed, shared_seed(job, round), public, budget, job.cohort)
+
+
+def shared_seed(job: Job, round: int) -> int:
+    """The seed that all clients of a round share."""
+    return derive(job.model_seed, "codec", round)
 
 
 def dress(job: Job, key: Key, update: Update, ctx: CodecContext) -> EncodedUpdate:
@@ -66,9 +72,12 @@ def max_bytes(job: Job) -> int:
     return job.codec_up.max_len(job.layout) + job.extras.nbytes
 
 
-def public_scale(total: WeightedSum) -> float:
-    """Root mean square per entry of the sum of equally weighted deltas, from the round's mean.
+def next_scale(job: Job, total: WeightedSum, ctx: CodecContext) -> float:
+    """The public scale of the next round: the size of this round's sum of deltas, as a ring codec sees it.
 
-    What secure aggregation reveals anyway, so it may be told to every client of the next round.
+    Secure aggregation reveals the sum anyway, so every client may be told. 0 for other codecs.
     """
-    return total.clients * norm(total.mean()) / math.sqrt(max(1, total.layout.size))
+    if not isinstance(job.codec_up, RingCodec):
+        return 0.0
+    summed = scale(total.mean(), total.clients)
+    return job.codec_up.next_scale(summed, total.clients, job.layout, ctx)

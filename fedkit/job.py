@@ -22,7 +22,8 @@ class Job:
 
     layout: what travels. extras: layout of Update.extras. settings: the scenario's [train].
     model_seed: what Workload.init is called with, on the server and on every client. feedback: clients
-    keep what the codec left out and add it to their next update. down_base: see downlink.py.
+    keep what the codec left out and add it to their next update. down_base: see downlink.py. cohort: the
+    most fresh updates that one sum holds.
     """
 
     strategy: Strategy
@@ -35,6 +36,7 @@ class Job:
     model_seed: int
     feedback: bool = False
     down_base: Base = "last"
+    cohort: int = 1
 
     @cached_property
     def id(self) -> str:
@@ -49,6 +51,7 @@ class Job:
             self.model_seed,
             self.feedback,
             self.down_base,
+            self.cohort,
         ]
         return hashlib.sha256(json.dumps([parts, rest]).encode()).hexdigest()[:16]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import tomllib
 from collections.abc import Sequence
@@ -23,8 +24,8 @@ from fedkit.collect import (
     why_failed,
 )
 from fedkit.downlink import Downlink, Release
-from fedkit.dressing import codec_context, public_scale
-from fedkit.errors import RunFailed
+from fedkit.dressing import codec_context, next_scale
+from fedkit.errors import LayoutError, RunFailed
 from fedkit.events import Evaluated, Event, Replied, RoundEnded, RoundStarted, RunEnded, RunStarted, emit
 from fedkit.federation import Federation, Plan, RoundPolicy, Traffic, Verdict
 from fedkit.history import Fate, History, Outcome, RoundRecord
@@ -35,6 +36,8 @@ from fedkit.planning import make_plan, train_seed
 from fedkit.summary import better, headline, summarise
 from fedkit.tensors import Flat, Layout, State, Tensors
 from fedkit.trainer import Workload
+
+log = logging.getLogger("fedkit")
 
 
 class Loop:
@@ -85,12 +88,18 @@ class Loop:
             self._publish()
             self.history.initial = self._measure(0)
             self._checkpoint()
+        if not self.history.initial:
+            log.warning(
+                "nothing will be evaluated: the workload has no test data; give it some, or set "
+                "evaluate_on to 'clients'"
+            )
         self._tell(RunStarted(self.job, rounds, self.history))
         if not resumed:
             self._tell(Evaluated(0, self.history.initial, self.whole, self.history))
         try:
             while len(self.history.rounds) < rounds and not self.stopped:
                 self._round(len(self.history.rounds), rounds)
+            self._demand_success()
         except BaseException as error:
             self._leave("failed" if isinstance(error, Exception) else "interrupted", str(error))
             raise
@@ -104,7 +113,7 @@ class Loop:
         self._tell(RoundStarted(plan))
         got = self._collect(plan, "train", self.job.zero())
         reason, fatal = why_failed(got, plan), fatal_cause(got)
-        reason = reason or self._step(got.total)
+        reason = reason or self._step(got.total, number)
         self.verdicts = verdicts(got, not reason)
         if self.evaluate_on == "clients":  # or those without a verdict would train on meanwhile
             rolled_back = {k: v for k, v in self.verdicts.items() if v is not Verdict.counted}
@@ -144,7 +153,7 @@ class Loop:
         def context_of(key: Key) -> CodecContext:
             now = key.round == plan.round
             seed = plan.seeds[key.client] if now else train_seed(self.seed, key.round, key.client)
-            return codec_context(self.job, key, seed, self.scales.get(key.round, 0.0))
+            return codec_context(self.job, key.round, seed, self.scales.get(key.round, 0.0))
 
         return Collector(self.federation, self.job, plan, context_of, zero, carries, notify).run(tasks)
 
@@ -156,19 +165,26 @@ class Loop:
         self.release = self.downlink.publish(self.model)
         self.federation.publish(self.release)
 
-    def _step(self, total: WeightedSum) -> str:
+    def _step(self, total: WeightedSum, round: int) -> str:
         """Move the model; if it cannot be moved it stays as it was, and the reason is returned."""
-        model, state = self.job.strategy.step(self.model, self.state, total)
-        vector = self.job.layout.flatten(model)
+        name = type(self.job.strategy).__name__
+        moved = self.job.strategy.step(self.model, self.state, total)
+        if not (isinstance(moved, tuple) and len(moved) == 2):
+            raise RunFailed(f"{name}.step returned a {type(moved).__name__}, not (model, state)")
+        model, state = moved
+        try:
+            vector = self.job.layout.flatten(model)
+        except LayoutError as error:
+            raise RunFailed(f"{name}.step made another model: {error}") from error
         finite = np.isfinite(vector)
         if not finite.all():
-            name = self.job.layout.locate(int(np.argmin(finite)))
+            where = self.job.layout.locate(int(np.argmin(finite)))
             return (
-                f"{type(self.job.strategy).__name__}.step made a model that is not finite in tensor "
-                f"{name!r}: lower the learning rate of the strategy or of [train]"
+                f"{name}.step made a model that is not finite in tensor {where!r}: lower the learning rate "
+                "of the strategy or of [train]"
             )
         self.model, self.state = self.job.layout.view(vector), state
-        self.scale = public_scale(total)
+        self.scale = next_scale(self.job, total, codec_context(self.job, round, 0, self.scale))
         self._publish()
         return ""
 
@@ -231,13 +247,24 @@ class Loop:
         self._checkpoint()
         self.federation.settle(self.verdicts)
 
+    def _demand_success(self) -> None:
+        """A run in which no round succeeded has failed, however few rounds it had."""
+        done = self.history.rounds
+        if done and not any(record.ok for record in done):
+            raise RunFailed(
+                f"none of {len(done)} rounds succeeded; the last failed because {done[-1].reason}"
+                f"{_example(done[-1])}"
+            )
+
     def _stop_if_hopeless(self, reason: str) -> None:
         failures = self.history.failures_in_a_row
         if failures >= self.policy.max_failures:
+            last = self.history.rounds[-1]
+            missing = last.count(Outcome.lost) + last.count(Outcome.late)
+            advice = "; lower rounds.quorum, raise rounds.deadline or rounds.over_select, or allow more with "
             raise RunFailed(
-                f"{failures} rounds in a row have failed, the last because {reason}"
-                f"{_example(self.history.rounds[-1])}; lower rounds.quorum, raise rounds.deadline or "
-                "rounds.over_select, or allow more with rounds.max_failures"
+                f"{failures} rounds in a row have failed, the last because {reason}{_example(last)}"
+                f"{advice + 'rounds.max_failures' if missing else ''}"
             )
 
     def _tell(self, event: Event) -> None:

@@ -97,7 +97,7 @@ class Participant:
     def _dress(self, task: Task, update: Update, budget: int) -> tuple[EncodedUpdate, Memory]:
         """The update dressed for travel and, with error feedback, what the codec left out of it."""
         job, key = self._job, task.key
-        ctx = codec_context(job, key, task.seed, float(task.settings.get(SCALE, 0.0)), budget)
+        ctx = codec_context(job, key.round, task.seed, float(task.settings.get(SCALE, 0.0)), budget)
         if not job.feedback:
             return dress(job, key, update, ctx), {}
         memory = self._store.get(key.client, feedback.STREAM)

@@ -73,6 +73,11 @@ def make_plan(
     return Plan(round, now, now + policy.deadline, cohort, want, quorum, seeds, dict(busy))
 
 
+def most_counted(policy: RoundPolicy, registered: int) -> int:
+    """The most fresh updates that a round can count when `registered` clients exist."""
+    return min(registered, _count(policy.cohort, registered)) if policy.cohort is not None else registered
+
+
 def train_seed(seed: int, round: int, client: ClientId) -> int:
     """The seed of one client's training in one round."""
     return derive(seed, "train", round, client)

@@ -11,14 +11,14 @@ from fedkit import plugins
 from fedkit.aggregate import Grid
 from fedkit.codecs import Codec, require_downlink, require_uplink
 from fedkit.downlink import Base
-from fedkit.errors import ConfigError
+from fedkit.errors import ConfigError, nearest
 from fedkit.federation import Federation, RoundPolicy
 from fedkit.history import History
 from fedkit.job import Job
 from fedkit.journal import Journal
 from fedkit.loop import Loop, pick
 from fedkit.messages import Settings
-from fedkit.planning import check_policy
+from fedkit.planning import check_policy, most_counted
 from fedkit.runfolder import RunFolder
 from fedkit.strategy import Strategy
 from fedkit.tensors import Layout, Tensors
@@ -70,6 +70,9 @@ def run(
     policy = policy if policy is not None else RoundPolicy()
     _check(policy, rounds, evaluate_every, evaluate_on)
     chosen = plugins.strategy(strategy) if isinstance(strategy, str) else strategy
+    if not isinstance(chosen, Strategy):
+        raise ConfigError(f"strategy is a {type(chosen).__name__}: give a Strategy, or the name of one")
+    _check_workload(workload, train or {})
     up = plugins.codec(codec_up) if isinstance(codec_up, str) else codec_up
     down = plugins.codec(codec_down, "down") if isinstance(codec_down, str) else codec_down
     fed_back = _feedback(up, policy, feedback)
@@ -80,7 +83,8 @@ def run(
     extras = Layout.of(chosen.extras(pick(base, layout)))
     grid = grid if grid is not None else default_grid(workload, policy)
     base_of_frames = _down_base(policy, len(workload.clients()), down_base)
-    job = Job(chosen, up, down, layout, extras, grid, dict(train or {}), seed, fed_back, base_of_frames)
+    uses = (fed_back, base_of_frames, most_counted(policy, len(workload.clients())))
+    job = Job(chosen, up, down, layout, extras, grid, dict(train or {}), seed, *uses)
     federation = federation if federation is not None else _simulation(workload, seed, out)
     folder = RunFolder(out, resume) if out is not None else None
     try:
@@ -128,6 +132,20 @@ def _check(policy: RoundPolicy, rounds: int, evaluate_every: int, evaluate_on: s
             "rounds.late = 'carry' cannot be combined with rounds.evaluate_on = 'clients': late updates "
             "would arrive during evaluation; use evaluate_on = 'server' or late = 'drop'"
         )
+
+
+def _check_workload(workload: Workload, train: Settings) -> None:
+    """ConfigError unless it is a workload that knows the settings of local training."""
+    lacking = [name for name in ("init", "clients", "trainer", "evaluate") if not hasattr(workload, name)]
+    if lacking:
+        raise ConfigError(f"workload is a {type(workload).__name__}, which has no {lacking[0]}()")
+    known: Mapping[str, str] | None = getattr(workload, "train_settings", None)
+    for key in train:
+        if known is not None and key not in known:
+            raise ConfigError(f"train.{key}: unknown key; {nearest(key, known)}")
+    check = getattr(workload, "check_train", None)
+    if check is not None:
+        check(train)
 
 
 def _simulation(workload: Workload, seed: int, out: Path | str | None) -> Federation:

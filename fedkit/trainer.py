@@ -49,8 +49,10 @@ class BatchTrainer(Protocol):
 class Workload(Protocol):
     """Model, data and loss. What `workload = "FILE.py:ATTR"` names.
 
-    Optional attributes: `frozen` (names of tensors that never train and never travel) and
-    `max_weight` (the largest weight a client may have, for the grid of the sum).
+    Optional attributes: `frozen` (names of tensors that never train and never travel), `max_weight`
+    (the largest weight a client may have, for the grid of the sum), `train_settings` (key -> one
+    line, the settings of [train] it knows), `check_train(settings)` (ConfigError on wrong ones),
+    `label_counts()` and `class_names` (for the report).
     """
 
     def init(self, seed: int) -> Tensors:

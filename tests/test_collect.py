@@ -517,10 +517,20 @@ def test_when_every_client_failed_the_first_cause_is_told() -> None:
 
 
 def test_one_client_that_did_not_fail_is_enough_to_go_on() -> None:
-    r = Round(clients=("ann", "bob"), alive=("bob",))
+    r = Round(clients=("ann", "bob"))
     r.says("ann", Failure(r.key("ann"), "exception"))
+    r.trains("bob", 1.0)
     assert fatal_cause(r.run()) == ""
     assert fatal_cause(Round(clients=(), want=0).run()) == ""
+
+
+def test_a_dropout_does_not_hide_that_all_who_answered_failed() -> None:
+    r = Round(clients=("ann", "bob"), alive=("bob",))
+    r.says("ann", Failure(r.key("ann"), "exception"))
+    assert "all 1 clients that answered failed, the other 1 are missing" in fatal_cause(r.run())
+    few = Round(clients=("ann", "bob", "cay"))
+    few.says("ann", Failure(few.key("ann"), "exception"))
+    assert fatal_cause(few.run()) == ""  # most are missing: one device alone decides nothing
 
 
 def test_a_failed_round_tells_nobody_that_it_was_counted() -> None:

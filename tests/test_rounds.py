@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from fedkit import Grid, RoundPolicy, run
 from fedkit.config import Devices, Links
-from fedkit.errors import ConfigError, PluginError
+from fedkit.errors import ConfigError, PluginError, RunFailed
 from fedkit.history import Outcome
 from fedkit.rounds import Result, default_grid
 from fedkit.tensors import digest
@@ -173,3 +175,32 @@ def test_the_default_grid_has_room_for_everyone() -> None:
     assert default_grid(many, RoundPolicy()).n_max == 8192
     assert default_grid(many, RoundPolicy(late="carry", carry_rounds=3)).n_max == 32768
     assert default_grid(many, RoundPolicy(carry_rounds=3)).n_max == 8192
+
+
+def test_a_run_without_a_good_round_has_failed(tmp_path: Path) -> None:
+    work = workload()
+    policy = RoundPolicy(cohort=2, deadline=1.0, max_failures=9)
+    gone = Simulation(work, devices=Devices(drop=1.0))
+    with pytest.raises(RunFailed, match="none of 2 rounds succeeded; the last failed because 0 of 2"):
+        run("fedavg", work, gone, rounds=2, policy=policy, out=tmp_path / "run")
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"epoch": 3}, r"train\.epoch: unknown key; did you mean 'epochs'"),
+        ({"optimizer": "adm"}, "optimizer"),
+        ({"lr": -1.0}, "lr"),
+        ({"epochs": 0}, "epochs"),
+    ],
+)
+def test_training_settings_are_checked_before_round_0(train: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run("fedavg", workload(), rounds=1, train=train)
+
+
+@pytest.mark.parametrize(("strategy", "work"), [(3, workload()), ("fedavg", None)])
+def test_what_is_no_strategy_or_workload_is_said_so(strategy: Any, work: Any) -> None:
+    with pytest.raises(ConfigError, match=r"(strategy|workload) is a (int|NoneType)"):
+        run(strategy, work, rounds=1)

@@ -19,6 +19,12 @@ def find_client(clients: Mapping[ClientId, object], client: ClientId) -> ClientI
     return client
 
 
+def require_mapping(clients: object) -> None:
+    """ConfigError unless it is a mapping from client to its data."""
+    if not isinstance(clients, Mapping):
+        raise ConfigError(f"clients is a {type(clients).__name__}: give a mapping from client name to (x, y)")
+
+
 def require_examples(count: int, what: str) -> int:
     """`count`, or ClientFailed("no_data") when it is 0; `what` names the missing data."""
     if count == 0:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkit.errors import ConfigError, DataError
-from fedkit.messages import ClientId, Metrics, Pass, Task, Trained
+from fedkit.messages import ClientId, Metrics, Pass, Settings, Task, Trained
 from fedkit.tensors import Tensors
 from fedkit.trainer import Correct
-from fedkit_clients.checks import find_client, require_examples, require_finite
+from fedkit_clients.checks import find_client, require_examples, require_finite, require_mapping
 from fedkit_clients.correction import Correction
 from fedkit_clients.data import ClientArrays, Clients, Examples, client_size, label_counts, max_weight
 from fedkit_clients.models import MLP, Model, Network, Softmax
@@ -44,6 +44,7 @@ class NumpyWorkload:
         held_out: Clients | None = None,
         scale: float = 1.0,
     ) -> None:
+        require_mapping(clients)
         self.model = model
         self.data = clients
         self.test = test
@@ -62,6 +63,10 @@ class NumpyWorkload:
     def clients(self) -> Sequence[ClientId]:
         """All clients, sorted."""
         return sorted(self.data)
+
+    def check_train(self, settings: Settings) -> None:
+        """ConfigError, naming the key, on settings that cannot be trained with."""
+        _settings(settings)
 
     def trainer(self, client: ClientId) -> NumpyTrainer:
         """The trainer on that client's data; ConfigError if there is none."""
@@ -134,7 +139,7 @@ class NumpyTrainer:
 
         Raises ClientFailed: "no_data" without examples, "diverged" naming "loss" or the tensor.
         """
-        settings = _settings(task)
+        settings = _settings(task.settings)
         x, y = self._workload.data[self._client]
         count = require_examples(len(y), "examples")
         steps = settings.steps_done(count, task.work)
@@ -199,8 +204,8 @@ class _SGD:
         self._weight -= grad
 
 
-def _settings(task: Task) -> TrainSettings:
-    settings = TrainSettings.of(task.settings)
+def _settings(given: Settings) -> TrainSettings:
+    settings = TrainSettings.of(given)
     if settings.optimizer != "sgd":
         raise ConfigError(
             f"train.optimizer {settings.optimizer!r}: the numpy trainer has 'sgd' alone; "

@@ -49,6 +49,13 @@ def steps(settings: TrainSettings, resident: Resident, corrected: bool) -> Steps
     return PlainSGD(settings.lr, resident) if plain and not corrected else Stepper(settings, resident)
 
 
+def check_optimizer(settings: TrainSettings) -> None:
+    """ConfigError on an optimiser that torch does not have or that does not know a setting."""
+    name = settings.optimizer.lower()
+    if name != "sgd":
+        _build(name, settings, [nn.Parameter(torch.zeros(1))])
+
+
 class PlainSGD:
     """weight <- weight - lr * gradient, from the tensors that backward made.
 

@@ -19,16 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedkit.messages import ClientId, Metrics, Pass, Task, Trained
+from fedkit.messages import ClientId, Metrics, Pass, Settings, Task, Trained
 from fedkit.tensors import Tensors
 from fedkit.trainer import Correct
-from fedkit_clients.checks import find_client, require_examples, require_finite
+from fedkit_clients.checks import find_client, require_examples, require_finite, require_mapping
 from fedkit_clients.correction import Correction
 from fedkit_clients.data import client_size, label_counts, max_weight
 from fedkit_clients.settings import TRAIN_SETTINGS, TrainSettings, epochs
 from fedkit_clients.torch_data import Source, TorchExamples, check, source
 from fedkit_clients.torch_module import Resident, as_tensor
-from fedkit_clients.torch_optimizer import Steps, steps
+from fedkit_clients.torch_optimizer import Steps, check_optimizer, steps
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 Metric: TypeAlias = Callable[[Any, Any], Tensor | float]
@@ -67,8 +67,11 @@ class TorchWorkload:
         device: str | torch.device = "cpu",
         channels_last: bool = False,
     ) -> None:
+        require_mapping(clients)
         self._model = copy.deepcopy(model) if isinstance(model, nn.Module) else model
         self.device = torch.device(device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"device = {str(device)!r}: this torch finds no CUDA device; use device='cpu'")
         self.loss: Loss = nn.Module.to(loss, self.device) if isinstance(loss, nn.Module) else loss
         self.data = clients
         self.test = test
@@ -99,6 +102,10 @@ class TorchWorkload:
     def clients(self) -> Sequence[ClientId]:
         """All clients, sorted."""
         return sorted(self.data)
+
+    def check_train(self, settings: Settings) -> None:
+        """ConfigError, naming the key, on settings that cannot be trained with."""
+        check_optimizer(TrainSettings.of(settings))
 
     def trainer(self, client: ClientId) -> TorchTrainer:
         """The trainer on that client's data; ConfigError if there is none."""
