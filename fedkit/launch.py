@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,13 +65,22 @@ def _workload(scenario: Scenario) -> Workload:
     takes = signature(factory).parameters
     fills = {"population": scenario.population, "seed": scenario.seed}
     filled = {key: value for key, value in fills.items() if key in takes}
-    made: object = factory(**{**filled, **scenario.workload_options})
+    try:
+        made: object = factory(**{**filled, **scenario.workload_options})
+    except ConfigError as error:
+        raise _placed(scenario, error) from error
     if not is_workload(made):
         raise ConfigError(
             f"workload {scenario.workload!r} makes a {type(made).__name__}, which is no Workload: "
             "it lacks one of init, clients, trainer, evaluate"
         )
     return cast("Workload", made)
+
+
+def _placed(scenario: Scenario, error: ConfigError) -> ConfigError:
+    """An error that begins with a key of [population], with the place where that key was written."""
+    found = re.match(r"(population\.\w+)\b(?: = |: )?(.*)", str(error), re.S)
+    return type(error)(str(place_error(scenario.places, found[1], found[2].strip()))) if found else error
 
 
 def _check_train(scenario: Scenario, workload: Workload) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fedkit.errors import ConfigError, nearest
 from fedkit.events import RoundEnded, RunEnded, RunStarted
 from fedkit.history import History, RoundRecord
+from fedkit.summary import lower_is_better
 
 
 @dataclass(frozen=True)
@@ -17,14 +18,14 @@ class EarlyStop:
     """Stops a run on an evaluation metric: `target` reached, or `patience` evaluations without gain.
 
     It keeps nothing between events: the answer follows from the history alone, so a resumed run
-    stops at the same round. patience 0 never runs out. Raises ConfigError when the run evaluates
-    metrics, but not this one.
+    stops at the same round. patience 0 never runs out. best "auto": losses and errors fall, everything
+    else rises. Raises ConfigError when the run evaluates metrics, but not this one.
     """
 
     metric: str
     target: float | None = None
     patience: int = 0
-    best: Literal["max", "min"] = "max"
+    best: Literal["auto", "max", "min"] = "auto"
 
     def run_started(self, event: RunStarted) -> str:
         return self._why(event.history)
@@ -34,14 +35,15 @@ class EarlyStop:
 
     def _why(self, history: History) -> str:
         self._check(history)
-        sign = 1.0 if self.best == "max" else -1.0
+        falls = lower_is_better(self.metric) if self.best == "auto" else self.best == "min"
+        sign, way = (-1.0, "lower is better") if falls else (1.0, "higher is better")
         top, since = float("-inf"), 0
         for _, value in history.series(self.metric):
             if self.target is not None and sign * value >= sign * self.target:
-                return f"{self.metric} reached {value:.4g}, the target is {self.target:g}"
+                return f"{self.metric} reached {value:.4g}, the target is {self.target:g} ({way})"
             top, since = (sign * value, 0) if sign * value > top else (top, since + 1)
         if self.patience and since >= self.patience:
-            return f"{self.metric} has not improved on {sign * top:.4g} in {since} evaluations"
+            return f"{self.metric} has not improved on {sign * top:.4g} in {since} evaluations ({way})"
         return ""
 
     def _check(self, history: History) -> None:

@@ -28,7 +28,7 @@ def headline(metrics: Metrics) -> str:
 
 def lower_is_better(metric: str) -> bool:
     """Losses and errors fall, everything else rises."""
-    return "loss" in metric or "error" in metric
+    return "loss" in metric.lower() or "error" in metric.lower()
 
 
 def better(metric: str, value: float, best: tuple[str, float, int] | None) -> bool:

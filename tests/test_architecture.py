@@ -75,7 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "planning": {"federation", "messages"},
     # the loop
     "events": {"federation", "history", "job", "messages", "tensors"},
-    "observers": {"events", "history"},
+    "observers": {"events", "history", "summary"},
     "summary": ROUND,
     "journal": {"checkpoint", "planning", "runfolder", "summary", *ROUND},
     "loop": {
@@ -104,7 +104,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "events", "observers", "options", "plugins", "rounds", "runfolder", "scenario"),
         *("scenario_tree", *ROUND),
     },
-    "report": {"history", *BASE},
+    "report": {"history", "options", "plugins", "summary", *BASE},
     "conformance": {ANY, "numpy"},
     "cli": {ANY, "typer", "rich"},
     "fedkit": {ANY},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from fedkit.errors import CheckpointError, ConfigError
@@ -91,6 +92,43 @@ def test_a_misspelt_training_setting_is_named_with_its_line(file: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         build(read(file))
     assert str(caught.value) == f"{file}:14: [train] bach: unknown key; did you mean 'batch'?"
+
+
+NPZ = """
+workload = "arrays"
+[workload_options]
+path = "data.npz"
+[population]
+clients = 3
+partition = "PARTITION"
+"""
+
+
+@pytest.mark.parametrize(
+    ("partition", "text"),
+    [
+        ("natural", "7: [population] partition: 'natural': the data names no clients; take one of 'iid'"),
+        ("shards", "6: [population] clients: 3: 2 examples do not give each client"),
+    ],
+)
+def test_a_division_that_the_data_does_not_allow_is_an_error_with_its_line(
+    tmp_path: Path, partition: str, text: str
+) -> None:
+    np.savez(tmp_path / "data.npz", x=np.eye(2), y=np.array([0, 1]))
+    file = tmp_path / "arrays.toml"
+    file.write_text(NPZ.replace("PARTITION", partition))
+    with pytest.raises(ConfigError) as caught:
+        build(read(file))
+    assert str(caught.value).startswith(f"{file}:{text}")
+
+
+def test_a_division_that_is_not_in_the_file_is_an_error_with_the_file(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.eye(2), y=np.array([0, 1]))
+    file = tmp_path / "arrays.toml"
+    file.write_text(NPZ.partition("[population]")[0])
+    with pytest.raises(ConfigError) as caught:
+        build(read(file))
+    assert str(caught.value).startswith(f"{file}: [population] partition: 'natural'")
 
 
 def test_a_factory_that_makes_no_workload_is_refused(file: Path) -> None:

@@ -40,7 +40,9 @@ def _ended(history: History) -> RoundEnded:
 def test_the_target_stops_the_run() -> None:
     stop = EarlyStop("accuracy", target=0.9)
     assert stop.round_ended(_ended(_history(0.1, 0.5, 0.89))) == ""
-    assert stop.round_ended(_ended(_history(0.1, 0.5, 0.9))) == "accuracy reached 0.9, the target is 0.9"
+    assert stop.round_ended(_ended(_history(0.1, 0.5, 0.9))) == (
+        "accuracy reached 0.9, the target is 0.9 (higher is better)"
+    )
 
 
 def test_a_target_to_fall_to() -> None:
@@ -54,8 +56,20 @@ def test_patience_counts_evaluations_without_gain() -> None:
     assert stop.round_ended(_ended(_history(0.1, 0.5, 0.4))) == ""
     assert stop.round_ended(_ended(_history(0.1, 0.5, 0.4, None))) == ""
     answer = stop.round_ended(_ended(_history(0.1, 0.5, 0.4, None, 0.5)))
-    assert answer == "accuracy has not improved on 0.5 in 2 evaluations"
+    assert answer == "accuracy has not improved on 0.5 in 2 evaluations (higher is better)"
     assert EarlyStop("accuracy").round_ended(_ended(_history(0.5, 0.4, 0.3))) == ""
+
+
+def test_a_loss_falls_unless_it_is_said_to_rise() -> None:
+    history = History({"loss": 2.0}, [_record(0, loss=0.5), _record(1, loss=0.6), _record(2, loss=0.7)])
+    assert EarlyStop("loss", target=0.55).round_ended(_ended(history)) == (
+        "loss reached 0.5, the target is 0.55 (lower is better)"
+    )
+    assert EarlyStop("loss", target=0.4).round_ended(_ended(history)) == ""
+    answer = EarlyStop("loss", patience=2).round_ended(_ended(history))
+    assert answer == "loss has not improved on 0.5 in 2 evaluations (lower is better)"
+    answer = EarlyStop("loss", target=1.5, best="max").round_ended(_ended(history))
+    assert answer == "loss reached 2, the target is 1.5 (higher is better)"
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=12), st.integers(1, 3))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fedkit.errors import CheckpointError, ConfigError
 from fedkit.history import Outcome, RoundRecord
 from fedkit.messages import ClientId, Metrics
+from fedkit.summary import lower_is_better
 
 Over: TypeAlias = Literal["rounds", "bytes", "seconds"]
 
@@ -72,9 +73,9 @@ class Run:
         return tuple(sorted(names, key=lambda name: (name != main, self.lower_is_better(name), name)))
 
     def lower_is_better(self, metric: str) -> bool:
-        """Whether less of it is better: a loss, or what [stop] calls `min`."""
-        said = self.config.get("stop.metric") == metric and self.config.get("stop.best") == "min"
-        return said or "loss" in metric.lower()
+        """Whether less of it is better: as [stop] says, else by its name."""
+        said = self.config.get("stop.best") if self.config.get("stop.metric") == metric else "auto"
+        return said == "min" if said in ("min", "max") else lower_is_better(metric)
 
     @cached_property
     def progress(self) -> Mapping[Over, Sequence[float]]:
