@@ -1,14 +1,18 @@
 """What a run tells its observers.
 
 An observer is any object with some of the methods `run_started`, `round_started`, `replied`,
-`round_ended`, `evaluated`, `run_ended`; each takes the event. Missing methods are skipped. A method
-that returns a string stops the run after the current round, with that string as the reason.
+`round_ended`, `evaluated`, `run_ended`; each takes the event. Missing methods are skipped; one whose
+name is nearly that of an event is warned of when the run starts. A method that returns a string stops
+the run after the current round, with that string as the reason.
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TypeAlias
 
 from fedkit.federation import Plan
@@ -73,6 +77,8 @@ class RunEnded:
     stopped: str
 
 
+log = logging.getLogger("fedkit")
+
 Event: TypeAlias = RunStarted | RoundStarted | Replied | Evaluated | RoundEnded | RunEnded
 
 _METHOD: Mapping[type[object], str] = {
@@ -87,6 +93,8 @@ _METHOD: Mapping[type[object], str] = {
 
 def emit(observers: Sequence[object], event: Event) -> str:
     """Tell all observers; the first non-empty string that one returns, else the empty string."""
+    if isinstance(event, RunStarted):
+        _warn_of_misspelt(observers)
     stop = ""
     for observer in observers:
         method = getattr(observer, _METHOD[type(event)], None)
@@ -94,3 +102,15 @@ def emit(observers: Sequence[object], event: Event) -> str:
         if isinstance(answer, str) and answer and not stop:
             stop = answer
     return stop
+
+
+def _warn_of_misspelt(observers: Sequence[object]) -> None:
+    """One warning for each public method that is no event, but looks like one."""
+    for observer in observers:
+        for name in dir(observer):
+            meant = get_close_matches(name.removeprefix("on_"), _METHOD.values(), n=1, cutoff=0.75)
+            if name.startswith("_") or name in _METHOD.values() or not meant or hasattr(observer, meant[0]):
+                continue
+            if callable(inspect.getattr_static(observer, name)):
+                text = "observer %s: %s() is never called; did you mean %s()?"
+                log.warning(text, type(observer).__name__, name, meant[0])

@@ -11,6 +11,7 @@ A distribution may state the API version that it was built for, by an entry poin
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import re
@@ -38,8 +39,22 @@ def names(group: str) -> Mapping[str, tuple[str, str]]:
 
     Raises PluginError if two distributions register one name.
     """
-    found = _entries(group)
-    return {name: (_one(group, name, same).value, _owner(same[0])) for name, same in found.items()}
+    found, doubled = listing(group)
+    if doubled:
+        raise PluginError("; ".join(doubled.values()))
+    return found
+
+
+def listing(group: str) -> tuple[Mapping[str, tuple[str, str]], Mapping[str, str]]:
+    """What `names` returns, without the names that are registered twice, and these: name -> the error."""
+    found: dict[str, tuple[str, str]] = {}
+    doubled: dict[str, str] = {}
+    for name, same in _entries(group).items():
+        try:
+            found[name] = (_one(group, name, same).value, _owner(same[0]))
+        except PluginError as error:
+            doubled[name] = str(error)
+    return found, doubled
 
 
 def load(group: str, name: str) -> object:
@@ -78,9 +93,9 @@ def strategy(name: str, given: Mapping[str, object] | None = None) -> Strategy:
 def codec(spec: str, direction: Literal["up", "down"] = "up") -> Codec:
     """The codec of a spec string: stages joined by `|`, each `name` or `name:key=value,key=value`.
 
-    A name may state its version, as in `ecsq/1`, or be FILE.py:CLASS. `auto` is the default of the direction. Raises
-    PluginError for an unknown name, ConfigError for an unknown key, a wrong value, a version that is
-    not installed, or stages that do not go together.
+    A name may state its version, as in `ecsq/1`, or be FILE.py:CLASS. `auto` is the default of the
+    direction. Raises PluginError for an unknown name, ConfigError for an unknown key, a wrong value, a
+    version that is not installed, or stages that do not go together.
     """
     text = AUTO[direction] if spec == "auto" else spec
     return build([_stage(part.strip(), spec) for part in text.split("|")], spec)
@@ -181,9 +196,21 @@ def _from_file(name: str) -> object:
         raise PluginError(f"{name!r}: say which object of the file you mean, as FILE.py:NAME")
     module = _module(Path(file).expanduser().resolve())
     if not hasattr(module, attribute):
-        public = [n for n in vars(module) if not n.startswith("_")]
-        raise PluginError(f"{file} has no {attribute!r}; {nearest(attribute, public)}")
+        raise PluginError(f"{file} has no {attribute!r}; {nearest(attribute, _defined(module))}")
     return cast("object", getattr(module, attribute))
+
+
+def _defined(module: ModuleType) -> list[str]:
+    """The public names that a file defines itself, at its top level; imported ones are not meant."""
+    found: list[str] = []
+    for node in ast.parse(Path(module.__file__ or "").read_bytes()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.append(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [node for target in targets for node in ast.walk(target)]
+            found += [n.id for n in names if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    return [name for name in found if not name.startswith("_")]
 
 
 def module_name(path: Path) -> str:

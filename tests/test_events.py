@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from fedkit.aggregate import Grid
@@ -75,3 +77,27 @@ def test_an_error_of_an_observer_is_not_swallowed() -> None:
 
     with pytest.raises(RuntimeError, match="disk full"):
         emit([Broken()], EVENTS["round_ended"])
+
+
+def test_a_method_that_is_nearly_an_event_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Misspelt:
+        round_ends = 3
+
+        def on_round_end(self, event: RoundEnded) -> None: ...
+
+        def run_start(self, event: RunStarted) -> None: ...
+
+        def replied(self, event: Replied) -> None: ...
+
+        def reply(self) -> None: ...
+
+        def rounds_so_far(self) -> int:
+            return 0
+
+    with caplog.at_level(logging.WARNING, "fedkit"):
+        for name in ("run_started", "replied", "round_ended"):
+            emit([Misspelt(), Recorder()], EVENTS[name])
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        "observer Misspelt: on_round_end() is never called; did you mean round_ended()?",
+        "observer Misspelt: run_start() is never called; did you mean run_started()?",
+    ]

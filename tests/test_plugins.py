@@ -90,6 +90,11 @@ def test_one_name_from_two_distributions_is_an_error_that_names_both(site: Site)
     with pytest.raises(PluginError, match="registered by"):
         plugins.names("fedkit.strategies")
     assert plugins.load("fedkit.strategies", "fedavg") is FedAvg
+    found, doubled = plugins.listing("fedkit.strategies")
+    assert found["fine"] == ("a:B", "one-dist 1.0")
+    assert "same" not in found
+    assert doubled.keys() == {"same"}
+    assert "two-dist 2.0 (b:A)" in doubled["same"]
 
 
 def test_another_api_version_is_an_error_that_names_both(site: Site) -> None:
@@ -126,6 +131,17 @@ def test_an_attribute_of_a_file(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(cls(mu=4.0))) == cls(mu=4.0)
     with pytest.raises(PluginError, match="has no 'Mien'; did you mean 'Mine'"):
         plugins.load("fedkit.strategies", f"{file}:Mien")
+
+
+def test_a_missing_attribute_is_told_what_the_file_itself_defines(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import os\nfrom pathlib import Path\n\n\nclass Net: ...\n\n\ndef make(): ...\n\n\n"
+        "_hidden = 1\nready, other = Net(), 3\nready.note = os.sep\nsize: int = 2\n"
+    )
+    with pytest.raises(PluginError) as caught:
+        plugins.load("fedkit.workloads", f"{file}:zzz")
+    assert str(caught.value).endswith("mine.py has no 'zzz'; known: Net, make, other, ready, size")
 
 
 def test_a_file_may_import_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

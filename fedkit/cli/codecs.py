@@ -55,7 +55,7 @@ def rows() -> list[dict[str, object]]:
     from fedkit.errors import FedkitError
 
     found: list[dict[str, object]] = []
-    for name, (_, owner) in plugins.names("fedkit.codecs").items():
+    for name, (_, owner) in plugins.listing("fedkit.codecs")[0].items():
         try:
             found.append(asdict(_row(name, owner)))
         except FedkitError as error:  # one broken plugin must not hide the others

@@ -13,6 +13,8 @@ from fedkit.cli.output import Format, FormatOption, echo_json, echo_table
 
 _LIBRARIES = ("numpy", "cryptography", "safetensors", "typer", "rich", "httpx")
 _HIDDEN = ("dev", "all")
+_DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+"""Modules that are not called like what one installs."""
 
 
 def doctor(output: FormatOption = Format.text) -> None:
@@ -47,14 +49,18 @@ def _version(distribution: str) -> str:
         return ""
 
 
-def _extras() -> Iterator[tuple[str, str, str]]:
-    """Extras as fedkit's own metadata lists them."""
+def _wanted() -> dict[str, list[str]]:
+    """What each extra asks for, as fedkit's own metadata lists it."""
     wanted: dict[str, list[str]] = {}
     for line in metadata.requires("fedkit") or []:
         requirement = re.match(r"([A-Za-z0-9_.-]+).*;\s*extra == ['\"](\w+)['\"]", line)
         if requirement and requirement[2] not in _HIDDEN:
             wanted.setdefault(requirement[2], []).append(requirement[1])
-    for extra, names in wanted.items():
+    return wanted
+
+
+def _extras() -> Iterator[tuple[str, str, str]]:
+    for extra, names in _wanted().items():
         found = ", ".join(f"{name} {_version(name) or 'missing'}" for name in names)
         missing = any(not _version(name) for name in names)
         yield f"extra {extra}", found, f"pip install 'fedkit[{extra}]'" if missing else ""
@@ -75,7 +81,7 @@ def _memory() -> str:
 
 def _accelerator() -> tuple[str, str]:
     if not _version("torch"):
-        return "none (torch is not installed)", "pip install 'fedkit[torch]'"
+        return "none (torch is not installed)", ""
     import torch
 
     if torch.cuda.is_available():
@@ -102,14 +108,25 @@ def _plugins() -> Iterator[tuple[str, str, str]]:
     for kind in plugins.GROUPS:
         if kind == "scenarios":
             continue
-        try:
-            known = plugins.names(f"fedkit.{kind}")
-        except PluginError as error:
-            yield f"plugins {kind}", f"cannot be listed: {error}", "uninstall one of the two"
-            continue
+        known, doubled = plugins.listing(f"fedkit.{kind}")
         yield f"plugins {kind}", ", ".join(known) or "none", ""
+        for error in doubled.values():
+            yield f"plugins {kind}", error, "uninstall one of the two"
         for name, (_, owner) in known.items():
             try:
                 plugins.load(f"fedkit.{kind}", name)
             except PluginError as error:
-                yield f"plugins {kind}", str(error), f"mend or uninstall {owner}"
+                yield (f"plugins {kind}", *_broken(name, owner, error))
+
+
+def _broken(name: str, owner: str, error: BaseException) -> tuple[str, str]:
+    """Why a plugin cannot be used, and what to do: the row of a missing extra says how to get it."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ModuleNotFoundError):
+        cause = cause.__cause__
+    module = (cause.name or "").partition(".")[0] if cause is not None else ""
+    distribution = _DISTRIBUTIONS.get(module, module.replace("_", "-"))
+    for extra, names in _wanted().items():
+        if distribution in names:
+            return f"{name} needs the extra {extra}", ""
+    return str(error), f"mend or uninstall {owner}"

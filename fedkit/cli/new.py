@@ -43,6 +43,7 @@ def _project(kind: str, name: str, folder: Path, setting: str) -> None:
     from fedkit import API_VERSION, __version__
 
     _check(name)
+    _check_free(kind, name.lower())
     package = name.replace("-", "_").lower()
     words: Mapping[str, str] = {
         "name": name.lower(),
@@ -78,6 +79,17 @@ def _check(name: str) -> None:
         raise ConfigError(
             f"name {name!r}: use letters, digits, - and _, with a letter first, and no Python keyword"
         )
+
+
+def _check_free(kind: str, name: str) -> None:
+    """A name that is registered already would make both plugins unusable."""
+    from fedkit import plugins
+
+    group = {"strategy": "fedkit.strategies", "codec": "fedkit.codecs"}[kind]
+    found, doubled = plugins.listing(group)
+    if name in found or name in doubled:
+        owner = found[name][1] if name in found else "two distributions"
+        raise ConfigError(f"{kind} {name!r} is registered already, by {owner}: give another name")
 
 
 def _write(target: Path, source: str, words: Mapping[str, str]) -> None:

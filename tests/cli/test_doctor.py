@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -44,7 +45,29 @@ def test_a_missing_extra_says_how_to_get_it(fedkit: Command, monkeypatch: pytest
     assert "torch missing" in rows["extra torch"]["found"]
     assert rows["extra torch"]["how"] == "pip install 'fedkit[torch]'"
     assert rows["extra server"]["how"] == "pip install 'fedkit[server]'"
-    assert rows["accelerator"]["how"] == "pip install 'fedkit[torch]'"
+    assert rows["accelerator"]["found"] == "none (torch is not installed)"
+
+
+def test_without_torch_the_extra_is_named_once(fedkit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "torch":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for module in [name for name in sys.modules if name.startswith("fedkit_clients.torch")]:
+        monkeypatch.delitem(sys.modules, module)
+    rows = json.loads(fedkit("doctor", "--format", "json").stdout)
+    assert [row["what"] for row in rows if "fedkit[torch]" in row["how"]] == ["extra torch"]
+    found = [row for row in rows if row["what"] == "plugins trainers"]
+    assert [(row["found"], row["how"]) for row in found] == [
+        ("numpy, torch", ""),
+        ("torch needs the extra torch", ""),
+    ]
+    assert not any("uninstall" in row["how"] for row in rows)
 
 
 def test_data_is_looked_for(fedkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +87,11 @@ def test_two_plugins_of_one_name_are_reported(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[fedkit.strategies]\nfedavg = a:A\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert "rival 1.0 (a:A)" in _rows(fedkit)["plugins strategies"]["found"]
+    rows = json.loads(fedkit("doctor", "--format", "json").stdout)
+    first, second = [row for row in rows if row["what"] == "plugins strategies"]
+    assert first["found"] == "fedprox"
+    assert "rival 1.0 (a:A)" in second["found"]
+    assert second["how"] == "uninstall one of the two"
 
 
 def test_version(fedkit: Command) -> None:

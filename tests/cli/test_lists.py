@@ -40,3 +40,23 @@ def test_a_broken_plugin_does_not_hide_the_others(
     rows = {row["name"]: row for row in json.loads(fedkit("strategies", "--format", "json").stdout)}
     assert rows["bad"]["description"].startswith("cannot be used: strategy 'bad' of broken 1.0")
     assert rows["fedavg"]["description"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "other"),
+    [("strategies", "fedavg", "fedprox"), ("codecs", "int8", "eden"), ("workloads", "digits", "heart")],
+)
+def test_a_name_that_is_registered_twice_does_not_hide_the_others(
+    fedkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, other: str
+) -> None:
+    info = tmp_path / "rival-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[fedkit.{kind}]\n{name} = a:A\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for words in ((kind,), (kind, "--format", "json")):
+        result = fedkit(*words)
+        assert result.exit_code == 1
+        assert other in result.stdout
+        assert f"'{name}' is registered by" in result.stderr
+        assert "rival 1.0 (a:A)" in result.stderr

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedkit.config import Scenario
 from fedkit.scenario import read
+from fedkit_clients.settings import TRAIN_SETTINGS, TrainSettings
 
 Command = Callable[..., Any]
 
@@ -24,22 +27,41 @@ def test_a_new_scenario_reads_and_shows_every_key(folder: Path, fedkit: Command)
     text = (folder / "mine.toml").read_text()
     assert read(folder / "mine.toml").workload == "digits"
     for section in dataclasses.fields(Scenario):
-        if section.name == "places":
-            continue
-        assert section.name in text
         default = getattr(Scenario(), section.name)
-        if dataclasses.is_dataclass(default):
-            body = text.split(f"[{section.name}]")[1].split("\n[")[0]
-            for key in dataclasses.fields(default):
-                assert key.name == "options" or f"{key.name} = " in body
+        if not dataclasses.is_dataclass(default):
+            assert section.name == "places" or section.name in text
+            continue
+        body = text.split(f"\n[{section.name}]")[1].split("\n[")[0]
+        for key in dataclasses.fields(default):
+            assert key.name == "options" or re.search(rf"^(# )?{key.name} = ", body, re.M)
+    train = text.split("\n[train]")[1].split("\n[")[0]
+    assert set(re.findall(r"^# (\w+) = ", train, re.M)) == TRAIN_SETTINGS.keys()
 
 
 def test_the_defaults_in_a_new_scenario_are_the_defaults(folder: Path, fedkit: Command) -> None:
     fedkit("new", "scenario", "mine")
-    made, plain = read(folder / "mine.toml"), Scenario()
+    (folder / "all.toml").write_text(
+        re.sub(r"^# (\w+ = )", r"\1", (folder / "mine.toml").read_text(), flags=re.M)
+    )
+    made, every, plain = read(folder / "mine.toml"), read(folder / "all.toml"), Scenario()
+    assert TrainSettings.of(every.train) == TrainSettings()
+    assert dataclasses.replace(every, train={}) == made
     assert made.rounds == dataclasses.replace(plain.rounds, cohort=10)
+    assert made.population == dataclasses.replace(plain.population, clients=50, partition="dirichlet")
     assert (made.links, made.devices, made.stop) == (plain.links, plain.devices, plain.stop)
     assert (made.aggregate, made.codec, made.secagg) == (plain.aggregate, plain.codec, plain.secagg)
+
+
+def test_a_new_scenario_takes_ones_own_arrays(folder: Path, fedkit: Command) -> None:
+    fedkit("new", "scenario", "mine")
+    text = (folder / "mine.toml").read_text()
+    assert 'workload = "arrays"' in text
+    text = text.replace('workload = "digits"', 'workload = "arrays"')
+    text = text.replace("[workload_options]", '[workload_options]\npath = "mine.npz"')
+    (folder / "mine.toml").write_text(text)
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    np.savez(folder / "mine.npz", x=x, y=(x[:, 0] > 0).astype(int))
+    assert fedkit("run", "mine.toml", "rounds.count=1").exit_code == 0
 
 
 @pytest.mark.parametrize("kind", ["strategy", "codec", "scenario"])
@@ -50,6 +72,14 @@ def test_a_bad_name_is_refused(folder: Path, fedkit: Command, kind: str, name: s
     assert result.exit_code == 2
     assert "use letters" in result.stderr
     assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(("kind", "name"), [("strategy", "FedAvg"), ("codec", "int8")])
+def test_a_name_that_is_registered_is_refused(folder: Path, fedkit: Command, kind: str, name: str) -> None:
+    result = fedkit("new", kind, name)
+    assert result.exit_code == 2
+    assert f"{kind} '{name.lower()}' is registered already, by fedkit 0" in result.stderr
+    assert not (folder / name).exists()
 
 
 def test_nothing_is_overwritten(folder: Path, fedkit: Command) -> None:
