@@ -96,7 +96,7 @@ def signs(x: Vector) -> float:
 
 def bfloat16(x: Vector) -> float:
     """Rounding to 8 significant bits."""
-    steps = np.ldexp(2.0**-8, np.frexp(x)[1])
+    steps = np.where(x == 0, 0.0, np.ldexp(2.0**-8, np.frexp(x)[1]))
     return float((steps @ steps) / 12 / (x @ x))
 
 
