@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkit.errors import LayoutError, UpdateRefused
+from fedkit.errors import ConfigError, LayoutError, UpdateRefused, shown
 from fedkit.messages import Metrics, Update
 from fedkit.tensors import Flat, Layout, Tensors
 
 _MAGIC = 1.5 * 2.0**52  # adding it leaves round-half-even(x) in the low mantissa bits
 _MAGIC_BITS = np.float64(_MAGIC).view(np.int64)
+_SMALLEST = 1e-30  # and 1 / it the largest: products stay far from the ends of float64
 _BLOCK = 32768  # entries per pass: the float64 buffer stays in the second-level cache
 METRIC_BITS = 20  # a secure lane has room for metrics up to 2^20 at full weight
 METRIC_LIMIT = 2.0**100  # in the clear they are Python integers; this only bounds their size
@@ -34,7 +35,8 @@ class Grid:
 
     max_weight (W) bounds a client's weight, max_delta (R) bounds |delta| per entry, n_max bounds
     the number of updates in one sum, carried ones included. limit = 2^min(50, 62 - ceil(log2 n_max));
-    fraction = log2(limit) - ceil(log2(W R)) bits after the point.
+    fraction = log2(limit) - ceil(log2(W R)) bits after the point. Raises ConfigError, naming the key,
+    on numbers that leave no grid.
     """
 
     max_weight: float = 2.0**10
@@ -42,12 +44,17 @@ class Grid:
     n_max: int = 2**12
 
     def __post_init__(self) -> None:
-        if not (self.max_weight > 0 and self.max_delta > 0 and self.n_max >= 1):
-            raise ValueError("max_weight, max_delta and n_max must be positive")
+        for key in ("max_weight", "max_delta"):
+            bound = getattr(self, key)
+            if not isinstance(bound, int | float | np.number) or not _SMALLEST <= bound <= 1 / _SMALLEST:
+                raise ConfigError(f"aggregate.{key} = {shown(bound)}: must be in [{_SMALLEST:g}, 1e+30]")
+        if not 1 <= self.n_max <= 2**50:
+            raise ConfigError(f"the grid's n_max = {shown(self.n_max)}: must be in [1, 2^50]")
         if self.fraction < 8:
-            raise ValueError(
-                f"the grid has {self.fraction} fraction bits: lower max_weight ({self.max_weight:g}) "
-                f"or max_delta ({self.max_delta:g})"
+            raise ConfigError(
+                f"aggregate.max_delta = {self.max_delta:g} with max_weight = {self.max_weight:g} leaves "
+                f"{self.fraction} bits after the point in a sum of up to {self.n_max} updates, at least 8 "
+                "are needed: set one of the two lower"
             )
 
     @cached_property

@@ -83,6 +83,22 @@ class ConformanceError(FedkitError):
         self.law = law
 
 
+def shown(value: object, width: int = 80) -> str:
+    """`repr` of a value that came from outside, shortened for a message.
+
+    >>> shown("a"), shown(10**5000), shown("ab" * 50, 12)
+    ("'a'", 'an integer of 16610 bits', "'abab...bab'")
+    """
+    if isinstance(value, int) and value.bit_length() > 4 * width:
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        text = repr(value)
+    except ValueError:  # a list that holds an integer of thousands of digits
+        return f"a {type(value).__name__} of enormous numbers"
+    head = (width - 2) // 2
+    return text if len(text) <= width else f"{text[:head]}...{text[head + 3 - width :]}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: `did you mean 'x'?` or the list of what is known.
 

@@ -146,7 +146,7 @@ def _grid(given: Fields) -> Grid:
     count = fields.integer(given["n_max"], "n_max", 1)
     try:
         return Grid(_as_given(given["max_weight"]), _as_given(given["max_delta"]), count)
-    except (ValueError, OverflowError) as error:
+    except ConfigError as error:
         raise WireError(f"grid: {error}") from error
 
 

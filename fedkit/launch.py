@@ -24,6 +24,9 @@ from fedkit.scenario_tree import place_error
 from fedkit.strategy import Strategy
 from fedkit.trainer import Workload
 
+_SECTIONS = "aggregate|population|strategy"
+"""Sections whose keys stand first in the errors of what is made from them."""
+
 
 @dataclass(frozen=True)
 class Built:
@@ -44,7 +47,7 @@ def build(scenario: Scenario, directory: Path | None = None) -> Built:
     Raises ConfigError for a [train] key that the workload does not know, and whatever the plugins
     raise, DataError for a missing file among them.
     """
-    strategy = plugins.strategy(scenario.strategy.name, scenario.strategy.options)
+    strategy = _strategy(scenario)
     workload = _workload(scenario)
     _check_train(scenario, workload)
     make = cast("Any", plugins.load("fedkit.federations", scenario.federation.kind))
@@ -55,6 +58,15 @@ def build(scenario: Scenario, directory: Path | None = None) -> Built:
     keys = [field.name for field in dataclasses.fields(RoundPolicy)]
     policy = RoundPolicy(**{key: getattr(scenario.rounds, key) for key in keys})
     return Built(strategy, workload, federation, policy, _grid(scenario, workload, policy))
+
+
+def _strategy(scenario: Scenario) -> Strategy:
+    try:
+        return plugins.strategy(scenario.strategy.name, scenario.strategy.options)
+    except ConfigError as error:
+        if not str(error).startswith("strategy."):
+            raise type(error)(str(place_error(scenario.places, "strategy", str(error)))) from error
+        raise _placed(scenario, error) from error
 
 
 def _workload(scenario: Scenario) -> Workload:
@@ -78,8 +90,8 @@ def _workload(scenario: Scenario) -> Workload:
 
 
 def _placed(scenario: Scenario, error: ConfigError) -> ConfigError:
-    """An error that begins with a key of [population], with the place where that key was written."""
-    found = re.match(r"(population\.\w+)\b(?: = |: )?(.*)", str(error), re.S)
+    """An error that begins with a key of one of _SECTIONS, with the place where that key was written."""
+    found = re.match(rf"((?:{_SECTIONS})\.\w+)\b(?: = |: )?(.*)", str(error), re.S)
     return type(error)(str(place_error(scenario.places, found[1], found[2].strip()))) if found else error
 
 
@@ -97,11 +109,9 @@ def _grid(scenario: Scenario, workload: Workload, policy: RoundPolicy) -> Grid |
     if section == Aggregate():
         return None
     try:
-        grid = default_grid(workload, policy, section.max_delta)
-        weight = section.max_weight if section.max_weight is not None else grid.max_weight
-        return dataclasses.replace(grid, max_weight=weight)
-    except ValueError as error:
-        raise place_error(scenario.places, "aggregate.max_delta", str(error)) from error
+        return default_grid(workload, policy, section.max_delta, section.max_weight)
+    except ConfigError as error:
+        raise _placed(scenario, error) from error
 
 
 def run_scenario(

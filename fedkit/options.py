@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from fedkit.errors import ConfigError, nearest
+from fedkit.errors import ConfigError, nearest, shown
 
 Fail = Callable[[str, str], ConfigError]
 """(key, what is wrong) -> the error to raise."""
@@ -110,11 +111,13 @@ def typed(annotation: object, item: object, key: str, fail: Fail) -> object:
 def coerce(annotation: object, item: object) -> object:
     """`item` as `annotation` wants it: an int where a float is expected, "none" for None.
 
-    A bool is not an int. ValueError says what the value must be.
+    A bool is not an int; numbers are finite, integers fit 64 bits. ValueError says what the value
+    must be.
 
     >>> coerce(float, 1), coerce(int | None, "none"), coerce(tuple[int, ...], [1, 2])
     (1.0, None, (1, 2))
     """
+    _bounded(item)
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return coerce(args[0], item)
@@ -130,6 +133,14 @@ def coerce(annotation: object, item: object) -> object:
     return _any(item)
 
 
+def _bounded(item: object) -> None:
+    """ValueError for a number that no setting can mean."""
+    if isinstance(item, float) and not math.isfinite(item):
+        raise ValueError(f"must be finite, not {item!r}")
+    if isinstance(item, int) and not -(2**63) <= item < 2**63:
+        raise ValueError(f"must fit 64 bits, as TOML demands, not {shown(item)}")
+
+
 def _scalar(annotation: object, item: object) -> object:
     if annotation is type(None) and (item is None or item == "none"):
         return None
@@ -141,7 +152,7 @@ def _scalar(annotation: object, item: object) -> object:
         return item
     if annotation in (str, Path) and isinstance(item, str):
         return item
-    raise ValueError(f"must be {_WORDS[annotation]}, not {item!r}")
+    raise ValueError(f"must be {_WORDS[annotation]}, not {shown(item)}")
 
 
 def _one_of(members: Sequence[object], annotation: object, item: object) -> object:
@@ -153,7 +164,7 @@ def _one_of(members: Sequence[object], annotation: object, item: object) -> obje
             return coerce(member, item)
         except ValueError:
             continue
-    raise ValueError(f"must be {describe(annotation)}, not {item!r}")
+    raise ValueError(f"must be {describe(annotation)}, not {shown(item)}")
 
 
 def _literal(allowed: Sequence[object], item: object) -> object:
@@ -163,12 +174,12 @@ def _literal(allowed: Sequence[object], item: object) -> object:
     hint = f"; {nearest(item, words)}" if isinstance(item, str) and words else ""
     if not hint.startswith("; did"):
         hint = f"; it must be {_choices(allowed)}"
-    raise ValueError(f"unknown value {item!r}{hint}")
+    raise ValueError(f"unknown value {shown(item)}{hint}")
 
 
 def _list(kind: type, args: Sequence[object], annotation: object, item: object) -> object:
     if not isinstance(item, list | tuple):
-        raise ValueError(f"must be {describe(annotation)}, not {item!r}")
+        raise ValueError(f"must be {describe(annotation)}, not {shown(item)}")
     fixed = kind is tuple and args and args[-1] is not Ellipsis
     if fixed and len(args) != len(item):
         raise ValueError(f"must have {len(args)} values, not {len(item)}")
@@ -178,13 +189,14 @@ def _list(kind: type, args: Sequence[object], annotation: object, item: object) 
 
 
 def _any(item: object) -> object:
+    _bounded(item)
     if isinstance(item, Mapping):
         return {str(k): _any(v) for k, v in item.items()}
     if isinstance(item, list | tuple):
         return [_any(i) for i in item]
     if item is None or isinstance(item, _PLAIN):
         return item
-    raise ValueError(f"must be a string, a number, true or false, or a list of them, not {item!r}")
+    raise ValueError(f"must be a string, a number, true or false, or a list of them, not {shown(item)}")
 
 
 def describe(annotation: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from fedkit import plugins
 from fedkit.aggregate import Grid
 from fedkit.codecs import Codec, require_downlink, require_uplink
 from fedkit.downlink import Base
-from fedkit.errors import ConfigError, nearest
+from fedkit.errors import ConfigError, nearest, shown
 from fedkit.federation import Federation, RoundPolicy
 from fedkit.history import History
 from fedkit.job import Job
@@ -98,12 +99,17 @@ def run(
             folder.close()
 
 
-def default_grid(workload: Workload, policy: RoundPolicy, max_delta: float = 2.0**8) -> Grid:
+def default_grid(
+    workload: Workload, policy: RoundPolicy, max_delta: float = 2.0**8, max_weight: float | None = None
+) -> Grid:
     """A grid with room for every registered client, and for carried updates where there can be any.
 
-    The largest weight is the workload's `max_weight`, or 2^10 when it does not say.
+    max_weight None: the workload's `max_weight`, or 2^10 when it does not say. Raises ConfigError.
     """
-    weight = float(getattr(workload, "max_weight", 2.0**10))
+    told: Any = getattr(workload, "max_weight", 2.0**10)
+    if max_weight is None and not (isinstance(told, numbers.Real) and 0 < cast("float", told) <= 1e30):
+        raise ConfigError(f"the workload's max_weight is {shown(told)}: it must be a positive number")
+    weight = max_weight if max_weight is not None else float(told)
     most = len(workload.clients()) * (policy.carry_rounds + 1 if policy.late == "carry" else 1)
     return Grid(weight, max_delta, max(2**12, 1 << max(0, most - 1).bit_length()))
 

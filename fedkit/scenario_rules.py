@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from fedkit.config import Scenario
 
+_LONGEST = 1e12
+"""Seconds that a clock still counts to the tenth of a millisecond."""
+_SECONDS = "must be in (0, 1e12] seconds"
+
 Rule = tuple[str, Callable[[float], bool], str]
 
 
@@ -18,8 +22,12 @@ def _positive(number: float) -> bool:
     return number > 0 and math.isfinite(number)
 
 
-def _not_negative(number: float) -> bool:
-    return number >= 0 and math.isfinite(number)
+def _seconds(number: float) -> bool:
+    return 0 < number <= _LONGEST
+
+
+def _spread(number: float) -> bool:
+    return 0 <= number <= 10
 
 
 def _count(number: float) -> bool:
@@ -32,7 +40,8 @@ def _count_or_fraction(number: float) -> bool:
 
 _EITHER = "must be a count (1, 2 ...) or a fraction in (0, 1)"
 _FINITE = "must be positive and finite"
-_SPREAD = "must be 0 or more"
+_LEAST_0 = "must be 0 or more"
+_SPREAD = "must be in [0, 10]"
 _SHARE = "must be in [0, 1]"
 _COUNT = "must be at least 1"
 
@@ -41,32 +50,32 @@ _RULES: tuple[Rule, ...] = (
     ("population.clients", _count, _COUNT),
     ("population.alpha", _positive, _FINITE),
     ("population.shards", _count, _COUNT),
-    ("population.min_examples", lambda n: n >= 0, _SPREAD),
+    ("population.min_examples", lambda n: n >= 0, _LEAST_0),
     ("rounds.count", _count, _COUNT),
     ("rounds.cohort", _count_or_fraction, f"{_EITHER}; 'none' takes all clients"),
-    ("rounds.over_select", lambda n: n >= 1 and math.isfinite(n), _COUNT),
+    ("rounds.over_select", lambda n: 1 <= n <= 1e6, "must be in [1, 1e6]"),
     ("rounds.quorum", _count_or_fraction, _EITHER),
-    ("rounds.deadline", _positive, _FINITE),
-    ("rounds.carry_rounds", _count, _COUNT),
+    ("rounds.deadline", _seconds, _SECONDS),
+    ("rounds.carry_rounds", lambda n: 1 <= n <= 1000, "must be in [1, 1000]"),
     ("rounds.max_failures", _count, _COUNT),
     ("rounds.evaluate_every", _count, _COUNT),
     ("aggregate.max_weight", _positive, _FINITE),
     ("aggregate.max_delta", _positive, _FINITE),
     ("links.up", _positive, _FINITE),
     ("links.down", _positive, _FINITE),
-    ("links.latency", _not_negative, _SPREAD),
+    ("links.latency", lambda n: 0 <= n <= _LONGEST, "must be in [0, 1e12]"),
     ("links.loss", lambda n: 0 <= n < 1, "must be in [0, 1)"),
-    ("links.spread", _not_negative, _SPREAD),
+    ("links.spread", _spread, _SPREAD),
     ("devices.speed", _positive, _FINITE),
-    ("devices.spread", _not_negative, _SPREAD),
+    ("devices.spread", _spread, _SPREAD),
     ("devices.drop", _share, _SHARE),
     ("devices.drop_after", _share, _SHARE),
     ("devices.stragglers", _share, _SHARE),
     ("devices.available", _share, _SHARE),
-    ("devices.on_seconds", _positive, _FINITE),
-    ("devices.off_seconds", _positive, _FINITE),
+    ("devices.on_seconds", _seconds, _SECONDS),
+    ("devices.off_seconds", _seconds, _SECONDS),
     ("stop.target", math.isfinite, "must be finite"),
-    ("stop.patience", lambda n: n >= 0, _SPREAD),
+    ("stop.patience", lambda n: n >= 0, _LEAST_0),
 )
 
 NEEDS: Sequence[tuple[str, str, tuple[str, ...]]] = (

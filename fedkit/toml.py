@@ -11,11 +11,27 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 
+from fedkit.errors import ConfigError, shown
+
 _PART = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
 _DOTTED = rf"{_PART}(?:\s*\.\s*{_PART})*"
 _HEADER = re.compile(rf"\s*\[\[?\s*({_DOTTED})\s*\]")
 _ASSIGNMENT = re.compile(rf"\s*({_DOTTED})\s*=")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def loads(text: str) -> dict[str, object]:
+    """The tables of a TOML text. ValueError says what is wrong: not TOML, or beyond any use."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("arrays or tables are nested too deeply") from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:  # Python's own limit on the digits of an integer
+        digits = re.search(r"\d{4000,}", text)
+        line = text.count("\n", 0, digits.start()) + 1 if digits else 1
+        raise ValueError(f"an integer has thousands of digits (at line {line}, column 1)") from None
 
 
 def lines(text: str) -> dict[str, int]:
@@ -52,13 +68,17 @@ def value(text: str) -> object:
 
     >>> value("5"), value("true"), value("[1, 2]"), value("fedprox"), value(".1")
     (5, True, [1, 2], 'fedprox', 0.1)
+
+    Raises ConfigError on a value that is too deep or too long for any use.
     """
     try:
-        parsed = tomllib.loads(f"x = {text}")
+        parsed = loads(f"x = {text}")
         if parsed.keys() == {"x"}:
             return parsed["x"]
     except tomllib.TOMLDecodeError:
         pass
+    except ValueError as error:
+        raise ConfigError(f"value {shown(text)} cannot be read: {error}") from None
     return float(text) if re.fullmatch(r"[+-]?(\.\d+|\d+\.|\d+e[+-]?\d+)", text) else text
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkit.aggregate import METRIC_LIMIT, Grid, WeightedSum
-from fedkit.errors import LayoutError, UpdateRefused
+from fedkit.errors import ConfigError, LayoutError, UpdateRefused
 from fedkit.messages import Update
 from fedkit.tensors import Layout, Tensors
 
@@ -67,7 +67,7 @@ def test_bits_of_the_grid(grid: Grid, limit_bits: int, fraction: int) -> None:
 def test_n_max_updates_of_the_largest_size_never_wrap(weight: float, size: float, n_max: int) -> None:
     try:
         grid = Grid(weight, size, n_max)
-    except ValueError:
+    except ConfigError:
         return
     assert n_max * math.ldexp(weight * size, grid.fraction) < 2**63
     assert n_max * math.ldexp(weight, grid.weight_fraction) < 2**63
@@ -75,10 +75,23 @@ def test_n_max_updates_of_the_largest_size_never_wrap(weight: float, size: float
 
 
 @pytest.mark.parametrize(
-    "bad", [{"max_weight": 0.0}, {"max_delta": -1.0}, {"n_max": 0}, {"max_weight": 2.0**40}]
+    ("bad", "text"),
+    [
+        ({"max_weight": 0.0}, "aggregate.max_weight = 0.0: must be in"),
+        ({"max_weight": math.inf}, "aggregate.max_weight = inf: must be in"),
+        ({"max_weight": math.nan}, "aggregate.max_weight = nan: must be in"),
+        ({"max_weight": "much"}, "aggregate.max_weight = 'much': must be in"),
+        ({"max_weight": 1e308, "max_delta": 1e308}, "aggregate.max_weight = 1e\\+308: must be in"),
+        ({"max_weight": 1e-300, "max_delta": 1e-300}, "aggregate.max_weight = 1e-300: must be in"),
+        ({"max_delta": -1.0}, "aggregate.max_delta = -1.0: must be in"),
+        ({"max_delta": 10**400}, "aggregate.max_delta = an integer of 1329 bits: must be in"),
+        ({"n_max": 0}, "n_max = 0: must be in"),
+        ({"n_max": 2**60}, "n_max = .*: must be in"),
+        ({"max_weight": 2.0**40}, "max_weight = 1.09951e.12 leaves 2 bits .* set one of the two lower"),
+    ],
 )
-def test_a_grid_that_cannot_be_used_is_refused(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="max_weight"):
+def test_a_grid_that_cannot_be_used_is_refused(bad: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
         Grid(**bad)
 
 

@@ -144,7 +144,7 @@ def test_a_file_that_a_server_names_is_never_run(tmp_path: Path) -> None:
         ({"layout": [["w", "float32", [-2]]]}, "dimension"),
         ({"layout": [["w", "float32", [2**40, 2**40]]]}, "absurd"),
         ({"grid__n_max": 0}, "n_max is not an integer in"),
-        ({"grid__max_weight": -1}, "grid: max_weight, max_delta and n_max must be positive"),
+        ({"grid__max_weight": -1}, "grid: aggregate.max_weight = -1: must be in"),
         ({"grid__max_weight": True}, "grid is not a number"),
         ({"grid__max_delta": 1e308}, "grid"),
         ({"settings": {"lr": [1]}}, "setting lr is not a number"),

@@ -85,6 +85,9 @@ def test_the_grid_follows_the_aggregate_section(file: Path) -> None:
     assert (grid.max_weight, grid.max_delta) == (64.0, 4.0)
     with pytest.raises(ConfigError, match=r"override 'aggregate.max_delta=1e30': \[aggregate\]"):
         build(read(file, ["aggregate.max_delta=1e30"]))
+    mended = build(read(file, ["aggregate.max_delta=1e9", "aggregate.max_weight=100"])).grid
+    assert mended is not None
+    assert mended.max_weight == 100.0
 
 
 def test_a_misspelt_training_setting_is_named_with_its_line(file: Path) -> None:

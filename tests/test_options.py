@@ -121,3 +121,21 @@ def test_classes_without_a_readable_signature_are_open() -> None:
 
     assert not options.signature(Plain).open
     assert options.signature(dict).open
+
+
+@pytest.mark.parametrize(
+    ("annotation", "item", "text"),
+    [
+        (float, float("nan"), "must be finite, not nan"),
+        (float, 10**400, "must fit 64 bits, as TOML demands, not an integer of 1329 bits"),
+        (int, 2**63, "must fit 64 bits"),
+        (int | float | str, float("inf"), "must be finite, not inf"),
+        (Any, {"a": [1.0, float("-inf")]}, "must be finite, not -inf"),
+        (list[float], [1.0, float("nan")], "must be finite, not nan"),
+        (int, "x" * 5000, r"must be an integer, not 'x+\.\.\.x+'$"),
+    ],
+)
+def test_numbers_that_no_setting_can_mean_are_refused(annotation: object, item: object, text: str) -> None:
+    with pytest.raises(ValueError, match=text) as caught:
+        options.coerce(annotation, item)
+    assert len(str(caught.value)) < 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,15 @@ def test_the_default_grid_has_room_for_everyone() -> None:
     assert default_grid(many, RoundPolicy()).n_max == 8192
     assert default_grid(many, RoundPolicy(late="carry", carry_rounds=3)).n_max == 32768
     assert default_grid(many, RoundPolicy(carry_rounds=3)).n_max == 8192
+
+
+@pytest.mark.parametrize("told", ["a", None, math.nan, math.inf, 10**400, -1.0, 0, 1 + 1j, np.ones(2)])
+def test_a_largest_weight_that_is_none_is_refused_before_the_run(told: Any) -> None:
+    work = workload()
+    work.max_weight = told
+    with pytest.raises(ConfigError, match=r"the workload's max_weight is .* it must be a positive number"):
+        run("fedavg", work, rounds=1)
+    assert default_grid(work, RoundPolicy(), max_weight=4.0).max_weight == 4.0
 
 
 def test_a_run_without_a_good_round_has_failed(tmp_path: Path) -> None:

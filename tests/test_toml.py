@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkit import toml
+from fedkit.errors import ConfigError
 
 _SCALARS = st.one_of(
     st.booleans(),
@@ -84,3 +85,19 @@ def test_values_typed_on_a_command_line(text: str, value: object) -> None:
     found = toml.value(text)
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a = 1\nx = " + "9" * 5000, r"thousands of digits \(at line 2, column 1\)"),
+        ("x = " + "[" * 20000, "nested too deeply"),
+        ("x = " + "{a=" * 20000, "nested too deeply"),
+    ],
+)
+def test_toml_that_is_beyond_any_use_is_refused_in_words(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        toml.loads(text)
+    with pytest.raises(ConfigError, match="cannot be read") as caught:
+        toml.value(text.partition("x = ")[2])
+    assert len(str(caught.value)) < 250
