@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from fedkit.aggregate import WeightedSum
 from fedkit.codecs import CodecContext
@@ -24,7 +25,13 @@ def codec_context(job: Job, round: int, seed: int, public: float = 0.0, budget: 
 
 def shared_seed(job: Job, round: int) -> int:
     """The seed that all clients of a round share."""
-    return derive(job.model_seed, "codec", round)
+    return _round_seed(job.model_seed, round)
+
+
+@lru_cache(maxsize=16)
+def _round_seed(root: int, round: int) -> int:
+    """Cached: it is asked for twice for every client of a round."""
+    return derive(root, "codec", round)
 
 
 def dress(job: Job, key: Key, update: Update, ctx: CodecContext) -> EncodedUpdate:

@@ -107,11 +107,13 @@ class Resident:
         `start` is rounded to the module's own precision first, as `load` did.
         """
         self._own_buffers()
-        parts = [
-            slab.flat.to("cpu", self._export) - slab.part(start).to(slab.flat.dtype).to(self._export)
-            for slab in self._slabs
-        ]
+        parts = [self._moved(slab, slab.part(start)) for slab in self._slabs]
         return self.layout.view((parts[0] if len(parts) == 1 else torch.cat(parts)).numpy())
+
+    def _moved(self, slab: Slab, start: Tensor) -> Tensor:
+        if slab.flat.is_cpu and slab.flat.dtype == self._export:
+            return slab.flat - start
+        return slab.flat.to("cpu", self._export) - start.to(slab.flat.dtype).to(self._export)
 
     @contextmanager
     def evaluating(self, model: Tensors) -> Iterator[nn.Module]:

@@ -65,19 +65,18 @@ class PlainSGD:
 
     def __init__(self, lr: float, resident: Resident) -> None:
         self._lr = lr
-        self._params = resident.params
+        self._pairs = [(param, param.data) for param in resident.params]
 
     def zero(self) -> None:
         """Forget the gradients of the step before."""
-        for param in self._params:
+        for param, _ in self._pairs:
             param.grad = None
 
     def step(self) -> None:
         """Update the parameters that the loss used."""
-        pairs = [(param.data, param.grad) for param in self._params if param.grad is not None]
-        if pairs:
-            weights, grads = zip(*pairs, strict=True)
-            torch._foreach_add_(weights, grads, alpha=-self._lr)
+        for param, weight in self._pairs:
+            if param.grad is not None:
+                weight.add_(param.grad, alpha=-self._lr)
 
 
 class Stepper:
