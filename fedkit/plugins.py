@@ -25,7 +25,7 @@ from typing import Literal, TypeAlias, cast
 
 from fedkit import options, toml
 from fedkit.codecs import AUTO, Codec, Stage, TensorRules, build
-from fedkit.errors import ConfigError, PluginError, nearest
+from fedkit.errors import ConfigError, FedkitError, PluginError, nearest, shown
 from fedkit.strategy import Strategy
 
 GROUPS = ("strategies", "codecs", "trainers", "workloads", "federations", "scenarios")
@@ -71,20 +71,21 @@ def load(group: str, name: str) -> object:
     provider, colon, rest = name.partition(":")
     if colon and provider in found:
         made = _load(group, _one(group, provider, found[provider]))
-        return cast("Factory", made)(rest)
-    raise PluginError(f"unknown {_kind(group)} {name!r}; {nearest(name, found)}")
+        return _make(f"{_kind(group)} {name!r}", lambda: cast("Factory", made)(rest))
+    raise PluginError(f"unknown {_kind(group)} {shown(name)}; {nearest(name[:200], found)}")
 
 
 def strategy(name: str, given: Mapping[str, object] | None = None) -> Strategy:
     """The strategy called `name`, made with the options `given`.
 
-    Raises PluginError for an unknown name, ConfigError for an unknown option or a wrong value.
+    Raises PluginError for an unknown name and for what the class raises by mistake, ConfigError for
+    an unknown option or a wrong value, which the class may also refuse by ValueError.
     """
     cls = cast("Factory", load("fedkit.strategies", name))
     known = options.check(
         cls, given or {}, lambda key, text: ConfigError(f"strategy {name!r}: {key}: {text}")
     )
-    made = cls(**known)
+    made = _make(f"strategy {name!r}", lambda: cls(**known))
     if not isinstance(made, Strategy):
         raise PluginError(f"strategy {name!r} makes a {type(made).__name__}, not a fedkit.Strategy")
     return made
@@ -108,12 +109,32 @@ def _stage(part: str, spec: str) -> object:
     cls = cast("Factory", load("fedkit.codecs", name))
     pairs = [item.partition("=") for item in rest.split(",") if item]
     given = {key.strip(): toml.value(text.strip()) for key, _, text in pairs}
-    made = cls(**options.check(cls, given, lambda key, text: ConfigError(f"codec {spec!r}: {key}: {text}")))
+    known = options.check(cls, given, lambda key, text: ConfigError(f"codec {spec!r}: {key}: {text}"))
+    made = _make(f"codec {spec!r}", lambda: cls(**known))
     if not isinstance(made, Codec | Stage | TensorRules):
         raise PluginError(f"codec {spec!r} makes a {type(made).__name__}, not a fedkit codec or stage")
     if slash and version != str(made.version):
         raise ConfigError(f"codec {spec!r}: {name!r} has version {made.version} here, not {version}")
     return made
+
+
+def _make(what: str, make: Callable[[], object]) -> object:
+    """What a plugin makes; whatever its code raises becomes an error that names it."""
+    try:
+        return make()
+    except FedkitError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{what} cannot be made: {_said(error)}") from error
+
+
+def _said(error: BaseException) -> str:
+    """What happened in a plugin's code. A SystemExit is as much of a mistake there as any exception."""
+    if isinstance(error, SystemExit):
+        return f"it calls sys.exit({error.code!r}): let it raise an exception instead"
+    return f"{type(error).__name__}: {error}"
 
 
 def is_file(name: str) -> bool:
@@ -122,9 +143,20 @@ def is_file(name: str) -> bool:
 
 
 def absolute(name: str, base: Path) -> str:
-    """`name` with its file, if it is FILE.py:ATTR, made absolute from `base`."""
-    match = re.fullmatch(r"(.+\.py)(:.*)?", name)
-    return f"{(base / Path(match[1]).expanduser()).resolve()}{match[2] or ''}" if match else name
+    """`name` with its file, if it is FILE.py:ATTR, made absolute from `base`; ConfigError if it cannot be."""
+    match = re.fullmatch(r"(.+\.py)(:.*)?", name, re.S)
+    return f"{locate(match[1], base)}{match[2] or ''}" if match else name
+
+
+def locate(file: str, base: Path = Path()) -> Path:
+    """The absolute path of a file named in a scenario; ConfigError for a name that no file can have."""
+    try:
+        path = (base / Path(file).expanduser()).resolve()
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, ~nobody
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{shown(file)} cannot be used as a file: {reason}") from error
+    return path
 
 
 def strategy_name(instance: Strategy) -> str:
@@ -162,10 +194,10 @@ def _load(group: str, entry: metadata.EntryPoint) -> object:
     _check_api(entry)
     try:
         return entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"{_kind(group)} {entry.name!r} of {_owner(entry)} cannot be loaded from {entry.value}: "
-            f"{type(error).__name__}: {error}"
+            f"{_said(error)}"
         ) from error
 
 
@@ -194,7 +226,7 @@ def _from_file(name: str) -> object:
     file, _, attribute = name.rpartition(":")
     if not file.endswith(".py") or not attribute:
         raise PluginError(f"{name!r}: say which object of the file you mean, as FILE.py:NAME")
-    module = _module(Path(file).expanduser().resolve())
+    module = _module(locate(file))
     if not hasattr(module, attribute):
         raise PluginError(f"{file} has no {attribute!r}; {nearest(attribute, _defined(module))}")
     return cast("object", getattr(module, attribute))
@@ -234,13 +266,13 @@ def _module(path: Path) -> ModuleType:
         sys.path.append(str(path.parent))  # last, so that the file's neighbours shadow nothing
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise PluginError(f"{path}:{_line(error, path)}: {type(error).__name__}: {error}") from error
+        raise PluginError(f"{path}:{_line(error, path)}: {_said(error)}") from error
     return module
 
 
-def _line(error: Exception, path: Path) -> int:
+def _line(error: BaseException, path: Path) -> int:
     if isinstance(error, SyntaxError) and error.lineno is not None:
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)

@@ -12,7 +12,7 @@ from typing import TypeAlias, cast
 
 from fedkit import plugins, toml
 from fedkit.config import FederationSection, StrategySection
-from fedkit.errors import ConfigError, PluginError, nearest
+from fedkit.errors import ConfigError, PluginError, nearest, shown
 
 Tree: TypeAlias = dict[str, object]
 
@@ -49,13 +49,14 @@ class ScenarioTree:
         """Parse a TOML file or a shipped scenario; ConfigError with the line if it is not TOML."""
         label, text, base = _text(source)
         try:
-            tree = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            tree = toml.loads(text)
+        except ValueError as error:
             at = re.search(r"\(at line (\d+), column \d+\)", str(error))
             line = at[1] if at else len(text.splitlines())
             raise ConfigError(f"{label}:{line}: not valid TOML: {error}") from error
-        _locate_files(tree, base)
-        return cls(label, tree, {path: f"{label}:{line}" for path, line in toml.lines(text).items()})
+        made = cls(label, tree, {path: f"{label}:{line}" for path, line in toml.lines(text).items()})
+        made._locate_files(tree, base)
+        return made
 
     def fail(self, path: str, text: str) -> ConfigError:
         """The error for a dotted path, at the nearest place that is known."""
@@ -67,15 +68,23 @@ class ScenarioTree:
         for override in overrides:
             path, equals, text = override.partition("=")
             if not equals or not path.strip():
-                raise ConfigError(f"override {override!r}: must be key=value, as in rounds.count=5")
-            self.places[path.strip()] = f"override {override!r}"
+                raise ConfigError(f"override {shown(override)}: must be key=value, as in rounds.count=5")
+            self.places[path.strip()] = f"override {shown(override, 200)}"
             self._put(added, path.strip(), toml.value(text.strip()))
-        _locate_files(added, Path.cwd())
+        self._locate_files(added, Path.cwd())
         self._drop_replaced(added)
         for section, item in added.items():
             old = self.tree.get(section)
             merge = isinstance(old, dict) and isinstance(item, dict)
             self.tree[section] = cast("Tree", old) | cast("Tree", item) if merge else item
+
+    def _locate_files(self, tree: Tree, base: Path) -> None:
+        """Make the files that the tree names absolute; ConfigError for a name that no file can have."""
+        for path, table, key in _file_names(tree):
+            try:
+                table[key] = _located(path, str(table[key]), base)
+            except ConfigError as error:
+                raise self.fail(path, str(error)) from error
 
     def _put(self, tree: Tree, path: str, item: object) -> None:
         section, dot, key = path.partition(".")
@@ -98,31 +107,24 @@ class ScenarioTree:
             self.replaced = True
 
 
-def _locate_files(tree: Tree, base: Path) -> None:
-    """Make the files that the tree names absolute."""
-    for table, key in _plugin_names(tree):
-        name = table[key]
-        if isinstance(name, str):
-            table[key] = plugins.absolute(name, base)
-    codecs = tree.get("codec")
-    if isinstance(codecs, dict):
-        for way, spec in codecs.items():
-            if isinstance(spec, str):
-                codecs[way] = "|".join(plugins.absolute(part.strip(), base) for part in spec.split("|"))
+def _file_names(tree: Tree) -> Iterator[tuple[str, Tree, str]]:
+    """(dotted path, table, key) of every string that is or may hold a file's name."""
+    for section, key in (("", "workload"), *NAMED.items(), ("codec", "up"), ("codec", "down")):
+        table = tree.get(section) if section else tree
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            yield f"{section}.{key}".lstrip("."), table, key
     given = tree.get("workload_options")
-    if isinstance(given, dict):
-        for key, item in given.items():
-            if (key in ("data", "path") or key.endswith("_path")) and isinstance(item, str) and item:
-                given[key] = str((base / Path(item).expanduser()).resolve())
+    for key, item in given.items() if isinstance(given, dict) else ():
+        if (key in ("data", "path") or key.endswith("_path")) and isinstance(item, str) and item:
+            yield f"workload_options.{key}", cast("Tree", given), key
 
 
-def _plugin_names(tree: Tree) -> Iterator[tuple[Tree, str]]:
-    if "workload" in tree:
-        yield tree, "workload"
-    for section, key in NAMED.items():
-        table = tree.get(section)
-        if isinstance(table, dict) and key in table:
-            yield table, key
+def _located(path: str, name: str, base: Path) -> str:
+    if path.startswith("workload_options."):
+        return str(plugins.locate(name, base))
+    if path.startswith("codec."):
+        return "|".join(plugins.absolute(part.strip(), base) for part in name.split("|"))
+    return plugins.absolute(name, base)
 
 
 def shipped() -> Mapping[str, tuple[str, str]]:
@@ -149,15 +151,16 @@ def _files() -> Mapping[str, tuple[Traversable, str]]:
 
 def _text(source: str) -> tuple[str, str, Path]:
     """(label, text, directory of relative paths) of a file or a shipped scenario."""
-    path = Path(source).expanduser()
+    path = plugins.locate(source)
     if path.suffix == ".toml" or path.is_file():
         try:
-            return source, path.read_text(encoding="utf-8"), path.resolve().parent
+            return source, path.read_text(encoding="utf-8"), path.parent
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{source} cannot be read: {error}") from error
     files = _files()
     if source not in files:
         raise ConfigError(
-            f"no scenario {source!r}: it is neither a TOML file nor a shipped name; {nearest(source, files)}"
+            f"no scenario {shown(source)}: it is neither a TOML file nor a shipped name; "
+            f"{nearest(source, files)}"
         )
     return f"{source}.toml", files[source][0].read_text(encoding="utf-8"), Path.cwd()

@@ -178,3 +178,24 @@ def test_stop_ends_the_run_and_a_resumed_one_stays_ended(file: Path, tmp_path: P
     assert "accuracy reached" in result.summary["stopped"]
     again = run_scenario(saved_scenario(tmp_path / "run"), out=tmp_path / "run", resume=True)
     assert again.summary["rounds"] == result.summary["rounds"]
+
+
+@pytest.mark.parametrize(
+    ("mu", "text"),
+    [("-1", r"override 'strategy.mu=-1': \[strategy\] mu: -1.0: must be at least 0 and finite")],
+)
+def test_a_value_that_the_strategy_refuses_is_named_with_its_place(file: Path, mu: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        build(read(file, [f"strategy.mu={mu}"]))
+
+
+def test_a_value_error_of_a_strangers_strategy_is_named_with_its_place(file: Path) -> None:
+    (file.parent / "odd.py").write_text(
+        "from dataclasses import dataclass\nfrom fedkit_strategies import FedAvg\n\n\n"
+        "@dataclass(frozen=True)\nclass Odd(FedAvg):\n    nu: int = 1\n\n"
+        "    def __post_init__(self):\n        if self.nu == 2:\n            raise ValueError('nu is even')\n"
+    )
+    named = f"strategy.name={file.parent}/odd.py:Odd"
+    assert build(read(file, [named]))
+    with pytest.raises(ConfigError, match=r"my.toml:9: strategy: .*nu is even"):
+        build(read(file, [named, "strategy.nu=2"]))

@@ -27,7 +27,8 @@ class Mine(FedAvg):
     \"\"\"
 
     mu: float = 2.0
-
+"""
+PROVIDER = """
 def provider(rest):
     return ("provided", rest)
 """
@@ -117,7 +118,7 @@ def test_a_plugin_that_cannot_be_imported_names_its_distribution(site: Site) -> 
 
 def test_a_provider_is_asked_for_the_rest(site: Site) -> None:
     site.add("prov", "[fedkit.strategies]\nflower = prov_mod:provider\n")
-    site.module("prov_mod", STRATEGY)
+    site.module("prov_mod", PROVIDER)
     assert plugins.load("fedkit.strategies", "flower:FedAdam:x") == ("provided", "FedAdam:x")
 
 
@@ -199,3 +200,44 @@ def test_what_is_not_a_strategy_or_codec_is_refused(tmp_path: Path) -> None:
         plugins.strategy(f"{file}:Thing")
     with pytest.raises(PluginError, match="makes a Thing, not a fedkit"):
         plugins.codec(f"{file}:Thing")
+
+
+LEAVES = "import sys\nsys.exit(0)\n"
+
+
+def test_a_plugin_that_exits_is_an_error_and_not_the_end(tmp_path: Path, site: Site) -> None:
+    file = tmp_path / "leaves.py"
+    file.write_text(LEAVES)
+    with pytest.raises(PluginError, match=r"leaves.py:2: it calls sys.exit\(0\)"):
+        plugins.load("fedkit.workloads", f"{file}:X")
+    site.add("leaver", "[fedkit.strategies]\nleaves = leaver_mod:X\n")
+    site.module("leaver_mod", LEAVES)
+    with pytest.raises(PluginError, match=r"'leaves' of leaver 1.0 .*sys.exit\(0\)"):
+        plugins.load("fedkit.strategies", "leaves")
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "text"),
+    [
+        ("raise ValueError('mu must not be negative')", ConfigError, "Mine': mu must not be negative"),
+        ("raise KeyError('oops')", PluginError, "Mine' cannot be made: KeyError: 'oops'"),
+        ("raise SystemExit(0)", PluginError, r"Mine' cannot be made: it calls sys.exit\(0\)"),
+    ],
+)
+def test_what_a_strategy_raises_when_it_is_made_names_it(
+    tmp_path: Path, line: str, kind: type[ConfigError], text: str
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"{STRATEGY}\n    def __post_init__(self):\n        {line}\n")
+    with pytest.raises(ConfigError, match=text) as caught:
+        plugins.strategy(f"{file}:Mine")
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("name", ["a\0.py:X", "x" * 300 + ".py:X", "~nobody-of-that-name/x.py:X"])
+def test_a_name_that_no_file_can_have(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be used as a file") as caught:
+        plugins.load("fedkit.workloads", name)
+    assert len(str(caught.value)) < 200
+    with pytest.raises(ConfigError, match="cannot be used as a file"):
+        plugins.absolute(name, tmp_path)

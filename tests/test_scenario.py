@@ -365,3 +365,39 @@ def test_files_of_codecs_are_found_from_where_they_are_named(
     assert read(file).codec.up == f"rotate|{name}:block=64"
     override = f"codec.up={tmp_path.name}/mine.py:Mine"
     assert read(file, [override]).codec.up == name
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("seed = " + "9" * 5000, "my.toml:1: not valid TOML: an integer has thousands of digits"),
+        ("seed = 0x" + "f" * 5000, "my.toml:1: seed: must fit 64 bits, as TOML demands, not an integer of"),
+        ("[train]\nlr = " + "[" * 20000, "not valid TOML: arrays or tables are nested too deeply"),
+        ('seed = 1\nworkload = "a\\u0000.py:X"', "my.toml:2: workload: 'a\\x00.py' cannot be used as a file"),
+        ('[strategy]\nname = "\\u0000"', "my.toml:2: [strategy] name: unknown strategy '\\x00'"),
+        ('[codec]\nup = "int8|\\u0000.py:X"', "my.toml:2: [codec] up: '\\x00.py' cannot be used as a file"),
+        (
+            '[workload_options]\npath = "' + "x" * 5000 + '"',
+            "my.toml:2: [workload_options] path: 'xxxxxxxxxxxxxxxxxxxxxxx",
+        ),
+    ],
+)
+def test_toml_that_an_enemy_wrote_is_refused_in_a_line(tmp_path: Path, text: str, error: str) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read(file)
+    assert error in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_names_and_values_on_the_command_line_that_are_too_long(file: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be used as a file: File name too long") as caught:
+        read("x" * 5000)
+    assert len(str(caught.value)) < 200
+    with pytest.raises(ConfigError, match="nested too deeply") as caught:
+        read(file, ["train.lr=" + "[" * 20000])
+    assert len(str(caught.value)) < 300
+    with pytest.raises(ConfigError, match="must be a") as caught:
+        read(file, ["rounds.count=" + "x" * 20000])
+    assert len(str(caught.value)) < 500

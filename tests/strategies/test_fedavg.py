@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fedkit.aggregate import Grid, WeightedSum
 from fedkit.conformance import check_strategy
+from fedkit.errors import ConfigError
 from fedkit.messages import Update
 from fedkit.tensors import Layout
 from fedkit_strategies import FedAvg
@@ -61,3 +62,9 @@ def test_one_client_is_local_training(dtype: str) -> None:
     ulp = np.spacing(np.maximum(np.abs(model), np.abs(trained)))
     assert (np.abs(made - trained) <= ulp + 2.0**-32 / 17).all()
     assert made.dtype == np.dtype(dtype)
+
+
+@pytest.mark.parametrize("lr", [float("nan"), float("inf")])
+def test_a_step_of_no_length_is_refused(lr: float) -> None:
+    with pytest.raises(ConfigError, match=r"strategy\.lr = .*: must be finite"):
+        FedAvg(lr=lr)

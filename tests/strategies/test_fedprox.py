@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedkit.conformance import check_strategy
+from fedkit.errors import ConfigError
 from fedkit.strategy import Strategy
 from fedkit_strategies import FedAvg, FedProx
 
@@ -60,3 +61,11 @@ def test_the_server_half_is_that_of_fedavg() -> None:
     assert FedProx.step is FedAvg.step
     assert FedProx.finish is Strategy.finish
     assert FedProx(lr=0.5).lr == 0.5
+
+
+@pytest.mark.parametrize("mu", [-0.1, float("nan"), float("inf")])
+def test_a_mu_that_attracts_to_nothing_is_refused(mu: float) -> None:
+    with pytest.raises(ConfigError, match=r"strategy\.mu = .*: must be at least 0 and finite"):
+        FedProx(mu=mu)
+    with pytest.raises(ConfigError, match=r"strategy\.lr"):
+        FedProx(lr=float("nan"))
