@@ -34,7 +34,7 @@ class Downloads:
         held = self._held.get(client, self._known)
         self._held[client] = version
         size, at = 0, version
-        while at not in (held, self._known):
+        while at not in (held, self._known, 0):
             base, step = self._frames.get(at, (0, self._snapshot))
             size, at = size + step, base
         return max(0, self._snapshot - size) if at else 0

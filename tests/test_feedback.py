@@ -1,0 +1,162 @@
+"""Error feedback: nothing that was counted is lost, whatever becomes of the other updates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fedkit import plugins
+from fedkit.aggregate import Grid
+from fedkit.clientstore import MemoryStore
+from fedkit.dressing import codec_context, undress
+from fedkit.federation import Verdict
+from fedkit.feedback import CAP, STALE, STREAM, compensated, remainder
+from fedkit.job import Job
+from fedkit.messages import EncodedUpdate, Key, Metrics, Pass, Task, Trained
+from fedkit.participant import Participant
+from fedkit.seeds import stream
+from fedkit.tensors import Flat, Layout, Tensors, norm
+from fedkit.trainer import Correct
+from fedkit_strategies import FedAvg
+
+LAYOUT = Layout(("w", "b"), ((60, 20), (20,)), ("float32", "float32"))
+ZERO = LAYOUT.view(np.zeros(LAYOUT.size, np.float32))
+BIASED = [
+    "topk:share=0.05|int8",
+    "sign",
+    "stc:share=0.05",
+    "ecsq:delta=2,mode=near",
+    "eden:scale=min",
+    "powersgd",
+]
+
+
+def delta_of(seed: int) -> Flat:
+    """What a client wants to send in the round with this seed."""
+    return LAYOUT.view((0.01 * stream(seed).normal(LAYOUT.size) ** 3).astype(np.float32))
+
+
+@dataclass
+class Noisy:
+    """Its delta follows from the task's seed alone."""
+
+    examples = 3
+
+    def train(self, pass_: Pass, task: Task, correct: Correct | None) -> Trained:
+        return Trained(delta_of(task.seed), 1, 3.0, {})
+
+    def evaluate(self, model: Tensors) -> tuple[Metrics, int]:
+        return {}, 3
+
+
+class Work:
+    def init(self, seed: int) -> Tensors:
+        return ZERO
+
+    def clients(self) -> Sequence[str]:
+        return ["ann"]
+
+    def trainer(self, client: str) -> Noisy:
+        return Noisy()
+
+    def evaluate(self, model: Tensors) -> Metrics:
+        return {}
+
+
+class Device:
+    """One client with error feedback."""
+
+    def __init__(self, spec: str) -> None:
+        plain = plugins.codec("none")
+        self.job = Job(FedAvg(), plugins.codec(spec), plain, LAYOUT, Layout((), (), ()), Grid(), {}, 0, True)
+        self.store = MemoryStore()
+        self.participant = Participant(self.job, Work(), self.store)
+
+    def key(self, round: int) -> Key:
+        return Key(self.job.id, round, "train", "", 0, "ann")
+
+    def sent(self, round: int) -> NDArray[np.float32]:
+        """What the server decodes of the round's update."""
+        task = Task(self.key(round), 1, ZERO, {}, {}, round, 1.0, 9.0, "", 9.0)
+        (reply,) = self.participant.handle(task)
+        assert isinstance(reply, EncodedUpdate), reply
+        return LAYOUT.flatten(undress(self.job, reply, codec_context(self.job, round, round)).delta)
+
+    @property
+    def residual(self) -> NDArray[np.float32]:
+        memory = self.store.get("ann", STREAM)
+        return LAYOUT.flatten(memory["residual"]) if memory else ZERO.vector
+
+
+@pytest.mark.parametrize("spec", BIASED)
+@settings(max_examples=10, deadline=None)
+@given(verdicts=st.lists(st.sampled_from(list(Verdict)), min_size=1, max_size=12))
+def test_what_was_counted_and_the_residual_are_what_was_wanted(spec: str, verdicts: list[Verdict]) -> None:
+    device = Device(spec)
+    counted, wanted = np.zeros(LAYOUT.size), np.zeros(LAYOUT.size)
+    for round, verdict in enumerate(verdicts):
+        sent = device.sent(round)
+        device.participant.settle(device.key(round), verdict)
+        device.participant.settle(device.key(round), verdict)  # verdicts may be told twice
+        if verdict is Verdict.counted:
+            counted += sent
+            wanted += delta_of(round).vector
+    assert np.abs(counted + device.residual - wanted).max() <= 1e-5
+    assert (norm(LAYOUT.view(device.residual)) > 0) == (Verdict.counted in verdicts)
+
+
+def test_a_second_verdict_does_not_undo_the_first() -> None:
+    device = Device("sign")
+    device.sent(0)
+    device.participant.settle(device.key(0), Verdict.counted)
+    kept = device.residual.copy()
+    device.participant.settle(device.key(0), Verdict.lost)
+    assert device.residual.tobytes() == kept.tobytes()
+
+
+def test_nothing_is_committed_before_the_verdict() -> None:
+    device = Device("sign")
+    first = device.sent(0)
+    assert not device.residual.any()
+    assert device.sent(0).tobytes() == first.tobytes()  # asked again, it has nothing to add
+    device.participant.settle(device.key(0), Verdict.late)
+    assert not device.residual.any()
+
+
+def test_a_late_update_that_is_counted_after_all_commits_its_residual() -> None:
+    device = Device("stc")
+    sent = device.sent(0)
+    device.participant.restore(dict(device.participant.pending()))  # the round closed without a verdict
+    device.participant.settle(device.key(0), Verdict.counted)
+    assert np.abs(sent + device.residual - delta_of(0).vector).max() <= 1e-6
+
+
+def test_without_feedback_nothing_is_kept() -> None:
+    device = Device("sign")
+    device.participant = Participant(replace(device.job, feedback=False), Work(), device.store)
+    device.sent(0)
+    device.participant.settle(device.key(0), Verdict.counted)
+    assert device.store.get("ann", STREAM) == {}
+
+
+def test_a_stale_residual_is_dropped() -> None:
+    memory = remainder(delta_of(1), ZERO, delta_of(1), 4)
+    assert norm(compensated(ZERO, memory, 4 + STALE)) == norm(delta_of(1))
+    assert compensated(ZERO, memory, 5 + STALE) is ZERO
+    assert compensated(ZERO, {}, 0) is ZERO
+
+
+@given(st.floats(1e-3, 1e6))
+def test_the_residual_is_at_most_so_many_deltas_long(size: float) -> None:
+    wanted = LAYOUT.view((delta_of(1).vector * np.float32(size)).astype(np.float32))
+    left = remainder(wanted, ZERO, delta_of(1), 0)["residual"]
+    most = CAP * norm(delta_of(1))
+    assert norm(left) <= most * (1 + 1e-6)
+    if norm(wanted) <= most:
+        assert LAYOUT.flatten(left).tobytes() == wanted.vector.tobytes()
