@@ -36,6 +36,7 @@ def encode(job: Job) -> bytes:
     content = {
         "codec": {"base": job.down_base, "down": job.codec_down.spec, "feedback": job.feedback}
         | {"up": job.codec_up.spec},
+        "cohort": job.cohort,
         "extras": packing.rows(job.extras),
         "grid": dataclasses.asdict(job.grid),
         "id": job.id,
@@ -67,7 +68,7 @@ def decode(data: bytes) -> Job:
     top = fields.mapping(fields.parse(data, "job"), "job")
     if top.get("version") != VERSION:
         raise WireError(f"job has version {top.get('version')!r}, this side speaks version {VERSION}")
-    names = ("codec", "extras", "grid", "id", "layout", "seed", "settings", "strategy", "version")
+    names = ("codec", "cohort", "extras", "grid", "id", "layout", "seed", "settings", "strategy", "version")
     fields.exactly(top, *names)
     codec = fields.mapping(top["codec"], "codec")
     fields.exactly(codec, "base", "down", "feedback", "up")
@@ -85,6 +86,7 @@ def decode(data: bytes) -> Job:
         model_seed=_seed(fields.text(top["seed"], "seed")),
         feedback=fed_back,
         down_base="last" if base == "last" else "first",
+        cohort=fields.integer(top["cohort"], "cohort", 1),
     )
     if job.id != fields.text(top["id"], "id"):
         raise WireError(f"the job says that its id is {top['id']!r}, its content has id {job.id!r}")

@@ -35,6 +35,7 @@ JOB = Job(
     2**62 + 1,
     True,
     "first",
+    7,
 )
 
 
@@ -59,6 +60,12 @@ def test_a_job_comes_back_with_its_id() -> None:
     assert back == JOB
     assert back.id == JOB.id
     assert jobfile.encode(back) == jobfile.encode(JOB)
+
+
+def test_that_test_leaves_no_field_at_its_default() -> None:
+    given = {f.name: f.default for f in dataclasses.fields(Job) if f.default is not dataclasses.MISSING}
+    assert given
+    assert [name for name, default in given.items() if getattr(JOB, name) == default] == []
 
 
 def test_every_registered_codec_comes_back() -> None:
@@ -143,6 +150,7 @@ def test_a_file_that_a_server_names_is_never_run(tmp_path: Path) -> None:
         ({"layout": [["w", "float32", [2]], ["b", "float64", [2]]]}, "must all be float32 or all float64"),
         ({"layout": [["w", "float32", [-2]]]}, "dimension"),
         ({"layout": [["w", "float32", [2**40, 2**40]]]}, "absurd"),
+        ({"cohort": 0}, "cohort is not an integer in"),
         ({"grid__n_max": 0}, "n_max is not an integer in"),
         ({"grid__max_weight": -1}, "grid: aggregate.max_weight = -1: must be in"),
         ({"grid__max_weight": True}, "grid is not a number"),
@@ -189,7 +197,6 @@ class Zip(Int8):
     [
         {"strategy": Unregistered()},
         {"codec_up": build([Zip()], "zip")},
-        {"strategy": FedProx(mu=float("inf"))},
         {"strategy": FedProx(mu=1)},  # an int where the annotation says float: another id
         {"settings": {"lr": float("nan")}},
     ],
