@@ -6,12 +6,16 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fedkit import plugins
 from fedkit.codecs import Codec, CodecContext
 from fedkit.codecs.none import Plain
-from fedkit.downlink import Downlink
-from fedkit.errors import LayoutError
+from fedkit.downlink import DIGEST, Base, Downlink, Follower, Release
+from fedkit.errors import LayoutError, WireError
+from fedkit.seeds import stream
 from fedkit.tensors import Flat, Layout, Tensors, norm, subtract
 
 LAYOUT = Layout(("w", "b"), ((3,), (2,)), ("float32", "float32"))
@@ -92,3 +96,132 @@ def test_save_and_load_continue_alike(codec: Codec) -> None:
 def test_a_model_of_another_layout_is_refused() -> None:
     with pytest.raises(LayoutError, match="'b': is missing"):
         Downlink(Plain(), LAYOUT).publish({"w": np.zeros(3, np.float32)})
+
+
+BIG = Layout(("w", "b"), ((40, 30), (30,)), ("float32", "float32"))
+LOSSY = ["ecsq:delta=2,mode=near", "ecsq:delta=1,mode=dither", "int8", "bfloat16", "sign", "stc", "topk|int4"]
+
+
+class Pair:
+    """A server and a client of one run, whose model walks at random."""
+
+    def __init__(self, spec: str, base: Base, dtype: str = "float32") -> None:
+        self.layout = Layout(BIG.names, BIG.shapes, (dtype, dtype))
+        self.codec = plugins.codec(spec, "down")
+        self.server = Downlink(self.codec, self.layout, 5, base)
+        self.client = Follower(self.codec, self.layout, 5)
+        self.model = np.zeros(self.layout.size, dtype)
+        self.releases: list[Release] = []
+        self.publish()
+        self.client.snapshot(1, self.releases[0].model)  # every client makes version 1 from the job's seed
+
+    def publish(self) -> Release:
+        step = stream(len(self.releases), "walk").normal(self.layout.size) ** 3
+        self.model = (self.model + 0.01 * step).astype(self.model.dtype)
+        self.releases.append(self.server.publish(self.layout.view(self.model)))
+        return self.releases[-1]
+
+    def follow(self, release: Release) -> None:
+        assert release.frame is not None
+        self.client.follow(release.version, release.base, release.frame)
+
+    def held(self) -> tuple[int, bytes]:
+        return self.client.version, self.layout.flatten(self.client.model).tobytes()
+
+    def agrees(self, release: Release) -> bool:
+        return self.held() == (release.version, self.layout.flatten(release.model).tobytes())
+
+
+@pytest.mark.parametrize("base", ["last", "first"])
+@pytest.mark.parametrize("spec", LOSSY)
+@settings(max_examples=8, deadline=None)
+@given(arrives=st.lists(st.booleans(), min_size=1, max_size=10))
+def test_whatever_frames_are_lost_the_client_ends_with_the_servers_model(
+    spec: str, base: Base, arrives: list[bool]
+) -> None:
+    pair = Pair(spec, base)
+    snapshots = 0
+    for there in [*arrives, True]:
+        release = pair.publish()
+        if not there:
+            continue
+        before = pair.held()
+        try:
+            pair.follow(release)
+        except WireError:
+            assert pair.held() == before
+            pair.client.snapshot(release.version, release.model)
+            snapshots += 1
+        assert pair.agrees(release)
+    lost = any(not there for there in arrives)
+    assert (snapshots > 0) == (lost and base == "last")  # from the first version any one frame will do
+
+
+@pytest.mark.parametrize("spec", ["ecsq:delta=2,mode=near", "int8"])
+def test_a_chain_of_frames_leads_to_what_the_snapshot_holds(spec: str) -> None:
+    pair = Pair(spec, "last", "float64")
+    for _ in range(5):
+        pair.publish()
+    for release in pair.releases[1:]:
+        pair.follow(release)
+        assert pair.agrees(release)
+
+
+@pytest.mark.parametrize("base", ["last", "first"])
+def test_damage_is_refused_with_nothing_changed(base: Base) -> None:
+    pair = Pair("ecsq:delta=2,mode=near", base)
+    release = pair.publish()
+    assert release.frame is not None
+    before = pair.held()
+    other_hash = bytes(DIGEST) + release.frame[DIGEST:]
+    for frame, text in (
+        (other_hash, "leads to another model: ask a snapshot"),
+        (release.frame[:-1], "payload"),
+        (release.frame[:DIGEST], "payload"),
+        (b"", "payload"),
+    ):
+        with pytest.raises(WireError, match=text):
+            pair.client.follow(release.version, release.base, frame)
+        assert pair.held() == before
+    pair.follow(release)
+    assert pair.agrees(release)
+
+
+def test_a_client_that_has_drifted_finds_out() -> None:
+    pair = Pair("int8", "last")
+    drifted = pair.model.copy()
+    drifted[7] += np.float32(0.01)
+    pair.client.snapshot(1, pair.layout.view(drifted))
+    with pytest.raises(WireError, match="leads to another model"):
+        pair.follow(pair.publish())
+
+
+def test_a_frame_from_a_version_that_is_not_held_is_refused() -> None:
+    pair = Pair("int8", "last")
+    pair.publish()
+    with pytest.raises(WireError, match="frame from version 2 to 3, but version 1 is held: ask a snapshot"):
+        pair.follow(pair.publish())
+    fresh = Follower(pair.codec, pair.layout, 5)
+    with pytest.raises(WireError, match="but version 0 is held"):
+        fresh.follow(2, 1, pair.releases[1].frame or b"")
+
+
+def test_the_error_of_one_frame_is_made_up_by_the_next() -> None:
+    pair = Pair("sign", "last")
+    target = pair.layout.view(pair.model)
+    errors = [norm(subtract(pair.server.publish(target).model, target)) for _ in range(60)]
+    assert errors[-1] < 0.2 * max(norm(target), errors[0])
+
+
+@pytest.mark.parametrize("base", ["last", "first"])
+def test_a_restarted_server_goes_on_with_what_its_clients_hold(base: Base) -> None:
+    pair = Pair("ecsq:delta=2,mode=near", base)
+    pair.follow(pair.publish())
+    again = Downlink(pair.codec, pair.layout, 5, base)
+    again.load(pair.server.save())
+    current = again.current(pair.layout.view(pair.model))
+    assert (current.version, current.frame) == (2, None)
+    assert pair.agrees(current)
+    pair.server = again
+    pair.follow(pair.publish())
+    assert pair.agrees(pair.releases[-1])
