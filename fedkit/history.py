@@ -43,6 +43,10 @@ class Outcome(StrEnum):
     lost = "lost"  # no reply before the round closed
 
 
+MISSED = (Outcome.late, Outcome.lost, Outcome.failed, Outcome.refused)
+"""Outcomes without a usable reply in time; what was late may still be carried into a later round."""
+
+
 @dataclass(frozen=True)
 class Fate:
     """An outcome and why."""
@@ -90,6 +94,16 @@ class RoundRecord:
     def count(self, outcome: Outcome) -> int:
         """How many invited clients had this outcome."""
         return Counter(fate.outcome for fate in self.fates.values())[outcome]
+
+    @property
+    def carried_in(self) -> int:
+        """How many late replies of earlier rounds were counted in this one."""
+        return sum(late.outcome is Outcome.counted for late in self.carried.values())
+
+    @property
+    def missing(self) -> int:
+        """Clients that were missed, less those carried in: over a run the sum is what never counted."""
+        return sum(self.count(outcome) for outcome in MISSED) - self.carried_in
 
     def to_json(self) -> str:
         """One line of rounds.jsonl."""

@@ -165,6 +165,11 @@ class _KeepScenario:
         replace_file(self.folder / "scenario.toml", self.text.encode())
 
 
+def may_change(key: str) -> bool:
+    """Whether a setting may change when a run is resumed: only how long it goes on."""
+    return key == "rounds.count" or key.startswith("stop.")
+
+
 def saved_scenario(folder: Path, overrides: Sequence[str] = ()) -> Scenario:
     """The scenario of the run in `folder`, for continuing it.
 
@@ -175,7 +180,7 @@ def saved_scenario(folder: Path, overrides: Sequence[str] = ()) -> Scenario:
     if not file.is_file():
         raise CheckpointError(f"{folder}: there is no run to resume (no scenario.toml)")
     old, new = read(file), read(file, overrides)
-    changed = [key for key in changes(old, new) if key != "rounds.count" and not key.startswith("stop.")]
+    changed = [key for key in changes(old, new) if not may_change(key)]
     for key in sorted(changed, key=lambda key: not new.places.get(key, "").startswith("override")):
         text = (
             "a run that is resumed keeps its settings (rounds.count and [stop] may change); start a new run"

@@ -35,7 +35,9 @@ class RunFolder:
         if resume and not self.path.is_dir():
             raise CheckpointError(f"{self.path}: there is no run to resume")
         if not resume and self.path.exists() and any(self.path.iterdir()):
-            raise ConfigError(f"{self.path} is not empty: give another --out, or --resume to continue it")
+            raise ConfigError(
+                f"{self.path} is not empty: give another folder, or resume it (--resume, resume=True)"
+            )
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path / "lock")
 

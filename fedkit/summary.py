@@ -70,7 +70,7 @@ def summarise(
         "bytes_down_float32": sum(r.bytes_down_float32 for r in rounds),
         "clients_invited": sum(len(r.fates) for r in rounds),
         **{f"clients_{o.value}": n for o, n in count.items()},
-        "clients_carried": sum(c.outcome is Outcome.counted for r in rounds for c in r.carried.values()),
+        "clients_carried": sum(r.carried_in for r in rounds),
     }
 
 

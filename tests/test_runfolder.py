@@ -33,7 +33,10 @@ def test_a_new_folder_is_made_with_its_parents(tmp_path: Path) -> None:
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(ConfigError, match="is not empty: give another --out, or --resume"):
+    with pytest.raises(
+        ConfigError,
+        match=r"is not empty: give another folder, or resume it \(--resume, resume=True",
+    ):
         RunFolder(tmp_path, resume=False)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -15,8 +19,6 @@ from fedkit.events import Evaluated, Replied, RoundEnded, RoundStarted, RunEnded
 from fedkit.history import History, Outcome, RoundRecord
 from fedkit.messages import Metrics
 from fedkit.report.units import show_bytes, show_seconds, times
-
-_GONE = (Outcome.lost, Outcome.late, Outcome.failed, Outcome.refused)
 
 
 @dataclass
@@ -28,6 +30,7 @@ class _Totals:
     up_float32: int = 0
     down_float32: int = 0
     counted: int = 0
+    carried: int = 0
     gone: int = 0
     seconds: float = 0.0
 
@@ -37,12 +40,14 @@ class _Totals:
         self.up_float32 += record.bytes_up_float32
         self.down_float32 += record.bytes_down_float32
         self.counted += record.count(Outcome.counted)
-        self.gone += sum(record.count(outcome) for outcome in _GONE)
+        self.carried += record.carried_in
+        self.gone += record.missing
         self.seconds += record.virtual_end - record.virtual_start
 
     @property
     def text(self) -> str:
-        clients = f"{self.counted} counted" + (f", {self.gone} missing" if self.gone else "")
+        clients = f"{self.counted} counted" + (f", {self.carried} carried in" if self.carried else "")
+        clients += f", {self.gone} missing" if self.gone else ""
         up = f"{show_bytes(self.up)} up{_saved(self.up, self.up_float32)}"
         down = f"{show_bytes(self.down)} down{_saved(self.down, self.down_float32)}"
         return f"{clients} · {up}, {down} · {show_seconds(self.seconds)} virtual"
@@ -59,11 +64,12 @@ def show_metrics(metrics: Metrics) -> str:
 
 
 class Lines:
-    """One line per round, for output that is not a terminal."""
+    """Lines for output that is not a terminal: of a round, at most one in `every` seconds, and the last."""
 
-    def __init__(self, console: Console, name: str) -> None:
-        self._console, self._name = console, name
+    def __init__(self, console: Console, name: str, every: float = 1.0) -> None:
+        self._console, self._name, self._every = console, name, every
         self._totals, self._rounds = _Totals(), 0
+        self._last, self._waiting = -math.inf, ""
 
     def run_started(self, event: RunStarted) -> None:
         self._rounds = event.rounds
@@ -74,8 +80,15 @@ class Lines:
         record = event.record
         self._totals.add(record)
         result = show_metrics(record.metrics) if record.ok else f"failed: {record.reason}"
-        text = f"{self._name} round {record.round + 1}/{self._rounds}  {result}  {self._totals.text}"
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._waiting = f"{self._name} round {record.round + 1}/{self._rounds}  {result}  {self._totals.text}"
+        if time.monotonic() >= self._last + self._every:
+            self.close()
+
+    def close(self) -> None:
+        """Print the line that was held back, if there is one."""
+        if self._waiting:
+            self._console.print(self._waiting, highlight=False, markup=False, soft_wrap=True)
+            self._waiting, self._last = "", time.monotonic()
 
 
 class _Display(Progress):
@@ -129,6 +142,20 @@ class Bar:
 
 def _last(history: History) -> Metrics:
     return next((r.metrics for r in reversed(history.rounds) if r.metrics), history.initial)
+
+
+class Began:
+    """Notes that the run has its folder to itself, and says where a resumed one stands."""
+
+    def __init__(self, folder: Path, resume: bool) -> None:
+        self._folder, self._resume = folder, resume
+        self.folder_is_ours = False
+
+    def run_started(self, event: RunStarted) -> None:
+        self.folder_is_ours = True
+        if self._resume:
+            text = f"resuming {self._folder}: {len(event.history.rounds)} of {event.rounds} rounds are done"
+            typer.echo(text, err=True)
 
 
 class JsonLines:

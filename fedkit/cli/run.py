@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedkit.cli.output import Format, FormatOption, echo_json, echo_table
+from fedkit.cli.output import Format, FormatOption, echo_comparison, echo_json, echo_table
 
 if TYPE_CHECKING:
     from fedkit.cli.folders import Launch
@@ -57,26 +57,28 @@ def run(
 
 def _one(launch: Launch, output: Format, tensorboard: bool, several: bool) -> Mapping[str, Any]:
     """Run one scenario, write its report, say how it went; returns the summary."""
+    from fedkit.cli.progress import Began
     from fedkit.errors import FedkitError
     from fedkit.launch import run_scenario
     from fedkit.report import write_report
 
-    name = launch.folder.name
-    with _watching(name, output, several) as observers:
-        if tensorboard:
-            from fedkit.observers import TensorBoard
+    name, began = launch.folder.name, Began(launch.folder, launch.resume)
+    try:
+        with _watching(name, output, several) as observers:
+            observers.insert(0, began)
+            if tensorboard:
+                from fedkit.observers import TensorBoard
 
-            observers.append(TensorBoard(launch.folder / "tensorboard"))
-        try:
+                observers.append(TensorBoard(launch.folder / "tensorboard"))
             result = run_scenario(
                 launch.scenario, out=launch.folder, resume=launch.resume, observers=observers
             )
-        except FedkitError as error:
-            if output is Format.json:
-                echo_json({"event": "failed", "error": str(error), "kind": type(error).__name__})
-            if (launch.folder / "rounds.jsonl").is_file():
-                typer.echo(f"report: {write_report(launch.folder)}", err=True)
-            raise
+    except FedkitError as error:
+        if output is Format.json:
+            echo_json({"event": "failed", "error": str(error), "kind": type(error).__name__})
+        if began.folder_is_ours and (launch.folder / "rounds.jsonl").is_file():
+            typer.echo(f"report: {write_report(launch.folder)}", err=True)
+        raise
     page = write_report(launch.folder)
     summary = {**result.summary, "folder": str(launch.folder), "report": str(page)}
     if output is Format.text:
@@ -98,15 +100,12 @@ def _watching(name: str, output: Format, several: bool) -> Iterator[list[object]
     handler = RichHandler(console=console, show_time=False, show_path=False)
     logger = logging.getLogger("fedkit")
     logger.addHandler(handler)
-    bar = Bar(console, name) if output is Format.text and console.is_terminal else None
+    bar = output is Format.text and console.is_terminal
+    shown = Bar(console, name) if bar else Lines(console, name)
     try:
-        if bar is not None:
-            yield [bar]
-        else:
-            yield [JsonLines(name if several else "") if output is Format.json else Lines(console, name)]
+        yield [JsonLines(name if several else "") if output is Format.json else shown]
     finally:
-        if bar is not None:
-            bar.close()
+        shown.close()
         logger.removeHandler(handler)
 
 
@@ -120,13 +119,14 @@ def _show(summary: Mapping[str, Any]) -> None:
     up, down = (_traffic(summary, way) for way in ("up", "down"))
     virtual, wall = (show_seconds(summary[f"{clock}_seconds"]) for clock in ("virtual", "wall"))
     clients = {word: summary[f"clients_{word}"] for word in ("invited", *outcomes)}
+    carried = {"late": f" ({summary['clients_carried']} carried in)"} if summary["clients_carried"] else {}
     rows = {
         "metrics": show_metrics(summary["metrics"]),
         "best": f"{best['metric']} {best['value']:.4g} after {best['round']} rounds" if best else "",
         "rounds": f"{summary['rounds']}, {summary['rounds_failed']} failed",
         "stopped": summary["stopped"],
         "bytes": f"{up}, {down}",
-        "clients": ", ".join(f"{count} {word}" for word, count in clients.items() if count),
+        "clients": ", ".join(f"{n} {word}{carried.get(word, '')}" for word, n in clients.items() if n),
         "time": f"{virtual} virtual, {wall} here",
         "model": f"{summary['parameters']} parameters, sha256 {summary['model_sha256'][:16]}",
     }
@@ -154,5 +154,5 @@ def _compare(
         files = {"html": str(page), "csv": str(sheet)}
         echo_json({"event": "summary", "folder": str(folder), **files, "runs": summaries})
         return
-    echo_table(summary_rows(runs))
+    echo_comparison(summary_rows(runs))
     typer.echo(f"\ncomparison: {page}\n            {sheet}")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from fedkit.history import Outcome, RoundRecord
+from fedkit.history import MISSED, Fate, Outcome, RoundRecord
 from fedkit.messages import ClientId
 from fedkit.report.charts import Layer, bar_chart
 from fedkit.report.data import Run
 from fedkit.report.markup import Html, choice, el, join, section, table
 from fedkit.report.units import count_axis, show_bytes, show_number, show_seconds
 
-MISSED = (Outcome.late, Outcome.lost, Outcome.failed, Outcome.refused)
 COLOURS: Mapping[Outcome, str] = {outcome: str(outcome) for outcome in Outcome} | {Outcome.failed: "o-failed"}
 _ORDER = (Outcome.counted, Outcome.unwanted, *MISSED)
 _MEANING: Mapping[Outcome, str] = {
@@ -25,14 +25,15 @@ _MEANING: Mapping[Outcome, str] = {
 }
 _NAMED = 20_000  # with more invitations than this, counted clients are not listed by name
 _LONG = 400  # characters of a reason
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[+-]?\d+)?")
 
 
 def participation_chart(run: Run) -> Html:
     """Stacked bars: what became of each round's invitations, and late replies of earlier rounds."""
     layers = [Layer(str(o), COLOURS[o], [r.count(o) for r in run.rounds]) for o in _ORDER]
-    carried = Layer("carried in", "carried", [_carried_in(r) for r in run.rounds])
+    carried = Layer("carried in", "carried", [r.carried_in for r in run.rounds])
     heads = [f"round {r.round + 1}" + ("" if r.ok else " (failed)") for r in run.rounds]
-    high = max((len(r.fates) + _carried_in(r) for r in run.rounds), default=0)
+    high = max((len(r.fates) + r.carried_in for r in run.rounds), default=0)
     x = count_axis("rounds", len(run.rounds), ends_on_tick=False)
     failed = [bar for bar, record in enumerate(run.rounds) if not record.ok]
     ordered = [layers[0], carried, *layers[1:]]
@@ -61,15 +62,16 @@ def rounds_section(run: Run) -> Html:
 
 def missing_section(run: Run) -> Html:
     """Reasons, and the clients that were missing most often."""
-    tally = _tally(run)
-    missing = {client: sum(found[o] for o in MISSED) for client, found in tally.items()}
-    some = sum(1 for count in missing.values() if count)
+    tally, missed = _tally(run), _missed(run)
+    missing = Counter(client for client, _ in missed)
+    some = len(missing)
     if not some:
-        return section("Dropouts", note="Every client that was invited replied in time.")
-    whys = Counter((f.outcome, f.why) for r in run.rounds for f in r.fates.values() if f.outcome in MISSED)
-    reasons = table(("times", "outcome", "reason"), [_reason(*w, n) for w, n in whys.most_common(10)])
+        late = any(record.carried_in for record in run.rounds)
+        said = "was counted, some late" if late else "replied in time"
+        return section("Dropouts", note=f"Every client that was invited {said}.")
+    reasons = table(("times", "outcome", "reason"), _reasons([fate for _, fate in missed]))
     worst = sorted(missing, key=lambda client: (-missing[client], client))[:12]
-    rows = [_client(client, tally[client], missing[client]) for client in worst if missing[client]]
+    rows = [_client(client, tally[client], missing[client]) for client in worst]
     clients = table(("client", "missing", "invited", "outcomes"), rows)
     note = f"{some} of the {len(tally)} clients that were ever invited were missing at least once."
     left = el("div", el("h3", "Reasons"), reasons)
@@ -77,11 +79,39 @@ def missing_section(run: Run) -> Html:
     return section("Dropouts", el("div", left, right, class_="columns"), note=note)
 
 
+def _missed(run: Run) -> list[tuple[ClientId, Fate]]:
+    """Every invitation whose update was never counted: late ones that were carried in are not missing."""
+    later = {
+        (late.round, client)
+        for record in run.rounds
+        for client, late in record.carried.items()
+        if late.outcome is Outcome.counted
+    }
+    return [
+        (client, fate)
+        for record in run.rounds
+        for client, fate in record.fates.items()
+        if fate.outcome in MISSED and (record.round, client) not in later
+    ]
+
+
+def _reasons(fates: Sequence[Fate]) -> list[list[str]]:
+    """The ten most frequent reasons; those that differ in a number only are one."""
+    found: defaultdict[tuple[Outcome, str], list[str]] = defaultdict(list)
+    for fate in fates:
+        found[fate.outcome, _NUMBER.sub("…", fate.why)].append(fate.why)
+    often = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))[:10]
+    return [
+        _reason(outcome, whys[0] if len(set(whys)) == 1 else text, len(whys))
+        for (outcome, text), whys in often
+    ]
+
+
 def _row(record: RoundRecord, main: Sequence[str], names: bool) -> Html:
     found = record.metrics or record.train
     shown = [show_number(found[name]) if name in found else "–" for name in main]
     invited = len(record.fates)
-    carried = _carried_in(record)
+    carried = record.carried_in
     cells = [
         str(record.round + 1),
         "ok" if record.ok else "failed",
@@ -144,10 +174,6 @@ def _tally(run: Run) -> dict[ClientId, Counter[Outcome]]:
         for client, fate in record.fates.items():
             tally[client][fate.outcome] += 1
     return dict(tally)
-
-
-def _carried_in(record: RoundRecord) -> int:
-    return sum(1 for late in record.carried.values() if late.outcome == Outcome.counted)
 
 
 def _cut(text: str) -> str:

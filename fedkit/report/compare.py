@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -10,13 +9,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from urllib.parse import quote
 
-from fedkit.history import Outcome, RoundRecord
 from fedkit.report import groups as grouping
 from fedkit.report.charts import Line, line_chart
 from fedkit.report.data import Over, Run
 from fedkit.report.groups import Group, Target, read_groups
 from fedkit.report.markup import Html, el, join, section, table, tabs, write_page
 from fedkit.report.page import OVER, WIDE, show_spent, x_axis
+from fedkit.report.sheet import write_csv
 from fedkit.report.units import (
     Axis,
     bytes_log_axis,
@@ -28,6 +27,8 @@ from fedkit.report.units import (
 )
 
 _COLOURS = 7
+_NO_SPREAD = 5e-7  # not seen in six decimals
+WORKLOAD = "workload"
 
 
 def write_compare(folders: Sequence[Path], out: Path) -> tuple[Path, Path]:
@@ -41,21 +42,29 @@ def write_compare(folders: Sequence[Path], out: Path) -> tuple[Path, Path]:
     found = read_groups(folders)
     page.parent.mkdir(parents=True, exist_ok=True)
     sheet = page.with_suffix(".csv")
-    _write_csv(sheet, found)
+    write_csv(sheet, found)
     write_page(page, _title(found), *_body(found, page, sheet))
     return page, sheet
 
 
 def summary_rows(folders: Sequence[Path]) -> list[dict[str, str]]:
-    """One row of column -> text per group, for the terminal; the same columns in every row."""
+    """One row of column -> text per group, for the terminal; the same columns in every row.
+
+    There is a column WORKLOAD only if the runs have different ones.
+    """
     found = read_groups(folders)
     target = grouping.find_target(found)
     return [_summary(group, found, target) for group in found]
 
 
+def mixed(found: Sequence[Group]) -> bool:
+    """Whether the runs have different workloads: then their figures say nothing about each other."""
+    return len({run.setting("workload") for group in found for run in group.runs}) > 1
+
+
 def _title(found: Sequence[Group]) -> str:
     runs = sum(len(group.runs) for group in found)
-    workloads = dict.fromkeys(run.setting("workload") for group in found for run in group.runs)
+    workloads = dict.fromkeys(run.shown("workload") for group in found for run in group.runs)
     return f"{', '.join(filter(None, workloads)) or 'Comparison'}: {runs} runs compared"
 
 
@@ -69,6 +78,8 @@ def _body(found: Sequence[Group], page: Path, sheet: Path) -> list[Html]:
         note += (
             f" The target is the best {target.metric} that every run reaches, {show_number(target.value)}."
         )
+    if mixed(found):
+        note += " The runs have different workloads: their metrics cannot be compared."
     link = el("p", "All rounds as ", el("a", "CSV", href=quote(sheet.name)), ".", class_="sub")
     panels = [(said, _curves(found, over)) for over, said in OVER]
     drawn = "The line is the mean of a group's seeds, the band reaches from the lowest to the highest."
@@ -84,6 +95,8 @@ def _body(found: Sequence[Group], page: Path, sheet: Path) -> list[Html]:
 def _summary(group: Group, found: Sequence[Group], target: Target | None) -> dict[str, str]:
     runs = group.runs
     row = {"group": group.name, "runs": group.spread}
+    if mixed(found):
+        row[WORKLOAD] = runs[0].shown("workload")
     for metric in grouping.metrics(found)[:3]:
         row[f"final {metric}"] = _spread([grouping.final(run, metric) for run in runs], show_number)
     main = next(iter(grouping.metrics(found)), "")
@@ -109,7 +122,7 @@ def _target_cells(runs: Sequence[Run], target: Target) -> dict[str, str]:
     }
     cells: dict[str, str] = {}
     for over, show in shows.items():
-        name = {"rounds": "rounds", "bytes": "bytes", "seconds": "time"}[over]
+        name = {"rounds": "rounds", "bytes": "bytes up + down", "seconds": "time"}[over]
         spent = [grouping.to_target(run, target, over) for run in runs]
         cells[f"{name} to {target.metric} {show_number(target.value)}"] = _spread(spent, show)
     return cells
@@ -122,10 +135,10 @@ def _spread(values: Sequence[float | None], show: Callable[[float], str]) -> str
         return "never" if values else "–"
     some = f" ({len(there)} of {len(values)})" if len(there) < len(values) else ""
     mean = fmean(there)
-    if len(there) == 1 or not all(map(math.isfinite, there)):
+    spread = stdev(there) if len(there) > 1 and all(map(math.isfinite, there)) else 0.0
+    if show(spread) == show(0.0) or spread < _NO_SPREAD:
         return show(mean) + some
-    spread = stdev(there)
-    if show is not show_number or spread == 0:
+    if show is not show_number:
         return f"{show(mean)} ± {show(spread)}{some}"
     places = min(6, max(0, 1 - math.floor(math.log10(spread))))
     return f"{mean:,.{places}f} ± {spread:.{places}f}{some}"
@@ -219,65 +232,3 @@ def _link(run: Run, page: Path) -> str:
 
 def _swatch(index: int, name: str) -> Html:
     return join([el("i", class_=f"c{index % _COLOURS}"), name])
-
-
-def _write_csv(path: Path, found: Sequence[Group]) -> None:
-    """One row per run and round; round 0 is the evaluation before the first."""
-    names = grouping.metrics(found)
-    trained = sorted({name for g in found for run in g.runs for r in run.rounds for name in r.train})
-    bytes_columns = ("bytes_up", "bytes_down", "bytes_up_float32", "bytes_down_float32")
-    head = [
-        "run",
-        "group",
-        "seed",
-        "round",
-        "ok",
-        *names,
-        *(f"train_{name}" for name in trained),
-        *bytes_columns,
-    ]
-    head += ["virtual_seconds", "wall_seconds", "invited", *(str(o) for o in Outcome), "carried"]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        sheet = csv.writer(file)
-        sheet.writerow(head)
-        for group in found:
-            for run in group.runs:
-                who = [str(run.folder), group.name, run.setting("seed")]
-                if run.initial:
-                    before = [run.initial.get(name, "") for name in names]
-                    sheet.writerow(
-                        [
-                            *who,
-                            0,
-                            "",
-                            *before,
-                            *[""] * len(trained),
-                            *[0] * len(bytes_columns),
-                            0.0,
-                            0.0,
-                            *[0] * (len(Outcome) + 2),
-                        ]
-                    )
-                for record, spent in zip(run.rounds, run.progress["seconds"][1:], strict=True):
-                    sheet.writerow([*who, *_csv_cells(record, names, trained, spent)])
-
-
-def _csv_cells(
-    record: RoundRecord, names: Sequence[str], trained: Sequence[str], spent: float
-) -> list[str | int | float]:
-    carried = sum(1 for late in record.carried.values() if late.outcome == Outcome.counted)
-    return [
-        record.round + 1,
-        int(record.ok),
-        *(record.metrics.get(name, "") for name in names),
-        *(record.train.get(name, "") for name in trained),
-        record.bytes_up,
-        record.bytes_down,
-        record.bytes_up_float32,
-        record.bytes_down_float32,
-        spent,
-        record.wall_seconds,
-        len(record.fates),
-        *(record.count(outcome) for outcome in Outcome),
-        carried,
-    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,10 @@ class Run:
         """A value of the config as text, with the summary as the fall-back; empty if neither has it."""
         value = self.config.get(key, self.summary.get(key.split(".")[0]))
         return "" if value is None else str(value)
+
+    def shown(self, key: str) -> str:
+        """A value of the config as text, files without their folders."""
+        return without_folders(self.setting(key))
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
@@ -131,6 +136,16 @@ class Run:
     def total(self, outcome: Outcome) -> int:
         """How many invitations of the whole run ended so."""
         return sum(record.count(outcome) for record in self.rounds)
+
+
+def without_folders(text: str) -> str:
+    """A setting with the absolute paths in it cut down to the files' names.
+
+    >>> without_folders("/home/me/mine.py:Median"), without_folders("ecsq/1|/me/mine.py:Mine")
+    ('mine.py:Median', 'ecsq/1|mine.py:Mine')
+    """
+    parts = text.split("|")
+    return "|".join(re.split(r"[/\\]", p)[-1] if re.match(r"/|[A-Za-z]:[/\\]", p) else p for p in parts)
 
 
 def read_run(folder: Path) -> Run:

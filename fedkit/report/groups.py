@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fedkit import plugins
 from fedkit.errors import ConfigError
-from fedkit.history import Outcome
-from fedkit.report.data import Over, Run, read_run
+from fedkit.options import signature
+from fedkit.report.data import Over, Run, read_run, without_folders
 
 _NOT_COMPARED = ("seed", "description")
 
@@ -132,8 +132,8 @@ def curve(group: Group, metric: str, over: Over) -> Curve:
 
 
 def lost(run: Run) -> int:
-    """Invitations that ended without a usable reply in time."""
-    return sum(run.total(o) for o in (Outcome.lost, Outcome.late, Outcome.failed, Outcome.refused))
+    """Invitations whose update was never counted, not even in a later round; `unwanted` ones aside."""
+    return sum(record.missing for record in run.rounds)
 
 
 def _compared(run: Run) -> dict[str, str]:
@@ -150,18 +150,39 @@ def _differences(run: Run, members: Sequence[Sequence[Run]]) -> dict[str, str]:
 
 def _names(members: Sequence[Sequence[Run]], differs: Sequence[Mapping[str, str]]) -> list[str]:
     """Short names from what differs, if they tell the groups apart; else the first folder's name."""
-    short = [
-        ", ".join(
-            re.split(r"[/\\]", v)[-1] if k == "strategy.name" else f"{k.split('.')[-1]}={v}"
-            for k, v in parts.items()
-            if v != "–"
-        )
-        for parts in differs
-    ]
+    firsts = [runs[0] for runs in members]
+    short = [_name(run, firsts, parts) for run, parts in zip(firsts, differs, strict=True)]
     if len(members) > 1 and len(set(short)) == len(short) and all(0 < len(name) <= 48 for name in short):
         return short
-    names = [runs[0].setting("strategy.name") if len(members) == 1 else runs[0].name for runs in members]
-    names = [name or runs[0].name for name, runs in zip(names, members, strict=True)]
+    names = [run.shown("strategy.name") if len(members) == 1 else run.name for run in firsts]
+    names = [name or run.name for name, run in zip(names, firsts, strict=True)]
     if len(set(names)) < len(names):
-        names = [str(runs[0].folder) for runs in members]
+        names = [str(run.folder) for run in firsts]
     return names
+
+
+def _name(run: Run, firsts: Sequence[Run], differs: Mapping[str, str]) -> str:
+    parts = {key: without_folders(value) for key, value in differs.items() if value != "–"}
+    return ", ".join(
+        value if key == "strategy.name" else f"{key.rpartition('.')[2]}={value}"
+        for key, value in parts.items()
+        if not _says_nothing(run, key, firsts)
+    )
+
+
+def _says_nothing(run: Run, key: str, firsts: Sequence[Run]) -> bool:
+    """Whether it is an option that others lack, and at its default wherever the strategy is the same."""
+    if not key.startswith("strategy.") or all(key in other.config for other in firsts):
+        return False
+    same = [other for other in firsts if other.setting("strategy.name") == run.setting("strategy.name")]
+    default = _defaults(run.setting("strategy.name")).get(key.removeprefix("strategy."))
+    return default is not None and all(other.config.get(key) == default for other in same)
+
+
+def _defaults(strategy: str) -> Mapping[str, object]:
+    """The defaults of a registered strategy; a file of someone's is not run for the sake of a name."""
+    try:
+        made = None if plugins.is_file(strategy) else plugins.load("fedkit.strategies", strategy)
+    except ConfigError:
+        return {}
+    return {n: p.default for n, p in signature(made).parameters.items()} if callable(made) else {}

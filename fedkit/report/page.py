@@ -43,7 +43,7 @@ def write_report(folder: Path) -> Path:
     Raises ConfigError if the folder is no run or no round has ended yet.
     """
     run = read_run(folder)
-    title = " · ".join(filter(None, (run.setting("workload"), run.setting("strategy.name"), run.name)))
+    title = " · ".join(filter(None, (run.shown("workload"), run.shown("strategy.name"), run.name)))
     sections = [
         _head(run),
         _tiles(run),
@@ -78,7 +78,7 @@ def show_spent(over: Over, value: float) -> str:
 
 
 def _head(run: Run) -> Html:
-    workload, strategy = run.setting("workload") or run.name, run.setting("strategy.name")
+    workload, strategy = run.shown("workload") or run.name, run.shown("strategy.name")
     top = el("div", el("h1", workload), el("span", run.status, class_=f"pill {_pill(run)}"), class_="top")
     facts = [f"strategy {strategy}" if strategy else "", f"seed {run.setting('seed')}", run.name]
     facts.insert(0, str(run.config.get("description", "")))
@@ -110,13 +110,15 @@ def _tiles(run: Run) -> Html:
     wall = run.summary.get("wall_seconds")
     seconds = float(wall) if isinstance(wall, int | float) else sum(r.wall_seconds for r in run.rounds)
     counted, lost, late = (run.total(o) for o in (Outcome.counted, Outcome.lost, Outcome.late))
+    carried = sum(record.carried_in for record in run.rounds)
+    said = f"{late:,} late" + (f" ({carried:,} carried in)" if carried else "")
     refused = run.total(Outcome.failed) + run.total(Outcome.refused)
     digest = run.text("model_sha256")
     tiles = [
         *_metric_tiles(run),
         ("Rounds", f"{len(run.rounds):,}", f"{failed} failed" if failed else "none failed"),
         ("Updates counted", f"{counted:,}", f"of {invited:,} invitations"),
-        ("Clients lost", f"{lost:,}", f"{late:,} late, {refused:,} failed or refused"),
+        ("Clients lost", f"{lost:,}", f"{said}, {refused:,} failed or refused"),
         ("Sent up", show_bytes(up), show_saving(up, sum(run.bytes_up_float32))),
         ("Sent down", show_bytes(down), show_saving(down, sum(run.bytes_down_float32))),
         ("Virtual time", show_seconds(run.progress["seconds"][-1]), "on the federation's clock"),

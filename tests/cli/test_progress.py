@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import pytest
 from rich.console import Console
 
 from fedkit.cli.progress import Bar, Lines, show_metrics
+from fedkit.errors import RunFailed
 from fedkit.events import Replied
 from fedkit.history import Fate, Outcome
 from fedkit.launch import run_scenario, saved_scenario
 from fedkit.report.units import times
 from fedkit.scenario import read
+
+CARRY = ["rounds.late=carry", "devices.speed=20", "devices.spread=0.6", "rounds.deadline=0.5"]
+"""Some of the toy's clients are too slow for the deadline."""
 
 BIG = """
 import numpy as np
@@ -73,7 +78,8 @@ def test_the_bar_lets_go_of_the_terminal_when_the_run_breaks(folder: Path) -> No
 def test_a_failed_round_says_why(folder: Path) -> None:
     console, screen = _terminal()
     scenario = read("toy.toml", ["rounds.count=1", "devices.drop=1", "rounds.max_failures=2"])
-    run_scenario(scenario, observers=[Lines(console, "toy")])
+    with pytest.raises(RunFailed):
+        run_scenario(scenario, observers=[Lines(console, "toy")])
     assert "toy round 1/1  failed: 0 of 4 invited clients were counted" in screen.getvalue()
     assert "0 counted, 4 missing" in screen.getvalue()
 
@@ -87,11 +93,32 @@ def test_a_line_tells_how_much_smaller_than_float32(folder: Path) -> None:
         "codec.down=ecsq:delta=2,mode=near",
         "rounds.count=3",
     ]
-    result = run_scenario(read("toy.toml", settings), observers=[Lines(console, "toy")])
+    result = run_scenario(read("toy.toml", settings), observers=[Lines(console, "toy", every=0)])
     up, down = (result.summary[f"bytes_{w}_float32"] / result.summary[f"bytes_{w}"] for w in ("up", "down"))
     assert min(up, down) > 10
     assert f"up ({times(up)})" in screen.getvalue().splitlines()[-1]
     assert f"down ({times(down)})" in screen.getvalue().splitlines()[-1]
+
+
+def test_lines_are_held_back_but_for_the_last(folder: Path) -> None:
+    console, screen = _terminal()
+    lines = Lines(console, "toy", every=1000)
+    run_scenario(read("toy.toml", ["rounds.count=5"]), observers=[lines])
+    assert re.findall(r"round \d/5", screen.getvalue()) == ["round 1/5"]
+    lines.close()
+    lines.close()
+    assert re.findall(r"round \d/5", screen.getvalue()) == ["round 1/5", "round 5/5"]
+
+
+def test_what_is_carried_in_is_not_missing(folder: Path) -> None:
+    console, screen = _terminal()
+    settings = [*CARRY, "rounds.count=6"]
+    result = run_scenario(read("toy.toml", settings), observers=[Lines(console, "toy", every=0)])
+    late, carried = result.summary["clients_late"], result.summary["clients_carried"]
+    assert 0 < carried <= late
+    missing = f", {late - carried} missing" if late > carried else ""
+    counted = result.summary["clients_counted"]
+    assert f"{counted} counted, {carried} carried in{missing} ·" in screen.getvalue().splitlines()[-1]
 
 
 def test_metrics_in_one_line() -> None:

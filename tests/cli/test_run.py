@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fedkit.runfolder import RunFolder
 
 Command = Callable[..., Any]
 FEDKIT = [sys.executable, "-c", "from fedkit.cli import main; main()"]
@@ -111,6 +114,75 @@ def test_resume_refuses_what_would_make_another_run(folder: Path, fedkit: Comman
     assert result.exit_code == 2
     assert "override 'train.lr=1': [train] lr: a run that is resumed keeps its settings" in result.stderr
     assert fedkit("run", "toy.toml", "--resume").exit_code == 1
+
+
+def test_a_resumed_run_says_where_it_stands(folder: Path, fedkit: Command) -> None:
+    assert "resuming" not in fedkit("run", "toy.toml", "--out", "r").stderr
+    for words in (("r",), ("toy.toml", "--out", "r", "--format", "json")):
+        assert "resuming r: 2 of 2 rounds are done" in fedkit("run", *words, "--resume").stderr
+
+
+def test_resume_refuses_another_scenario_than_that_of_the_run(folder: Path, fedkit: Command) -> None:
+    fedkit("run", "toy.toml", "--out", "r")
+    text = (folder / "toy.toml").read_text()
+    (folder / "toy.toml").write_text(text.replace("count = 2", "count = 3").replace("a toy", "the toy"))
+    assert fedkit("run", "toy.toml", "--out", "r", "--resume").exit_code == 0
+    (folder / "toy.toml").write_text(text.replace("lr = 0.5", "lr = 1.0\nmomentum = 0.5"))
+    result = fedkit("run", "toy.toml", "--out", "r", "--resume")
+    assert result.exit_code == 2
+    assert "r holds a run with other settings than toy.toml: train.lr, train.momentum differ" in result.stderr
+    assert "fedkit run r --resume" in result.stderr
+    assert fedkit("run", "r", "--resume").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("folder_name", "advice"),
+    [
+        ("many", "continue seeds with: fedkit run SCENARIO --seeds N --out many --resume, or one run with: "),
+        (
+            "python",
+            "holds a run that Python started (it has no scenario.toml): continue it there, with fedkit.run",
+        ),
+        ("empty", "empty holds no run to resume"),
+        ("runs/toy-11", "there is no folder 'runs/toy-11' to resume; did you mean 'runs/toy-1'?"),
+    ],
+)
+def test_what_cannot_be_resumed_says_what_can(
+    folder: Path, fedkit: Command, folder_name: str, advice: str
+) -> None:
+    fedkit("run", "toy.toml", "--out", "runs/toy-1")
+    fedkit("run", "toy.toml", "--out", "many/seed-0")
+    fedkit("run", "toy.toml", "--out", "python")
+    (folder / "python/scenario.toml").unlink()
+    (folder / "empty").mkdir()
+    result = fedkit("run", folder_name, "--resume")
+    assert result.exit_code == 1
+    assert advice in result.stderr
+
+
+def test_several_seeds_do_not_go_into_the_folder_of_one_run(folder: Path, fedkit: Command) -> None:
+    fedkit("run", "toy.toml", "--out", "r")
+    result = fedkit("run", "toy.toml", "--seeds", "2", "--out", "r", "--resume")
+    assert result.exit_code == 2
+    assert "r holds one run, not the runs of several seeds" in result.stderr
+
+
+def test_a_process_that_does_not_get_the_folder_leaves_it_alone(folder: Path, fedkit: Command) -> None:
+    fedkit("run", "toy.toml", "--out", "r")
+    (folder / "r/report.html").write_text("theirs")
+    other = RunFolder(folder / "r", resume=True)
+    result = fedkit("run", "r", "rounds.count=3", "--resume")
+    other.close()
+    assert result.exit_code == 2
+    assert "in use by another process" in result.stderr
+    assert "report:" not in result.stderr
+    assert (folder / "r/report.html").read_text() == "theirs"
+
+
+def test_updates_that_were_carried_in_are_told(folder: Path, fedkit: Command) -> None:
+    slow = ("rounds.late=carry", "devices.speed=20", "devices.spread=0.6", "rounds.deadline=0.5")
+    result = fedkit("run", "toy.toml", "rounds.count=6", *slow, "--out", "r")
+    assert re.search(r"clients .* \d+ late \(\d+ carried in\)", result.stdout)
 
 
 def test_resume_of_a_folder_that_is_not_there_starts_the_run(folder: Path, fedkit: Command) -> None:
