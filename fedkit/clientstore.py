@@ -112,8 +112,7 @@ class _Files:
     """One file for each version of a memory; the index says which version counts."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder = folder  # made when there is something to remember
         self.versions: dict[Place, int] = {}
         self._last = 0  # newest version given out
         self._saved = 0  # newest version that an index may name
@@ -124,6 +123,7 @@ class _Files:
         self._last += 1
         self.versions[place] = self._last
         path, data = self._path(place), packing.pack(memory)
+        self._folder.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
         part.write_bytes(_digest(data) + data)
         part.replace(path)
@@ -160,7 +160,7 @@ class _Files:
         self._last = self._saved = max(self.versions.values(), default=0)
         self._replaced, self._expired = [], []
         named = {self._path(place).name for place in self.versions}
-        for path in self._folder.iterdir():
+        for path in self._folder.iterdir() if self._folder.is_dir() else ():
             if path.name not in named and _FILE.fullmatch(path.name):
                 path.unlink()
 

@@ -286,3 +286,14 @@ def test_kill_at_any_instant_loses_nothing_committed(tmp_path: Path) -> None:
             got = store.get(str(client), "s")
             assert [float(got["g"]["w"][-1])] == last if last else got == {}
     assert round > 0
+
+
+def test_the_folder_is_made_when_there_is_something_to_remember(tmp_path: Path) -> None:
+    store = MemoryStore(tmp_path / "clients")
+    store.load({})
+    saved = store.save()
+    assert not (tmp_path / "clients").exists()
+    store.put("a", "strategy", {"control": {"w": np.ones(2)}})
+    assert list((tmp_path / "clients").iterdir())
+    store.load(saved)
+    assert not list((tmp_path / "clients").iterdir())

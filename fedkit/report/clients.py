@@ -66,9 +66,8 @@ def missing_section(run: Run) -> Html:
     missing = Counter(client for client, _ in missed)
     some = len(missing)
     if not some:
-        late = any(record.carried_in for record in run.rounds)
-        said = "was counted, some late" if late else "replied in time"
-        return section("Dropouts", note=f"Every client that was invited {said}.")
+        late = ", or was carried in" if any(record.carried_in for record in run.rounds) else ""
+        return section("Dropouts", note=f"Every client that was invited replied in time{late}.")
     reasons = table(("times", "outcome", "reason"), _reasons([fate for _, fate in missed]))
     worst = sorted(missing, key=lambda client: (-missing[client], client))[:12]
     rows = [_client(client, tally[client], missing[client]) for client in worst]

@@ -65,7 +65,8 @@ def mixed(found: Sequence[Group]) -> bool:
 def _title(found: Sequence[Group]) -> str:
     runs = sum(len(group.runs) for group in found)
     workloads = dict.fromkeys(run.shown("workload") for group in found for run in group.runs)
-    return f"{', '.join(filter(None, workloads)) or 'Comparison'}: {runs} runs compared"
+    said = "1 run" if runs == 1 else f"{runs} runs"
+    return f"{', '.join(filter(None, workloads)) or 'Comparison'}: {said} compared"
 
 
 def _body(found: Sequence[Group], page: Path, sheet: Path) -> list[Html]:

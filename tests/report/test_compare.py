@@ -13,7 +13,7 @@ from fedkit.errors import ConfigError
 from fedkit.history import Outcome
 from fedkit.report import summary_rows, write_compare, write_report
 from fedkit.report.data import read_run
-from fedkit.report.units import times
+from fedkit.report.units import show_bytes, times
 
 
 def _folders(make_run: Callable[..., Path], rounds: int = 6) -> list[Path]:
@@ -73,6 +73,33 @@ def test_a_single_run_has_no_spread(make_run: Callable[..., Path]) -> None:
     (row,) = summary_rows([make_run("a")])
     assert row["runs"] == "seed 0"
     assert "±" not in "".join(row.values())
+
+
+def test_seeds_that_agree_have_no_spread(make_run: Callable[..., Path]) -> None:
+    (row,) = summary_rows([make_run(f"a{seed}", seed=seed, rounds=4) for seed in range(2)])
+    assert "±" in row["final accuracy"]
+    assert row["rounds failed"] == "0"
+    assert not any(re.search(r"± 0(\.0*)?( |$)", text) for text in row.values())
+
+
+def test_bytes_to_a_target_are_those_of_both_ways(make_run: Callable[..., Path]) -> None:
+    folder = make_run("a", rounds=6)
+    run = read_run(folder)
+    (row,) = summary_rows([folder])
+    best = max(range(7), key=[0.1, *(r.metrics["accuracy"] for r in run.rounds)].__getitem__)
+    key = next(key for key in row if key.startswith("bytes up + down to accuracy"))
+    assert row[key] == show_bytes(sum(r.bytes_up + r.bytes_down for r in run.rounds[:best]))
+
+
+def test_titles_name_files_without_their_folders(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_run("a", strategy="/home/me/mine.py:Median")
+    text = (folder / "scenario.toml").read_text().replace('"digits"', '"/home/me/own.py:make"')
+    (folder / "scenario.toml").write_text(text)
+    page = write_compare([folder], tmp_path / "cmp.html")[0].read_text(encoding="utf-8")
+    assert "<title>own.py:make: 1 run compared" in page
+    report = write_report(folder).read_text(encoding="utf-8")
+    assert "<title>own.py:make · mine.py:Median · a" in report
+    assert "<h1>own.py:make</h1>" in report
 
 
 def test_a_target_that_some_seeds_miss_says_how_many(make_run: Callable[..., Path]) -> None:

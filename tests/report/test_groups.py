@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from fedkit.errors import ConfigError
-from fedkit.report.groups import Target, curve, final, find_target, read_groups, to_target
+from fedkit.history import Outcome
+from fedkit.report.groups import Target, curve, final, find_target, lost, read_groups, to_target
 
 
 def test_runs_that_differ_in_the_seed_alone_form_a_group(make_run: Callable[..., Path]) -> None:
@@ -116,6 +117,32 @@ def test_final_is_the_last_value(make_run: Callable[..., Path]) -> None:
     (group,) = read_groups([make_run("a")])
     assert final(group.runs[0], "loss") == group.runs[0].rounds[-1].metrics["loss"]
     assert final(group.runs[0], "no such metric") is None
+
+
+def test_options_that_others_lack_are_told_unless_they_are_defaults(make_run: Callable[..., Path]) -> None:
+    plain = make_run("a", config={"lr": "1.0"})
+    prox = make_run("b", strategy="fedprox", config={"lr": "1.0", "mu": "0.1"})
+    strong = make_run("c", strategy="fedprox", config={"lr": "1.0", "mu": "1.0"})
+    other = make_run("d", strategy="elsewhere", config={"beta": "0.5"})
+    assert [g.name for g in read_groups([plain, prox])] == ["fedavg", "fedprox"]
+    assert [g.name for g in read_groups([plain, strong])] == ["fedavg", "fedprox, mu=1.0"]
+    names = [g.name for g in read_groups([plain, prox, strong, other])]
+    assert names == ["fedavg", "fedprox, mu=0.1", "fedprox, mu=1.0", "elsewhere, beta=0.5"]
+
+
+def test_files_are_named_without_their_folders(make_run: Callable[..., Path]) -> None:
+    one = make_run("a", config={"path": '"/home/me/one.npz"'})
+    two = make_run("b", config={"path": '"/home/me/deep/two.npz"'})
+    assert [g.name for g in read_groups([one, two])] == ["path=one.npz", "path=two.npz"]
+
+
+def test_what_was_carried_in_is_not_missing(make_run: Callable[..., Path]) -> None:
+    (group,) = read_groups([make_run("a")])
+    (run,) = group.runs
+    gone = sum(run.total(o) for o in (Outcome.late, Outcome.lost, Outcome.failed, Outcome.refused))
+    carried = sum(len(record.carried) for record in run.rounds)
+    assert carried > 0
+    assert lost(run) == gone - carried
 
 
 def test_a_strategy_from_a_file_is_named_without_its_folder(make_run: Callable[..., Path]) -> None:

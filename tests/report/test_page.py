@@ -97,6 +97,24 @@ def test_every_invited_client_is_named_with_its_reason(make_run: Callable[..., P
     assert "0 counted replies, the quorum is 2" in rows[2]
 
 
+def test_reasons_that_differ_in_a_number_are_one_and_carried_replies_are_none(
+    make_run: Callable[..., Path],
+) -> None:
+    folder = make_run(rounds=15)
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    late = [fate for line in lines for fate in line["fates"].values() if fate["outcome"] == "late"]
+    for number, fate in enumerate(late):
+        fate["why"] = f"no reply before the round closed: its reply would come at {number}.5 s"
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    carried = sum(len(line["carried"]) for line in lines)
+    assert 0 < carried < len(late)
+    page = write_report(folder).read_text(encoding="utf-8")
+    reasons = page.split("<h3>Reasons</h3>")[1].split("</table>")[0]
+    assert reasons.count("its reply would come at … s") == 1
+    assert f"<td>{len(late) - carried}</td>" in reasons
+    assert f"{len(late)} late ({carried} carried in)" in page
+
+
 def test_hostile_names_and_reasons_stay_text(make_run: Callable[..., Path]) -> None:
     folder = make_run(rounds=4, prefix=HOSTILE, why=HOSTILE, status="failed", error=HOSTILE, strategy="x")
     with (folder / "scenario.toml").open("a") as file:
