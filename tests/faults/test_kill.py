@@ -60,7 +60,8 @@ class Drifting(FedAvg):
 
 def go(out: Path | str, rounds: int, resume: bool) -> None:
     """A run with everything that a restart could get wrong: late updates that are carried, clients that
-    come and go, crashes, over-selection, memory and personal tensors of clients, state of the server.
+    come and go, crashes, over-selection, memory and personal tensors of clients, state of the server,
+    codecs both ways with residuals at the clients and model differences from the server.
     """
     draws = np.random.default_rng(0)
     x = draws.normal(size=(20, 12, 6)).astype(np.float32)
@@ -74,7 +75,10 @@ def go(out: Path | str, rounds: int, resume: bool) -> None:
     policy = RoundPolicy(cohort=6, over_select=1.3, quorum=2, deadline=3.0, late="carry", max_failures=99)
     federation = Simulation(work, links=links, devices=devices, directory=Path(out, "clients"))
     train = {"epochs": 2, "batch": 4, "lr": 0.1}
-    run(Drifting(), work, federation, rounds=rounds, policy=policy, train=train, out=out, resume=resume)
+    run(
+        Drifting(), work, federation, rounds=rounds, policy=policy, train=train, out=out, resume=resume,
+        codec_up="tensors:below=1|topk:share=0.3|int8", codec_down="tensors:below=1|sign", feedback="on",
+    )  # fmt: skip
 
 
 def left(out: Path) -> tuple[dict[str, Any], list[str]]:
