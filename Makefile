@@ -51,6 +51,22 @@ prove-codecs: $(VENV)/.dev ## Accuracy over bytes on real data, 3 seeds (under a
 prove-fuzz: $(VENV)/.dev ## Fuzz the decoder of every codec for a minute each (20 minutes on one core)
 	FEDKIT_FUZZ_SECONDS=60 $(BIN)/python -m pytest -q -s tests/codecs/test_fuzz.py -k mutated
 
+bench-simulation: $(VENV)/.dev ## A training round beside the obvious loop and pfl, and what it costs beside training (10 minutes)
+	$(BIN)/python tests/bench/simulation.py
+	$(BIN)/python tests/bench/overhead.py
+
+prove-fedprox: $(VENV)/.dev ## FedProx against FedAvg with stragglers, 3 data sets (6 minutes on two cores)
+	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_fedprox.py
+
+prove-mnist: $(VENV)/.dev ## McMahan's 2NN to 97 %, softmax by writer and in shards (3 minutes; needs FEDKIT_DATA)
+	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_mnist.py
+
+prove-heart: $(VENV)/.dev ## FLamby's four hospitals, 5 seeds (seconds; needs FEDKIT_DATA)
+	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_heart.py
+
+prove-dropout: $(VENV)/.dev ## Half of all clients crash in each round (seconds)
+	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_dropout.py
+
 clean: ## Remove the environment, caches and builds (runs/ is kept)
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
@@ -68,4 +84,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -c constraints.txt -e '.[dev,torch]'
 	@touch $@ $(VENV)/.demo
 
-.PHONY: help demo test check tests types lint format test-wheel bench-codecs prove-codecs prove-fuzz clean
+.PHONY: help demo test check tests types lint format test-wheel bench-codecs bench-simulation prove-codecs prove-fuzz \
+	prove-fedprox prove-mnist prove-heart prove-dropout clean
