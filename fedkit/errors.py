@@ -8,6 +8,7 @@ FedkitError
 ├── UpdateRefused        the server refuses one client's update; the round goes on
 ├── ClientFailed         a client cannot do its task, for a reason that may be told
 ├── WireError            bytes that are not a message
+├── CryptoError          a key, a share or a box that does not hold
 ├── CheckpointError      a run folder that cannot be continued
 ├── RunFailed            the run stopped: too many failed rounds, or every client failed
 └── ConformanceError     a plugin breaks a law of its kind
@@ -65,6 +66,10 @@ class ClientFailed(FedkitError):
 
 class WireError(FedkitError):
     """Bytes that are not a well-formed message."""
+
+
+class CryptoError(FedkitError):
+    """A key, a share or a sealed box from elsewhere that does not hold."""
 
 
 class CheckpointError(FedkitError):

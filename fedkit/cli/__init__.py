@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from fedkit.cli import doctor, lists, reports, run
 from fedkit.cli.check import app as check_app
 from fedkit.cli.new import app as new_app
+from fedkit.cli.secagg import app as secagg_app
 from fedkit.errors import ConfigError, FedkitError
 
 
@@ -62,6 +63,7 @@ app.command("compare")(reports.compare)
 app.command("doctor")(doctor.doctor)
 app.add_typer(new_app, name="new")
 app.add_typer(check_app, name="check")
+app.add_typer(secagg_app, name="secagg")
 
 
 def main() -> None:

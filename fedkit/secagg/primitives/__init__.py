@@ -1,0 +1,1 @@
+"""Hazardous: cryptographic building blocks without a protocol. Only `fedkit.secagg` imports them."""
