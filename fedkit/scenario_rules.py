@@ -9,7 +9,7 @@ from fedkit.config import Scenario
 
 _LONGEST = 1e12
 """Seconds that a clock still counts to the tenth of a millisecond."""
-_SECONDS = "must be in (0, 1e12] seconds"
+_SECONDS = "must be in [1e-6, 1e12] seconds"
 
 Rule = tuple[str, Callable[[float], bool], str]
 
@@ -23,7 +23,11 @@ def _positive(number: float) -> bool:
 
 
 def _seconds(number: float) -> bool:
-    return 0 < number <= _LONGEST
+    return 1e-6 <= number <= _LONGEST
+
+
+def _rate(number: float) -> bool:
+    return 1e-6 <= number <= 1e15
 
 
 def _spread(number: float) -> bool:
@@ -40,6 +44,7 @@ def _count_or_fraction(number: float) -> bool:
 
 _EITHER = "must be a count (1, 2 ...) or a fraction in (0, 1)"
 _FINITE = "must be positive and finite"
+_RATE = "must be in [1e-6, 1e15] a second"
 _LEAST_0 = "must be 0 or more"
 _SPREAD = "must be in [0, 10]"
 _SHARE = "must be in [0, 1]"
@@ -61,12 +66,12 @@ _RULES: tuple[Rule, ...] = (
     ("rounds.evaluate_every", _count, _COUNT),
     ("aggregate.max_weight", _positive, _FINITE),
     ("aggregate.max_delta", _positive, _FINITE),
-    ("links.up", _positive, _FINITE),
-    ("links.down", _positive, _FINITE),
+    ("links.up", _rate, _RATE),
+    ("links.down", _rate, _RATE),
     ("links.latency", lambda n: 0 <= n <= _LONGEST, "must be in [0, 1e12]"),
     ("links.loss", lambda n: 0 <= n < 1, "must be in [0, 1)"),
     ("links.spread", _spread, _SPREAD),
-    ("devices.speed", _positive, _FINITE),
+    ("devices.speed", _rate, _RATE),
     ("devices.spread", _spread, _SPREAD),
     ("devices.drop", _share, _SHARE),
     ("devices.drop_after", _share, _SHARE),

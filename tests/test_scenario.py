@@ -260,7 +260,7 @@ def test_an_error_names_file_line_key_and_the_nearest(
         ("rounds.deadline=inf", "[rounds] deadline: must be finite, not inf"),
         ("rounds.over_select=0.5", "[rounds] over_select: must be in [1, 1e6], not 0.5"),
         ("rounds.over_select=1e7", "[rounds] over_select: must be in [1, 1e6], not 10000000.0"),
-        ("rounds.deadline=1e13", "[rounds] deadline: must be in (0, 1e12] seconds, not 10000000000000.0"),
+        ("rounds.deadline=1e13", "[rounds] deadline: must be in [1e-6, 1e12] seconds, not 10000000000000.0"),
         ("rounds.carry_rounds=1001", "[rounds] carry_rounds: must be in [1, 1000], not 1001"),
         ("links.spread=11", "[links] spread: must be in [0, 10], not 11.0"),
         ("devices.spread=nan", "[devices] spread: must be finite, not nan"),

@@ -112,14 +112,14 @@ def _speed(config: Devices) -> float:
     speed = SPEEDS.get(config.profile) if config.speed is None else config.speed
     if speed is None:
         raise ConfigError("devices.speed is not set: profile = 'custom' needs examples per second")
-    if not 0 < speed < math.inf:
-        raise ConfigError(f"devices.speed = {speed}: must be a positive number of examples per second")
+    if not 1e-6 <= speed <= 1e15:
+        raise ConfigError(f"devices.speed = {speed}: must be in [1e-6, 1e15] examples per second")
     return speed
 
 
 def _require_spread(spread: float) -> None:
-    if not 0 <= spread < math.inf:
-        raise ConfigError(f"devices.spread = {spread}: must be a finite number, not negative")
+    if not 0 <= spread <= 10:
+        raise ConfigError(f"devices.spread = {spread}: must be in [0, 10]")
 
 
 def _check(config: Devices) -> None:
@@ -129,8 +129,8 @@ def _check(config: Devices) -> None:
             raise ConfigError(f"devices.{key} = {share}: must be between 0 and 1")
     for key in ("on_seconds", "off_seconds"):
         seconds = getattr(config, key)
-        if not 0 < seconds < math.inf:
-            raise ConfigError(f"devices.{key} = {seconds}: must be a positive number of seconds")
+        if not 1e-6 <= seconds <= 1e12:
+            raise ConfigError(f"devices.{key} = {seconds}: must be in [1e-6, 1e12] seconds")
 
 
 def _availability(config: Devices, names: tuple[ClientId, ...], seed: int) -> Availability:

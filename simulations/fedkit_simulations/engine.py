@@ -11,10 +11,13 @@ from __future__ import annotations
 import heapq
 import json
 import logging
+import math
+import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from fedkit import wire
 from fedkit.clientstore import MemoryStore
@@ -25,7 +28,7 @@ from fedkit.dressing import max_bytes, min_bytes
 from fedkit.errors import ConfigError
 from fedkit.federation import Arrival, Request, Standing, Traffic, Verdict
 from fedkit.job import Job
-from fedkit.messages import ClientId, EncodedUpdate, Key, Task
+from fedkit.messages import ClientId, EncodedUpdate, Key, Settings, Task
 from fedkit.participant import Answer, Participant
 from fedkit.tensors import State, Tensors
 from fedkit.trainer import Workload
@@ -45,6 +48,12 @@ from fedkit_simulations.links import make_links
 REPLY_FRAME = 256
 """Bytes that the clock charges for a reply beside its payload. The real frame differs by the digits of
 a loss; a constant lets the arrival of a fixed-size payload be known before its client is trained."""
+
+MOST_EPOCHS = 2**30
+"""Epochs of which stragglers do a whole number."""
+
+LARGEST_BUDGET = 2.0**62
+"""Bytes that no payload reaches, where a link is faster than any number of bytes can tell."""
 
 GOODPUT_SHARE = 0.6
 """Share of what the link could carry until the deadline that a client counts on."""
@@ -191,7 +200,8 @@ class Simulation:
     def _budget(self, flight: Flight) -> int:
         """Bytes that the client may count on sending before the deadline."""
         link, left = self._links[flight.task.key.client], flight.task.deadline - flight.leaves
-        return max(1, int(GOODPUT_SHARE * (left - link.latency) * link.up) - REPLY_FRAME)
+        share = GOODPUT_SHARE * (left - link.latency) * link.up
+        return max(1, int(min(share, LARGEST_BUDGET)) - REPLY_FRAME)
 
     def _unanswered(self) -> bool:
         return any(not flight.answered for flight in self._flights.values())
@@ -207,7 +217,8 @@ class Simulation:
         cohort = [task.key.client for task in tasks if task.key.kind == "train"]
         if not cohort:
             return {}
-        return self._fleet.work(tasks[0].key.round, cohort, int(tasks[0].settings.get("epochs", 1)))
+        epochs = _amount(tasks[0].settings, "epochs", 1.0)
+        return self._fleet.work(tasks[0].key.round, cohort, min(int(epochs), MOST_EPOCHS))
 
     def _depart(self, task: Task, size: int, work: float | None) -> Flight:
         """The journey of a task: what it does, how long that takes, whether it comes back.
@@ -240,10 +251,15 @@ class Simulation:
     def _held(self, client: ClientId) -> int:
         """How many examples the client holds; 0 if its data cannot be read, which its reply will tell."""
         try:
-            return self._workload.trainer(client).examples
+            held: object = self._workload.trainer(client).examples
         except Exception as error:  # noqa: BLE001 - a client's code may raise anything
             log.debug("client %s cannot say how many examples it holds: %r", client, error)
             return 0
+        return (
+            int(cast("float", held))
+            if isinstance(held, numbers.Real) and 0 <= cast("float", held) < 2**53
+            else 0
+        )
 
     def _upload(self, task: Task, leaves: float, note: str = "") -> Flight:
         """The flight, with the earliest time at which its reply can be back."""
@@ -259,9 +275,17 @@ def _examples(task: Task, held: int) -> float:
     if task.key.kind == "evaluate":
         return held
     settings = task.settings
-    if steps := int(settings.get("steps", 0)):
-        return steps * (min(int(settings.get("batch", 32)), held) or held) * task.work
-    return float(settings.get("epochs", 1)) * held * task.work
+    if steps := _amount(settings, "steps", 0.0):
+        return steps * (min(_amount(settings, "batch", 32.0), held) or held) * task.work
+    return _amount(settings, "epochs", 1.0) * held * task.work
+
+
+def _amount(settings: Settings, key: str, default: float) -> float:
+    """A number of [train], or `default` where a workload of its own kind means something else by it."""
+    value = settings.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return default
+    return float(value) if 0 <= value < math.inf else default
 
 
 def _part(state: State, name: str) -> State:

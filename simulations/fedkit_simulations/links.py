@@ -140,11 +140,11 @@ def link_profile(config: Links) -> LinkProfile:
 def _check(profile: LinkProfile, spread: float) -> None:
     for key in ("up", "down"):
         rate = getattr(profile, key)
-        if not 0 < rate < math.inf:
-            raise ConfigError(f"links.{key} = {rate}: must be a positive number of bytes per second")
-    if not 0 <= profile.latency < math.inf:
-        raise ConfigError(f"links.latency = {profile.latency}: must be a number of seconds, not negative")
+        if not 1e-6 <= rate <= 1e15:
+            raise ConfigError(f"links.{key} = {rate}: must be in [1e-6, 1e15] bytes per second")
+    if not 0 <= profile.latency <= 1e12:
+        raise ConfigError(f"links.latency = {profile.latency}: must be in [0, 1e12] seconds")
     if not 0 <= profile.loss < 1:
         raise ConfigError(f"links.loss = {profile.loss}: must be at least 0 and below 1")
-    if not 0 <= spread < math.inf:
-        raise ConfigError(f"links.spread = {spread}: must be a finite number, not negative")
+    if not 0 <= spread <= 10:
+        raise ConfigError(f"links.spread = {spread}: must be in [0, 10]")

@@ -110,3 +110,12 @@ def test_work_does_not_depend_on_the_order_of_the_cohort() -> None:
 def test_bad_numbers_name_the_key(config: Devices, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Fleet(config, NAMES, 0)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"speed": 1e-300}, {"speed": math.inf}, {"spread": 11.0}, {"on_seconds": 0.0}],
+)
+def test_numbers_that_no_clock_can_count_with_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=rf"devices\.{next(iter(bad))} = .*: must be in \["):
+        Fleet(Devices(**bad), ["a"], 0)  # type: ignore[arg-type]

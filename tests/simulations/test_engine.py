@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -139,6 +139,10 @@ def test_a_reply_arrives_after_the_way_down_the_training_and_the_way_up() -> Non
         ({"steps": 2, "batch": 0}, 40),
         ({"steps": 2, "batch": 64}, 40),
         ({"steps": 0, "epochs": 2}, 40),
+        ({"epochs": "many"}, 20),
+        ({"epochs": -3, "steps": -1}, 20),
+        ({"steps": "warm-up", "epochs": 2}, 40),
+        ({"steps": 2, "batch": "all"}, 40),
     ],
 )
 def test_training_takes_as_long_as_the_examples_it_goes_through(settings: Settings, examples: int) -> None:
@@ -433,3 +437,17 @@ def test_a_simulation_continues_from_what_it_saved() -> None:
     assert second.simulation.outstanding() == first.simulation.outstanding()
     assert rest(second) == rest(first)
     assert len(second.arrivals(1e3)) == len(first.arrivals(1e3))
+
+
+@pytest.mark.parametrize("held", ["many", None, float("nan"), float("inf"), -3])
+def test_a_client_that_holds_nonsense_takes_no_time(held: Any) -> None:
+    bench = Bench({"ann": held})
+    bench.send("ann")
+    assert bench.arrivals()[0][1] == pytest.approx(bench.down("ann") + UP)
+
+
+def test_rates_and_epochs_that_are_all_but_infinite_do_not_stop_the_clock() -> None:
+    links = replace(LINKS, up=1e15, down=1e15, spread=10.0)
+    bench = Bench({"ann": 20, "bob": 20}, FedProx(), links, replace(DEVICES, stragglers=1.0))
+    bench.send("ann", "bob", deadline=1e12, settings={"epochs": 2**62})
+    assert len(bench.arrivals(1e12)) == 2

@@ -87,3 +87,11 @@ def test_bad_numbers_name_the_key(change: dict[str, object], message: str) -> No
     config = dataclasses.replace(Links("custom", up=1.0, down=1.0), **change)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=message):
         make_links(config, NAMES, 0)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"up": 1e-300}, {"down": 1e300}, {"up": math.nan}, {"latency": math.inf}, {"spread": 11.0}]
+)
+def test_numbers_that_no_clock_can_count_with_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=rf"links\.{next(iter(bad))} = .*: must be in \["):
+        make_links(Links(**bad), ["a"], 0)  # type: ignore[arg-type]
