@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -144,7 +146,7 @@ def _takes(group: str, name: object) -> set[str]:
 
 
 def _meant(tree: ScenarioTree, key: str, hints: Mapping[str, object]) -> str:
-    """A hint for an unknown top-level key: the full keys that end so, else the nearest one."""
+    """A hint for an unknown top-level key: the full keys that end so, or nearly so, else the nearest one."""
     strategy, train = tree.tree.get("strategy"), tree.tree.get("train")
     default = Scenario().strategy.name
     name = strategy.get("name", default) if isinstance(strategy, dict) else default
@@ -156,8 +158,11 @@ def _meant(tree: ScenarioTree, key: str, hints: Mapping[str, object]) -> str:
     for section, cls in hints.items():
         if isinstance(cls, type) and dataclasses.is_dataclass(cls):
             sections.setdefault(section, set()).update(field.name for field in dataclasses.fields(cls))
-    found = [f"{section}.{key}" for section, keys in sections.items() if key in keys]
-    return f"did you mean {' or '.join(map(repr, found))}?" if found else nearest(key, hints)
+    close = get_close_matches(key, sorted({*hints, *chain.from_iterable(sections.values())}), n=1)
+    if not close or close[0] in hints:
+        return nearest(key, hints)
+    found = [f"{section}.{close[0]}" for section, keys in sections.items() if close[0] in keys]
+    return f"did you mean {' or '.join(map(repr, found))}?"
 
 
 def _effective(tree: ScenarioTree, scenario: Scenario) -> Scenario:

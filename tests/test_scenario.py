@@ -256,6 +256,7 @@ def test_an_error_names_file_line_key_and_the_nearest(
         ("population.shards=2", "[population] shards: has no effect with population.partition = 'iid'"),
         ("mu=0.1", "mu: unknown key; did you mean 'strategy.mu'?"),
         ("count=5", "count: unknown key; did you mean 'rounds.count'?"),
+        ("daat=5", "daat: unknown key; did you mean 'workload_options.data'?"),
         ("devices.drop=1.5", "[devices] drop: must be in [0, 1], not 1.5"),
         ("rounds.deadline=inf", "[rounds] deadline: must be finite, not inf"),
         ("rounds.over_select=0.5", "[rounds] over_select: must be in [1, 1e6], not 0.5"),

@@ -39,7 +39,10 @@ def test_an_explicit_place_is_never_replaced_by_the_environment(
 
 
 def test_nothing_given_says_what_to_set(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot find set\.npz .*FEDKIT_DATA is not set.*docs/data\.md"):
+    with pytest.raises(
+        DataError,
+        match=r"cannot find set\.npz .*FEDKIT_DATA is not set.*workload_options\.data.*docs/data\.md",
+    ):
         data.find("set.npz")
 
 
