@@ -32,6 +32,17 @@ def require_examples(count: int, what: str) -> int:
     return count
 
 
+def require_pairs(count: int, batch: int) -> None:
+    """ClientFailed("no_data") where BatchNorm1d would be given a batch of one example."""
+    if count == 1:
+        reason = "are one, and BatchNorm1d needs two in a batch: set population.min_examples to 2"
+        raise ClientFailed("no_data", "examples", f"{reason}, or leave the client out")
+    if batch == 1:
+        raise ClientFailed(
+            "no_data", "examples", "of a batch are one, BatchNorm1d needs two: raise train.batch"
+        )
+
+
 def require_finite(loss: float, delta: Flat) -> None:
     """ClientFailed("diverged"), naming "loss" or the tensor, unless all of it is finite."""
     if not math.isfinite(loss):

@@ -14,6 +14,9 @@ from fedkit.messages import ClientId
 Examples: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
 Clients: TypeAlias = Mapping[ClientId, Examples]
 
+MOST_CLASSES = 10_000
+"""Labels above are ids or amounts, which nobody counts by value."""
+
 
 class ClientArrays(Mapping[ClientId, Examples]):
     """Clients as index sets into shared arrays x and y.
@@ -87,15 +90,22 @@ def max_weight(*groups: Mapping[ClientId, Any]) -> float:
 
 
 def label_counts(clients: Mapping[ClientId, Any]) -> Mapping[ClientId, NDArray[np.int64]]:
-    """Examples per class of every client, as vectors of one length; empty unless labels are integers."""
+    """Examples per class of every client, as vectors of one length.
+
+    Empty unless labels are integers from 0 on, fewer than MOST_CLASSES of them.
+    """
     labels: dict[ClientId, NDArray[Any]] = {}
     for client in clients:
         y = _targets(clients, client)
-        if y is None or y.ndim != 1 or (y.size and (y.dtype.kind not in "iu" or y.min() < 0)):
+        if y is None or y.ndim != 1 or (y.size and not _are_classes(y)):
             return {}
         labels[client] = y
     classes = max((int(y.max()) + 1 for y in labels.values() if y.size), default=0)
     return {c: np.bincount(y.astype(np.int64), minlength=classes) for c, y in labels.items()}
+
+
+def _are_classes(y: NDArray[Any]) -> bool:
+    return y.dtype.kind in "iu" and bool(y.min() >= 0) and bool(y.max() < MOST_CLASSES)
 
 
 def _targets(clients: Mapping[ClientId, Any], client: ClientId) -> NDArray[Any] | None:

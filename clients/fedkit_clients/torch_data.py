@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -85,14 +85,24 @@ class _DatasetSource:
 
 def check(group: Mapping[ClientId, TorchExamples]) -> None:
     """DataError unless every client has one target per input, or a map-style Dataset."""
-    if isinstance(group, ClientArrays):
-        return  # checked when it was made
+    if isinstance(group, ClientArrays):  # its lengths were checked when it was made
+        _numeric("client data", (group.x, group.y))
+        return
     for client, examples in group.items():
         if not isinstance(examples, tuple):
             _size(examples)
         elif len(examples) != 2 or len(examples[0]) != len(examples[1]):
             lengths = " and ".join(str(len(part)) for part in examples)
             raise DataError(f"client {client!r}: parts of {lengths} examples; give (x, y) of one length")
+        else:
+            _numeric(f"client {client!r}", examples)
+
+
+def _numeric(where: str, examples: Sequence[Any]) -> None:
+    """DataError for arrays that torch cannot take; tensors it can."""
+    for what, part in zip(("inputs", "targets"), examples, strict=True):
+        if isinstance(part, np.ndarray) and part.dtype.kind not in "biuf":
+            raise DataError(f"{where}: {what} are {part.dtype.name}, they must be real numbers")
 
 
 def _size(dataset: Dataset[Any]) -> int:

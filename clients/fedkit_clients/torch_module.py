@@ -47,6 +47,11 @@ class Resident:
     """
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if tensor.is_meta:
+                raise ConfigError(
+                    f"{name!r} is on device 'meta', where it holds no numbers: make it on 'cpu'"
+                )
         self.module = module.to(device)
         self.device = device
         params = dict(module.named_parameters())
@@ -75,8 +80,11 @@ class Resident:
         integers = {b.name: b.tensor for b in self._buffers if b.name in saved and b.name not in statistics}
         self._fixed = {**frozen, **integers}
         self.fixed = {name: _numpy(tensor) for name, tensor in self._fixed.items()}
-        self.norms_batches = any(isinstance(m, nn.BatchNorm1d) for m in module.modules())
         self._always_eval = [m for m in module.modules() if module.training and not m.training]
+        still = {id(m) for m in self._always_eval}
+        self.norms_batches = any(
+            isinstance(m, nn.BatchNorm1d) and id(m) not in still for m in module.modules()
+        )
         self._training = module.training
 
     def hold_gradients(self) -> None:

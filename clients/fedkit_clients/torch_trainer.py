@@ -22,7 +22,13 @@ from torch import Tensor, nn
 from fedkit.messages import ClientId, Metrics, Pass, Settings, Task, Trained
 from fedkit.tensors import Tensors
 from fedkit.trainer import Correct
-from fedkit_clients.checks import find_client, require_examples, require_finite, require_mapping
+from fedkit_clients.checks import (
+    find_client,
+    require_examples,
+    require_finite,
+    require_mapping,
+    require_pairs,
+)
 from fedkit_clients.correction import Correction
 from fedkit_clients.data import client_size, label_counts, max_weight
 from fedkit_clients.settings import TRAIN_SETTINGS, TrainSettings, epochs
@@ -49,8 +55,8 @@ class TorchWorkload:
 
     Tensors go by their state_dict names. Floating buffers (batch-norm statistics) are averaged like
     weights; integer buffers and frozen parameters keep their initial values. A module with
-    BatchNorm1d gets slightly larger batches where an epoch would end with a single example. One
-    module serves all clients, so a workload is not for use by several threads.
+    BatchNorm1d gets slightly larger batches where an epoch would end with a single example, and a
+    client with one example fails. One module serves all clients: not for use by several threads.
     """
 
     train_settings: ClassVar[Mapping[str, str]] = TRAIN_SETTINGS
@@ -69,9 +75,7 @@ class TorchWorkload:
     ) -> None:
         require_mapping(clients)
         self._model = copy.deepcopy(model) if isinstance(model, nn.Module) else model
-        self.device = torch.device(device)
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(f"device = {str(device)!r}: this torch finds no CUDA device; use device='cpu'")
+        self.device = usable(device)
         self.loss: Loss = nn.Module.to(loss, self.device) if isinstance(loss, nn.Module) else loss
         self.data = clients
         self.test = test
@@ -184,6 +188,7 @@ class TorchTrainer:
         examples = self._workload.source(self._workload.data[self._client])
         count = require_examples(len(examples), "examples")
         if resident.norms_batches:
+            require_pairs(count, settings.batch)
             settings = settings.without_single_examples(count)
         batch, planned = settings.batch_size(count), settings.steps_done(count, task.work)
         start = resident.load(pass_.start)
@@ -217,6 +222,19 @@ class TorchTrainer:
         loss = self._workload.loss(self._workload.forward(x), y)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+
+def usable(device: str | torch.device) -> torch.device:
+    """The device; ConfigError unless this torch can hold and compute numbers on it."""
+    try:
+        found = torch.device(device)
+        if found.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"device = {str(device)!r}: this torch finds no CUDA device; use device='cpu'")
+        torch.zeros(1, device=found).item()  # "meta" fails here: its tensors hold no numbers
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"device = {str(device)!r} cannot be used: {reason}; use device='cpu'") from error
+    return found
 
 
 def in_channels_last(images: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import heapq
 import json
 import logging
-import math
 import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -285,7 +284,7 @@ def _amount(settings: Settings, key: str, default: float) -> float:
     value = settings.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return default
-    return float(value) if 0 <= value < math.inf else default
+    return float(value) if 0 <= value <= 1e18 else default
 
 
 def _part(state: State, name: str) -> State:

@@ -59,6 +59,15 @@ def test_label_counts_are_for_class_numbers_only() -> None:
     assert label_counts({"a": (X, Y - 1)}) == {}
 
 
+@pytest.mark.parametrize("label", [10_000, 10**12, 2**63 - 1])
+def test_labels_that_are_ids_take_no_memory_by_their_value(label: int) -> None:
+    ids = Y.copy()
+    ids[3] = label
+    assert label_counts({"a": (X, Y), "b": (X, ids)}) == {}
+    ids[3] = 9_999
+    assert label_counts({"a": (X, ids)})["a"].shape == (10_000,)
+
+
 @pytest.mark.parametrize(("size", "weight"), [(1, 1.0), (2, 2.0), (3, 4.0), (8, 8.0)])
 def test_max_weight_is_the_next_power_of_two(size: int, weight: float) -> None:
     assert max_weight({"a": (X[:1], Y[:1]), "b": (X[:size], Y[:size])}) == weight

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from fedkit.errors import DataError
+from fedkit_clients.data import ClientArrays
 from fedkit_clients.torch_data import check, source
 
 CPU = torch.device("cpu")
@@ -74,3 +76,11 @@ def test_what_has_no_length_or_two_lengths_is_refused() -> None:
         check({"a": Endless()})
     with pytest.raises(DataError, match="client 'b': parts of 7 and 6 examples"):
         check({"a": (X, Y), "b": (X, Y[:6])})
+
+
+@pytest.mark.parametrize("bad", [np.ones(7, complex), np.zeros(7, "M8[s]"), np.array(["a"] * 7)])
+def test_arrays_that_torch_cannot_take_are_refused(bad: np.ndarray) -> None:
+    with pytest.raises(DataError, match=f"client 'a': targets are {re.escape(bad.dtype.name)}"):
+        check({"a": (X, bad)})
+    with pytest.raises(DataError, match="client data: targets are"):
+        check(ClientArrays(X, bad, {"a": np.arange(7)}))

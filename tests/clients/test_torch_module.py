@@ -193,6 +193,8 @@ def test_modules_that_cannot_train_are_errors() -> None:
         Resident(nn.Linear(2, 2, dtype=torch.complex64), CPU)
     with pytest.raises(ConfigError, match="'weight' has no shape yet"):
         Resident(nn.LazyLinear(2), CPU)
+    with pytest.raises(ConfigError, match="'weight' is on device 'meta'"):
+        Resident(nn.Linear(2, 2, device="meta"), CPU)
 
 
 def test_read_only_arrays_are_copied_and_others_shared() -> None:

@@ -422,3 +422,28 @@ def test_an_lstm_trains_on_sequences() -> None:
     assert (
         workload.evaluate(add(start, trained.delta))["accuracy"] > 0.9 > workload.evaluate(start)["accuracy"]
     )
+
+
+def test_a_client_with_one_example_cannot_train_batch_norm_and_is_told_so() -> None:
+    rows = {"a": np.arange(1), "b": np.arange(9)}
+    workload = TorchWorkload(_everything, cross_entropy, ClientArrays(X, Y, rows))
+    start = _start(workload)
+    with pytest.raises(ClientFailed, match=r"no_data.*set population\.min_examples to 2") as caught:
+        workload.trainer("a").train(Pass(start, start), _task(), None)
+    assert (caught.value.code, caught.value.subject) == ("no_data", "examples")
+    with pytest.raises(ClientFailed, match=r"no_data.*raise train\.batch"):
+        workload.trainer("b").train(Pass(start, start), _task(batch=1), None)
+
+
+def test_batch_norm_that_stays_in_evaluation_takes_one_example() -> None:
+    module = _everything()
+    module.get_submodule("1").eval()
+    workload = TorchWorkload(module, cross_entropy, ClientArrays(X, Y, {"a": np.arange(1)}))
+    start = _start(workload)
+    assert workload.trainer("a").train(Pass(start, start), _task(), None).steps == 1
+
+
+@pytest.mark.parametrize("device", ["meta", "nonsense", "cuda:99"])
+def test_a_device_that_holds_no_numbers_is_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match=rf"device = '{device}'.*use device='cpu'"):
+        TorchWorkload(_mlp, cross_entropy, {"a": (X, Y)}, device=device)

@@ -12,7 +12,7 @@ from fedkit.config import Population
 from fedkit.errors import DataError
 from fedkit.messages import ClientId
 from fedkit.seeds import stream
-from fedkit_clients.data import ClientArrays
+from fedkit_clients.data import MOST_CLASSES, ClientArrays
 from fedkit_clients.numpy_trainer import MLP, NumpyWorkload, Softmax
 from fedkit_simulations.population import Indices, partition
 from fedkit_simulations.workloads.features import standardise as scale_columns
@@ -20,8 +20,6 @@ from fedkit_simulations.workloads.table import read_table
 
 if TYPE_CHECKING:
     from torch.utils.data import Subset
-
-MOST_CLASSES = 10_000
 
 
 class Items(Protocol):
@@ -103,8 +101,12 @@ def classes(path: str, y: NDArray[Any]) -> tuple[NDArray[np.int64], tuple[str, .
     """Labels as 0, 1, ... in sorted order (numbers by value), and what each of them stands for."""
     if y.dtype.kind in "US":
         y = _numbers(y)
-    if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.floor(y)).all()):
-        raise DataError(f"{path}: labels such as {_odd(y)} are not classes; this workload classifies")
+    if y.dtype.kind not in "biufUS":
+        raise DataError(f"{path}: labels are {y.dtype.name}: give integers or texts, one for each class")
+    if y.dtype.kind == "f" and not _whole(y).all():
+        raise DataError(
+            f"{path}: labels such as {y[~_whole(y)][0]} are not classes; this workload classifies"
+        )
     if y.dtype.kind == "f":
         y = y.astype(np.int64)
     kinds, code = np.unique(y, return_inverse=True)
@@ -123,8 +125,9 @@ def _numbers(y: NDArray[Any]) -> NDArray[Any]:
         return y
 
 
-def _odd(y: NDArray[Any]) -> float:
-    return float(y[~(np.isfinite(y) & (y == np.floor(y)))][0])
+def _whole(y: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which floats are integers that float64 and int64 both hold exactly."""
+    return np.asarray((np.abs(y) < 2.0**53) & (y == np.floor(y)))
 
 
 def hold_out(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkit.errors import DataError, nearest
+from fedkit.plugins import locate
 
 ENVIRONMENT = "FEDKIT_DATA"
 Shape: TypeAlias = tuple[int | str, ...]
@@ -26,7 +27,7 @@ def find(name: str, data: str | None = None) -> Path:
     environment variable FEDKIT_DATA is searched. Raises DataError, saying where it looked.
     """
     if data:
-        given = Path(data).expanduser()
+        given = locate(data)
         path = given / name if given.is_dir() else given
         looked = f"data = {str(data)!r}"
     else:

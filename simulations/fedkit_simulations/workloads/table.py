@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkit.errors import DataError, nearest
+from fedkit.plugins import locate
 from fedkit_simulations.workloads.data import read_npz
 from fedkit_simulations.workloads.features import one_hot
 
@@ -37,9 +38,9 @@ def read_table(path: str, x: str, y: str, client: str) -> Table:
 
     An empty `client` takes "client" if there is one. Raises DataError: what, in which line or array.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise DataError(f"path = {path!r}: no such file (looked for {str(file.resolve())!r})")
+    whole, file = locate(path), Path(path).expanduser()
+    if not whole.is_file():
+        raise DataError(f"path = {path!r}: no such file (looked for {str(whole)!r})")
     if file.suffix.lower() == ".npz":
         return _from_npz(file, x, y, client)
     if file.suffix.lower() == ".csv":
@@ -78,10 +79,22 @@ def _examples(
     if labels.shape != (len(inputs),):
         raise DataError(f"{file}: {y!r} has shape {labels.shape}, expected ({len(inputs)},) as {x!r}")
     rows = inputs.reshape(len(inputs), -1)
-    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-        row, column = np.argwhere(~np.isfinite(rows))[0].tolist()
-        raise DataError(f"{file}: {x!r} row {row}, column {column} is missing or infinite; fill it in")
+    if rows.dtype.kind == "f" and not _fits(rows).all():
+        row, column = np.argwhere(~_fits(rows))[0].tolist()
+        why = _misfit(float(rows[row, column]))
+        raise DataError(f"{file}: {x!r} row {row}, column {column} {why}")
     return rows, labels
+
+
+def _fits(numbers: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which numbers float32 holds; those that are missing or infinite are not among them."""
+    return np.asarray(np.abs(numbers) <= np.finfo(np.float32).max)
+
+
+def _misfit(number: float) -> str:
+    if not np.isfinite(number):
+        return "is missing or infinite; fill it in"
+    return f"is {number:g}, beyond float32 (3.4e38): use another unit"
 
 
 def _from_csv(file: Path, x: str, y: str, client: str) -> Table:
@@ -144,7 +157,8 @@ def _feature(file: Path, name: str, column: Sequence[str], lines: Sequence[int])
                 "is it an id? Leave it out by naming the features: x = 'a,b,c'"
             ) from None
         return one_hot(codes, len(levels))
-    if not np.isfinite(numbers).all():
-        line = lines[int(np.argmin(np.isfinite(numbers)))]
-        raise DataError(f"{file}, line {line}, column {name!r}: not a finite number")
+    if not _fits(numbers).all():
+        first = int(np.argmin(_fits(numbers)))
+        why = _misfit(float(numbers[first])) if np.isfinite(numbers[first]) else "not a finite number"
+        raise DataError(f"{file}, line {lines[first]}, column {name!r}: {why}")
     return numbers.astype(np.float32)[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,7 +109,12 @@ def test_labels_become_classes_in_their_order() -> None:
     assert (code.tolist(), names) == ([0, 1], ("-1", "4"))
     code, names = classes("f", np.array([True, False]))
     assert (code.tolist(), names) == ([1, 0], ("False", "True"))
-    for bad in (np.array([0.5, 1.0]), np.array(["1", "nan"]), np.array([np.inf, 1.0])):
+    for bad in (
+        np.array([0.5, 1.0]),
+        np.array(["1", "nan"]),
+        np.array([np.inf, 1.0]),
+        np.array([1e19, 1e20]),
+    ):
         with pytest.raises(DataError, match=r"f: labels such as .* are not classes"):
             classes("f", bad)
     with pytest.raises(DataError, match="labels hold 1 different values"):
@@ -144,3 +150,15 @@ def test_a_torch_dataset_is_divided_by_its_targets() -> None:
         assert list(part.indices) == list(listed[client].indices) == list(given_[client].indices)
     with pytest.raises(DataError, match=r"targets have shape \(3,\), the data set holds 12"):
         from_dataset(dataset, population, 0, targets=[0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("y", "name"),
+    [
+        (np.array([1j, 2j]), "complex128"),
+        (np.array(["2020-01-01", "2021-01-01"], "M8[D]"), r"datetime64\[D\]"),
+    ],
+)
+def test_labels_that_name_no_class_are_refused(y: NDArray[Any], name: str) -> None:
+    with pytest.raises(DataError, match=f"f: labels are {name}: give integers or texts"):
+        classes("f", y)

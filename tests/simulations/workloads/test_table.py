@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedkit.errors import DataError
+from fedkit.errors import ConfigError, DataError
 from fedkit_simulations.workloads.table import read_table
 
 CSV = "age,town,y,client\n1.5,oslo,yes,a\n2,rome,no,b\n\n-3e1,oslo,yes,a\n"
@@ -42,6 +42,7 @@ def test_csv_columns_may_be_chosen_by_name(tmp_path: Path) -> None:
         ("a,y\n1,0\n\n2,\n", r"line 4, column 'y': missing value"),
         ("a,y,client\n1,0,\n", r"line 2, column 'client': missing value"),
         ("a,y\n1,0\ninf,1\n", r"line 3, column 'a': not a finite number"),
+        ("a,b,y\n1,0,0\n1,1e300,1\n", r"line 3, column 'b': is 1e\+300, beyond float32"),
         ("a,y\n1,0\n1,2,3\n", r"line 3: 3 values, the header has 2"),
         ("a,a,y\n1,2,3\n", r"column 'a' is in the header twice"),
         ("a,label\n1,2\n", r"no column 'y' \(y = 'y'\)"),
@@ -87,6 +88,7 @@ def test_npz_inputs_of_any_shape_become_rows(tmp_path: Path) -> None:
         ({"x": np.zeros(4)}, r"'x' is float64 \(4,\); it must be numbers"),
         ({"x": np.array([["a"]] * 4)}, r"'x' is <U1"),
         ({"x": np.array([[0.0], [1.0], [np.nan], [2.0]])}, r"'x' row 2, column 0 is missing"),
+        ({"x": np.array([[0.0], [-1e300], [1.0], [2.0]])}, r"'x' row 1, column 0 is -1e\+300, beyond"),
         ({"y": np.zeros(3)}, r"'y' has shape \(3,\), expected \(4,\)"),
         ({"client": np.zeros(3)}, r"'client' has shape \(3,\)"),
         ({"x_test": np.zeros((2, 2))}, r"has 'x_test' but no 'y_test'"),
@@ -112,3 +114,9 @@ def test_a_file_that_is_not_there_or_not_known_is_told(tmp_path: Path) -> None:
     (tmp_path / "d.txt").write_text("1")
     with pytest.raises(DataError, match=r"must end in \.npz or \.csv"):
         read_table(str(tmp_path / "d.txt"), "x", "y", "")
+
+
+@pytest.mark.parametrize("path", ["x" * 300 + ".npz", "a\0.csv", "~nobody-of-that-name/a.csv"])
+def test_a_name_that_no_file_can_have_is_told(path: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be used as a file"):
+        read_table(path, "x", "y", "")
