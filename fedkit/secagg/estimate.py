@@ -36,7 +36,7 @@ _ENTRY = 40  # of the roster: id and hash
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one round: bytes of one encoded vector, what a client sends and receives beside tasks, CPU seconds."""
+    """One round: bytes of an encoded vector, bytes a client sends and receives beside tasks, CPU seconds."""
 
     vector: int
     up: int

@@ -58,7 +58,9 @@ def _cycles(n: int, degree: int, seed: bytes) -> Neighbours:
         found = _draw(n, degree, random)
         if found is not None:
             return found
-    raise ConfigError(f"no graph of {n} clients with {degree} neighbours each was found: use fewer neighbours")
+    raise ConfigError(
+        f"no graph of {n} clients with {degree} neighbours each was found: use fewer neighbours"
+    )
 
 
 def _draw(n: int, degree: int, random: Stream) -> Neighbours | None:

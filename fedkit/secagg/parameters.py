@@ -58,7 +58,9 @@ class Policy:
         if not 1 <= self.sigma <= 128:
             raise ConfigError(f"sigma is from 1 to 128 (40 is usual), not {self.sigma}")
         if self.smallest < SMALLEST:
-            raise ConfigError(f"a sum of fewer than {SMALLEST} clients hides nobody: smallest={self.smallest}")
+            raise ConfigError(
+                f"a sum of fewer than {SMALLEST} clients hides nobody: smallest={self.smallest}"
+            )
 
     def corrupt_of(self, clients: int) -> int:
         """How many of `clients` may be corrupt."""

@@ -76,12 +76,12 @@ def _check(vector: Lanes, suite: Suite, start: int) -> None:
 
 
 def _cuts(size: int, threads: int) -> Iterator[tuple[int, int]]:
-    """(from, to) in bytes: a slice for each thread that has at least a chunk to do."""
+    """(from, to) in bytes, at least once: a slice for each thread that has at least a chunk to do."""
     if threads < 1:
         raise ValueError(f"at least one thread is needed, not {threads}")
     each = -(-size // min(threads, max(1, size // CHUNK)))
     each += -each % ALIGNMENT
-    for low in range(0, size, max(each, 1)):
+    for low in range(0, max(size, 1), max(each, 1)):
         yield low, min(low + each, size)
 
 

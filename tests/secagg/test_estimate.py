@@ -1,0 +1,88 @@
+"""Costs and aborts: the design's measurements, and rounds played with dice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedkit.errors import ConfigError
+from fedkit.secagg.estimate import aborted, cost, vector_bytes
+from fedkit.secagg.graph import neighbours
+from fedkit.secagg.parameters import Policy, assess, choose
+from fedkit.seeds import stream
+
+
+def test_twenty_clients_of_whom_a_fifth_are_lost() -> None:
+    assert aborted(choose(20, Policy(dropout=0.2)), 0.2, 3) == pytest.approx(0.087, abs=0.0005)
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "t", "size", "client", "server", "ratio"),
+    [
+        (100, 26, 17, 100_000, 6.8e-3, 0.034, 1.008),
+        (100, 26, 17, 1_000_000, 18.4e-3, 0.184, 1.001),
+        (1000, 78, 52, 100_000, 19.5e-3, 0.75, 1.024),
+        (1000, 78, 52, 1_000_000, 51e-3, 3.75, 1.002),
+    ],
+)
+def test_costs_are_near_what_was_measured(
+    n: int, k: int, t: int, size: int, client: float, server: float, ratio: float
+) -> None:
+    """A prototype's CPU seconds with 10 % lost; within a fifth."""
+    found = cost(assess(n, k, t, Policy()), size, 32, 0.1)
+    assert found.client_seconds == pytest.approx(client, rel=0.2)
+    assert found.server_seconds == pytest.approx(server, rel=0.2)
+    assert found.overhead == pytest.approx(ratio, abs=0.001)
+
+
+def test_narrow_lanes_cost_less_and_dropouts_cost_the_server() -> None:
+    chosen = choose(1000, Policy())
+    wide, narrow = (cost(chosen, 1_000_000, width, 0.1) for width in (32, 8))
+    assert narrow.vector == wide.vector / 4
+    assert narrow.server_seconds < wide.server_seconds / 2
+    assert cost(chosen, 1_000_000, 32, 0.0).server_seconds < wide.server_seconds / 5
+
+
+def test_words_hold_whole_lanes() -> None:
+    assert vector_bytes(1000, 32) == 4000
+    assert vector_bytes(1000, 64) == 8000
+    assert vector_bytes(1000, 8) == 1000
+    assert vector_bytes(1000, 10) == -(-1000 // 6) * 8
+    assert vector_bytes(1, 12) == 8
+    assert vector_bytes(7, 40) == 56
+
+
+@pytest.mark.parametrize(("size", "width"), [(0, 32), (10, 0), (10, 65), (10, -8)])
+def test_vectors_that_do_not_exist(size: int, width: int) -> None:
+    with pytest.raises(ConfigError, match="at least one number" if size < 1 else "1 to 64 bits"):
+        vector_bytes(size, width)
+
+
+def test_the_complete_graph_aborts_as_often_as_dice_say() -> None:
+    chosen, rounds = choose(20, Policy(dropout=0.2)), 20_000
+    alive = (stream(0, "dice").uniform(rounds * 20).reshape(rounds, 20) >= 0.2).sum(axis=1)
+    seen = float((alive < chosen.threshold).mean())
+    expected = aborted(chosen, 0.2, 3)
+    assert seen == pytest.approx(expected, abs=4 * (expected * (1 - expected) / rounds) ** 0.5)
+
+
+def test_a_sparse_graph_aborts_no_more_often_than_said() -> None:
+    """And not much less often, where it is rare: t of everyone's neighbours must stay."""
+    chosen, rounds = assess(200, 20, 14, Policy()), 2000
+    found = neighbours(200, 20, bytes(32))
+    alive = stream(0, "dice").uniform(rounds * 200).reshape(rounds, 200) >= 0.1
+    seen = float(np.mean([(there[found].sum(axis=1) < 14).any() for there in alive]))
+    said = aborted(chosen, 0.1, 3)
+    assert said / 2 < seen < said + 4 * (said / rounds) ** 0.5
+
+
+@pytest.mark.parametrize("loss", [0.0, 1.0])
+@pytest.mark.parametrize("n", [20, 1000])
+def test_rounds_without_loss_never_abort_and_rounds_without_clients_always(n: int, loss: float) -> None:
+    assert aborted(choose(n, Policy()), loss, 3) == loss
+
+
+def test_the_smallest_sum_counts_too() -> None:
+    """Of three, two would rebuild, but a sum of two is refused: 1 - 0.9^3."""
+    assert aborted(choose(3, Policy()), 0.1, 3) == pytest.approx(0.271)
+    assert aborted(choose(1000, Policy()), 0.1, 1000) == pytest.approx(1.0)
