@@ -26,7 +26,7 @@ PACKAGES = {
 OPEN = {"errors", "seeds"}
 OUTSIDE = {"numpy", "cryptography"}
 ANY = "*"  # anything in fedkit but what NOT_ANY names
-NOT_ANY = {"cli", "aggregator"}
+NOT_ANY = {"cli", "aggregator", "secagg.primitives"}
 BASE = {"numpy", "tensors", "messages"}
 ROUND = {"aggregate", "federation", "history", "job", "strategy", "trainer", *BASE}
 
@@ -96,6 +96,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("checkpoint", "codecs", "collect", "downlink", "events", "journal", "loop", "planning", "plugins"),
         *("runfolder", "summary", *ROUND),
     },
+    # secure aggregation
+    "secagg.primitives": {"numpy", "cryptography"},
+    "secagg": {"aggregate", "messages", "numpy", "secagg.primitives", "tensors"},
     # around it
     "scenario_rules": {"config"},
     "scenario_tree": {"config", "options", "plugins", "toml"},
@@ -147,6 +150,8 @@ class Import:
 def unit_of(module: str) -> str:
     """The unit that a dotted module name belongs to; an outside package by its own name."""
     first, *rest = module.split(".")
+    if first == "fedkit" and rest[:2] == ["secagg", "primitives"]:
+        return "secagg.primitives"
     if first == "fedkit":
         known = rest and (
             (PACKAGES[first] / rest[0]).is_dir() or (PACKAGES[first] / f"{rest[0]}.py").exists()
@@ -245,6 +250,7 @@ def test_the_walk_sees_imports() -> None:
         ("def f():\n    import torch", True),
         ("from fedkit_simulations.engine import Simulation", True),
         ("def f():\n    from fedkit import rounds", True),
+        ("from fedkit.secagg.primitives.masks import Mask", True),
         ("from fedkit.tensors import add\nimport json", False),
     ],
 )
@@ -293,6 +299,28 @@ def test_nevers() -> None:
     pairs = {(f.unit, f.target) for f in all_imports()}
     assert not pairs & {("codecs", "secagg"), ("secagg", "codecs"), ("strategy", "federation")}
     assert not {f.unit for f in core if f.target == "torch" and not f.lazy}
+
+
+def test_only_secagg_imports_its_primitives() -> None:
+    users = {found.unit for found in all_imports() if found.target == "secagg.primitives"}
+    assert users <= {"secagg"}
+
+
+CLOCK = {"datetime", "random", "time"}
+IO = {"asyncio", "http", "multiprocessing", "select", "socket", "ssl", "subprocess", "urllib"}
+THREADS = {"concurrent", "threading"}
+
+
+@pytest.mark.parametrize(("part", "also"), [("", THREADS), ("primitives", set[str]())])
+def test_secagg_has_no_clock_no_dice_and_no_io(part: str, also: set[str]) -> None:
+    """Threads add masks to slices of a vector: in primitives, and nowhere else."""
+    files = list((PACKAGES["fedkit"] / "secagg" / part).glob("*.py"))
+    assert files
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                used = {name.split(".")[0] for name in targets(node, path.stem)}
+                assert not used & (CLOCK | IO | also), f"{path}:{node.lineno}"
 
 
 BLOCKED = """
