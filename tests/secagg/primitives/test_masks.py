@@ -29,7 +29,7 @@ def key_stream(suite: Suite, secret: bytes, count: int, start: int = 0) -> bytes
     return vector.tobytes()
 
 
-def vector_of(dtype: Any, count: int, number: int = 0) -> Lanes:
+def vector_of(dtype: type[np.unsignedinteger[Any]], count: int, number: int = 0) -> Lanes:
     made: Lanes = np.frombuffer(
         stream(number, "vector").bytes(count * np.dtype(dtype).itemsize), dtype
     ).copy()
