@@ -10,19 +10,22 @@ from typer.core import TyperGroup
 
 from fedkit.cli import doctor, lists, reports, run
 from fedkit.cli.check import app as check_app
+from fedkit.cli.door import told
 from fedkit.cli.new import app as new_app
 from fedkit.cli.secagg import app as secagg_app
 from fedkit.errors import ConfigError, FedkitError
 
 
 class _Commands(TyperGroup):
-    """Turns fedkit's own errors into one clear message and an exit code."""
+    """Turns fedkit's own errors, the system's and a stray sys.exit into one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except FedkitError as error:
-            print(f"fedkit: {error}", file=sys.stderr)  # noqa: T201 - the command's own output
+        except BrokenPipeError:
+            raise  # the reader has seen enough: typer ends quietly
+        except (FedkitError, OSError, SystemExit) as error:
+            print(f"fedkit: {told(error)}", file=sys.stderr)  # noqa: T201 - the command's own output
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import re
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from fedkit.errors import ConfigError
+from fedkit.errors import ConfigError, shown
 
 app = typer.Typer(help="Start a strategy, a codec or a scenario of your own.", no_args_is_help=True)
 
@@ -75,14 +76,15 @@ def scenario(name: Name, folder: Folder = Path()) -> None:
 
 
 def _check(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or keyword.iskeyword(name.lower()):
+    if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9_-]*[A-Za-z0-9])?", name) or keyword.iskeyword(name.lower()):
         raise ConfigError(
-            f"name {name!r}: use letters, digits, - and _, with a letter first, and no Python keyword"
+            f"name {shown(name)}: use letters, digits, - and _, with a letter first, a letter or a digit "
+            "last, and no Python keyword"
         )
 
 
 def _check_free(kind: str, name: str) -> None:
-    """A name that is registered already would make both plugins unusable."""
+    """A name that is registered already would make both plugins unusable, a module's one of the two."""
     from fedkit import plugins
 
     group = {"strategy": "fedkit.strategies", "codec": "fedkit.codecs"}[kind]
@@ -90,6 +92,13 @@ def _check_free(kind: str, name: str) -> None:
     if name in found or name in doubled:
         owner = found[name][1] if name in found else "two distributions"
         raise ConfigError(f"{kind} {name!r} is registered already, by {owner}: give another name")
+    package = name.replace("-", "_")
+    spec = importlib.util.find_spec(package)
+    if spec is not None and spec.origin is not None:  # a folder without __init__.py has no origin
+        raise ConfigError(
+            f"{package!r} is the name of a Python module here ({spec.origin}): give another name, "
+            "or your package would hide it"
+        )
 
 
 def _write(target: Path, source: str, words: Mapping[str, str]) -> None:

@@ -35,7 +35,7 @@ def echo_table(rows: Sequence[Mapping[str, str]]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in rows[0] if rows else ():
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(column), overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row.values()))
     console = Console()
@@ -71,7 +71,7 @@ def _echo_text(text: str) -> None:
 
     console = Console()
     if console.is_terminal:
-        console.print(text, highlight=False, markup=False)
+        console.print(text, highlight=False, markup=False, emoji=False)
     else:
         typer.echo(text)
 

@@ -87,7 +87,7 @@ class Lines:
     def close(self) -> None:
         """Print the line that was held back, if there is one."""
         if self._waiting:
-            self._console.print(self._waiting, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(self._waiting, highlight=False, markup=False, emoji=False, soft_wrap=True)
             self._waiting, self._last = "", time.monotonic()
 
 
@@ -107,7 +107,7 @@ class Bar:
 
     def __init__(self, console: Console, name: str) -> None:
         self._display = _Display(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[metrics]}", style="green", markup=False),

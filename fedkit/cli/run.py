@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedkit.cli.door import last_event, told
 from fedkit.cli.output import Format, FormatOption, echo_comparison, echo_json, echo_table
 
 if TYPE_CHECKING:
@@ -41,26 +42,25 @@ def run(
     """Run a scenario and write its report."""
     from fedkit.cli import folders
 
-    folder, launches = folders.plan(scenario, overrides or [], out, resume, seeds)
-    again = shlex.join(["fedkit", "run", str(folder), "--resume"])
-    if seeds > 1:
-        words = [scenario, *(overrides or []), "--seeds", str(seeds), "--out", str(folder), "--resume"]
-        again = shlex.join(["fedkit", "run", *words])
-    try:
-        summaries = [_one(launch, output, tensorboard, seeds > 1) for launch in launches]
-    except KeyboardInterrupt:
-        typer.echo(f"\nfedkit: interrupted; continue with: {again}", err=True)
-        raise typer.Exit(130) from None
-    if seeds > 1:
-        _compare(folder, launches, summaries, output)
+    with last_event(output):
+        folder, launches = folders.plan(scenario, overrides or [], out, resume, seeds)
+        again = shlex.join(["fedkit", "run", str(folder), "--resume"])
+        if seeds > 1:
+            words = [scenario, *(overrides or []), "--seeds", str(seeds), "--out", str(folder), "--resume"]
+            again = shlex.join(["fedkit", "run", *words])
+        try:
+            summaries = [_one(launch, output, tensorboard, seeds > 1) for launch in launches]
+        except KeyboardInterrupt:
+            typer.echo(f"\nfedkit: interrupted; continue with: {again}", err=True)
+            raise typer.Exit(130) from None
+        if seeds > 1:
+            _compare(folder, launches, summaries, output)
 
 
 def _one(launch: Launch, output: Format, tensorboard: bool, several: bool) -> Mapping[str, Any]:
     """Run one scenario, write its report, say how it went; returns the summary."""
     from fedkit.cli.progress import Began
-    from fedkit.errors import FedkitError
     from fedkit.launch import run_scenario
-    from fedkit.report import write_report
 
     name, began = launch.folder.name, Began(launch.folder, launch.resume)
     try:
@@ -73,19 +73,31 @@ def _one(launch: Launch, output: Format, tensorboard: bool, several: bool) -> Ma
             result = run_scenario(
                 launch.scenario, out=launch.folder, resume=launch.resume, observers=observers
             )
-    except FedkitError as error:
-        if output is Format.json:
-            echo_json({"event": "failed", "error": str(error), "kind": type(error).__name__})
-        if began.folder_is_ours and (launch.folder / "rounds.jsonl").is_file():
-            typer.echo(f"report: {write_report(launch.folder)}", err=True)
+    except (Exception, SystemExit):
+        if began.folder_is_ours and (page := _report(launch.folder)):
+            typer.echo(f"report: {page}", err=True)
         raise
-    page = write_report(launch.folder)
-    summary = {**result.summary, "folder": str(launch.folder), "report": str(page)}
+    page = _report(launch.folder)
+    summary = {**result.summary, "folder": str(launch.folder), "report": page or None}
     if output is Format.text:
         _show(summary)
     elif not several:
         echo_json({"event": "summary", **summary})
     return summary
+
+
+def _report(folder: Path) -> str:
+    """Write the report; its path, or "" after a line that says why not: it changes no run's outcome."""
+    from fedkit.report import write_report
+
+    if not (folder / "rounds.jsonl").is_file():
+        return ""
+    try:
+        return str(write_report(folder))
+    except Exception as error:  # noqa: BLE001 - a page must not cost the run its own error or success
+        again = shlex.join(["fedkit", "report", str(folder)])
+        typer.echo(f"fedkit: the report could not be written: {told(error)}; then: {again}", err=True)
+        return ""
 
 
 @contextmanager
@@ -131,7 +143,8 @@ def _show(summary: Mapping[str, Any]) -> None:
         "model": f"{summary['parameters']} parameters, sha256 {summary['model_sha256'][:16]}",
     }
     echo_table([{"": key, summary["folder"]: text} for key, text in rows.items() if text])
-    typer.echo(f"\nreport: {summary['report']}")
+    if summary["report"]:
+        typer.echo(f"\nreport: {summary['report']}")
 
 
 def _traffic(summary: Mapping[str, Any], way: str) -> str:

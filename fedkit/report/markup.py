@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -73,7 +74,10 @@ def tabs(name: str, panels: Sequence[tuple[str, Html]]) -> Html:
 
 
 def write_page(path: Path, title: str, *body: str) -> Path:
-    """Write one self-contained page: it loads nothing and runs no script but its own."""
+    """Write one self-contained page: it loads nothing and runs no script but its own.
+
+    What stands at `path` is replaced whole, or left as it was when OSError is raised.
+    """
     style, script = (_resource(name) for name in ("style.css", "script.js"))
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"
@@ -87,8 +91,19 @@ def write_page(path: Path, title: str, *body: str) -> Path:
         Html(f"<style>{style}</style>"),
     )
     whole = el("html", head, el("body", el("main", *body), Html(f"<script>{script}</script>")), lang="en")
-    path.write_text(f"<!doctype html>\n{whole}\n", encoding="utf-8")
+    _replace(path, f"<!doctype html>\n{whole}\n")
     return path
+
+
+def _replace(path: Path, text: str) -> None:
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
 
 
 def _safe(part: str) -> str:

@@ -19,13 +19,17 @@ from fedkit_clients.numpy_trainer import NumpyWorkload, Softmax
 from fedkit_strategies.fedavg import FedAvg
 
 
-def make(*, seed, fail: bool = False, crash: bool = False, sleep: float = 0.0):
+def make(*, seed, fail: bool = False, sleep: float = 0.0, end: str = ""):
     """Two Gaussians, four clients."""
+    if end == "bug":
+        raise ZeroDivisionError("a bug of the user")
+    if end == "exit":
+        raise SystemExit(0)
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(40, 2)).astype(np.float32)
     y = (x[:, 0] > 0).astype(np.int64)
     made = NumpyWorkload(Softmax(2, 2), {f"c{i}": (x[i::4], y[i::4]) for i in range(4)}, test=(x, y))
-    return Slow(made, fail, crash, sleep)
+    return Slow(made, fail, sleep, end)
 
 
 class Failing:
@@ -36,8 +40,8 @@ class Failing:
 
 
 class Slow:
-    def __init__(self, inner, fail, crash, sleep):
-        self.inner, self.fail, self.crash, self.sleep = inner, fail, crash, sleep
+    def __init__(self, inner, fail, sleep, end):
+        self.inner, self.fail, self.sleep, self.end = inner, fail, sleep, end
 
     def __getattr__(self, name):
         return getattr(self.__dict__["inner"], name)
@@ -54,8 +58,8 @@ class Slow:
     def evaluate(self, model):
         import time
         time.sleep(self.sleep)
-        if self.crash:
-            raise ZeroDivisionError("a bug of the user")
+        if self.end == "exit later":
+            raise SystemExit(0)
         return self.inner.evaluate(model)
 '''
 SCENARIO = """

@@ -127,3 +127,27 @@ def test_a_new_plugin_installs_passes_its_test_and_is_found_by_name(
     check = [sys.executable, "-c", script, "check", kind, name.lower()]
     checked = subprocess.run(check, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("kind", ["strategy", "codec"])
+@pytest.mark.parametrize("name", ["numpy", "fedkit", "Fedkit-Strategies", "json"])
+def test_the_name_of_a_module_is_refused(folder: Path, fedkit: Command, kind: str, name: str) -> None:
+    result = fedkit("new", kind, name)
+    assert result.exit_code == 2
+    assert "is the name of a Python module here" in result.stderr
+    assert not (folder / name).exists()
+
+
+@pytest.mark.parametrize("name", ["a-", "a_", "-a", "a.b", "x" * 3 + "/y"])
+def test_a_name_that_pip_would_refuse_is_refused(folder: Path, fedkit: Command, name: str) -> None:
+    result = fedkit("new", "strategy", name)
+    assert result.exit_code == 2
+    assert not (folder / name).exists()
+
+
+def test_a_folder_that_is_no_package_takes_no_name(
+    folder: Path, fedkit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "mine_alone").mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    assert fedkit("new", "strategy", "mine-alone").exit_code == 0

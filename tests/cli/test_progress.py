@@ -123,3 +123,11 @@ def test_what_is_carried_in_is_not_missing(folder: Path) -> None:
 
 def test_metrics_in_one_line() -> None:
     assert show_metrics({"loss": 0.25, "accuracy": 1.0}) == "accuracy 1  loss 0.25"
+
+
+def test_a_name_that_is_markup_is_shown_as_it_is(folder: Path) -> None:
+    console, screen = _terminal()
+    bar = Bar(console, "a [/red] :smile: run")
+    run_scenario(read("toy.toml"), observers=[bar])
+    bar.close()
+    assert "a [/red] :smile: run" in screen.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -210,7 +211,7 @@ def test_a_failed_run_exits_1_with_the_cause_and_its_report(folder: Path) -> Non
 
 
 def test_an_unexpected_exception_keeps_its_traceback(folder: Path) -> None:
-    done = _process("run", "toy.toml", "workload_options.crash=true", "--out", "r")
+    done = _process("run", "toy.toml", "workload_options.end=bug", "--out", "r")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "own.py" in done.stderr
@@ -252,3 +253,61 @@ def test_help_imports_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("heavy: []\n")
+
+
+@pytest.mark.parametrize("end", ["exit", "exit later"])
+def test_code_that_exits_with_0_does_not_make_a_run_succeed(folder: Path, fedkit: Command, end: str) -> None:
+    result = fedkit("run", "toy.toml", f"end={end}", "--out", "r", "--format", "json")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("fedkit: ")
+    last = json.loads(result.stdout.splitlines()[-1])
+    assert last["event"] == "failed"
+    assert "exit" in last["error"].lower()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "kind"),
+    [
+        (("toy.toml", "end=bug"), 1, "ZeroDivisionError"),
+        (("toy.toml", "rounds.cont=1"), 2, "ConfigError"),
+        (("toy.toml", "fail=true"), 1, "RunFailed"),
+        (("toy.toml", "--out", "own.py/below"), 2, "ConfigError"),
+    ],
+)
+def test_json_ends_with_an_event_whatever_ends_the_run(
+    folder: Path, words: tuple[str, ...], code: int, kind: str
+) -> None:
+    done = _process("run", *words, "--format", "json")
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert (last["event"], last["kind"]) == ("failed", kind)
+    assert done.returncode == code
+
+
+def test_a_report_that_cannot_be_written_costs_neither_success_nor_the_real_error(
+    folder: Path, fedkit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("fedkit.report.markup._replace", full)
+    result = fedkit("run", "toy.toml", "--out", "r")
+    assert result.exit_code == 0
+    said = [line for line in result.stderr.splitlines() if "report" in line]
+    assert said == [
+        "fedkit: the report could not be written: r/report.html: No space left on device; make room on "
+        "the disk and try again; then: fedkit report r"
+    ]
+    assert "report" not in result.stdout
+    assert (folder / "r/summary.json").is_file()
+    failed = fedkit("run", "toy.toml", "fail=true", "--out", "f")
+    assert failed.exit_code == 1
+    assert "is gone" in failed.stderr.splitlines()[-1]
+    again = fedkit("report", "r")
+    assert (again.exit_code, len(again.stderr.splitlines())) == (1, 1)
+
+
+def test_a_folder_whose_name_is_markup_is_shown_as_it_is(folder: Path, fedkit: Command) -> None:
+    result = fedkit("run", "toy.toml", "--out", "[red]x[bold] :smile:")
+    assert result.exit_code == 0
+    assert "[red]x[bold] :smile:" in result.stdout
+    assert "[red]x[bold] :smile: round 2/2" in result.stderr

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,3 +59,21 @@ def test_page_allows_only_its_own_script(tmp_path: Path) -> None:
     assert "<title>&lt;title&gt;</title>" in text
     assert "body &amp; soul" in text
     assert not re.search(r"https?:|//[a-z]+\.|@import|url\(", text)
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = write_page(tmp_path / "x.html", "old", "body")
+    before = page.read_bytes()
+    whole = Path.write_text
+
+    def half(path: Path, text: str, **words: str) -> int:
+        whole(path, text[:100], **words)
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="No space"):
+        write_page(page, "new", "body")
+    assert page.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["x.html"]
