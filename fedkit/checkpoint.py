@@ -21,7 +21,7 @@ from fedkit.messages import Key, Metrics
 from fedkit.runfolder import load_tensors, save_tensors
 from fedkit.tensors import State, Tensors
 
-FORMAT = "fedkit-checkpoint/1"
+FORMAT = "fedkit-checkpoint/2"
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Checkpoint:
 
     open: keys that may still be carried, with their expiry. verdicts: those of the last round, to
     be settled again after a restart. best: the best evaluation so far. scale: the public scale of the next
-    round; scales: those of rounds that still have open keys.
+    round; scales: those of rounds that still have open keys. fingerprint: what must be as it was.
     """
 
     job: str
@@ -46,6 +46,7 @@ class Checkpoint:
     wall_seconds: float = 0.0
     scale: float = 0.0
     scales: Mapping[int, float] = field(default_factory=dict)
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Replace the file at `path`."""
@@ -65,6 +66,7 @@ class Checkpoint:
             "wall_seconds": self.wall_seconds,
             "scale": self.scale,
             "scales": list(self.scales.items()),
+            "fingerprint": dict(self.fingerprint),
             "groups": {part: list(state) for part, state in self._states().items()},
             "index": index,
         }
@@ -113,6 +115,7 @@ class Checkpoint:
                 about["wall_seconds"],
                 about["scale"],
                 dict(about["scales"]),
+                dict(about["fingerprint"]),
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is not a fedkit checkpoint: {error!r}") from error

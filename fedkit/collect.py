@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +14,7 @@ from fedkit.federation import Arrival, Federation, Partial, Plan, Standing, Verd
 from fedkit.history import Carried, Fate, Outcome
 from fedkit.job import Job
 from fedkit.messages import ClientId, EncodedUpdate, Failure, Key, Task, Update
+from fedkit.stepping import combine, weigh
 
 log = logging.getLogger("fedkit")
 
@@ -75,7 +75,7 @@ class Collector:
         self._close()
         if self._kept:
             updates = [self._kept[key] for key in sorted(self._kept, key=lambda k: (k.client, k.round))]
-            self.result.total = self._job.strategy.combine(updates, self.result.total)
+            self.result.total = combine(self._job.strategy, updates, self.result.total)
         return self.result
 
     def _arrived(self, arrival: Arrival) -> None:
@@ -109,12 +109,12 @@ class Collector:
         age = self._plan.round - key.round
         reply = arrival.reply
         if isinstance(reply, EncodedUpdate):
-            factor = self._job.strategy.weigh(age)
+            factor = weigh(self._job.strategy, age)
             why = self._add(key, reply, 1.0, factor)
             outcome = Outcome.refused if why else Outcome.counted
             why = why or f"{age} rounds late, weight x {factor:.3g}"
         else:
-            outcome, why = Outcome.failed, _tell(reply) if isinstance(reply, Failure) else "a partial sum"
+            outcome, why = Outcome.failed, told(reply) if isinstance(reply, Failure) else "a partial sum"
         self.result.carried[key.client] = Carried(key.round, outcome, why)
         self.result.verdicts[key] = Verdict.counted if outcome is Outcome.counted else Verdict.refused
 
@@ -166,10 +166,10 @@ class Collector:
                 self._seal(key, outcome, why, verdict)
 
     def _failed(self, key: Key, failure: Failure) -> None:
-        why = _tell(failure)
-        seen = why in self._told  # the same traceback from every client of a round helps nobody
-        detail = "as told before" if seen else failure.detail
-        log.warning("round %d: client %s failed: %s\n%s", key.round, key.client, why, detail)
+        why = told(failure)
+        # the same traceback from every client of a round helps nobody
+        detail = f"\n{failure.detail}" if failure.detail and why not in self._told else ""
+        log.warning("round %d: client %s failed: %s%s", key.round, key.client, why, detail)
         self._told.add(why)
         self.result.first_failure = self.result.first_failure or failure
         self._seal(key, Outcome.failed, why, Verdict.refused, failure)
@@ -217,63 +217,7 @@ class Collector:
         self._notify(key.client, fate, self.result.counted, failure)
 
 
-def verdicts(got: Collected, ok: bool) -> dict[Key, Verdict]:
-    """What clients are told: a failed round throws its sum away, so nobody was counted after all."""
-    if ok:
-        return dict(got.verdicts)
-    return {k: Verdict.unwanted if v is Verdict.counted else v for k, v in got.verdicts.items()}
-
-
-def counted_replies(got: Collected) -> int:
-    """Updates in the sum, carried ones included."""
-    return got.counted + sum(c.outcome is Outcome.counted for c in got.carried.values())
-
-
-def carried_fates(got: Collected, ok: bool) -> dict[ClientId, Carried]:
-    """What became of carried updates: in a failed round they went with its sum."""
-    if ok:
-        return dict(got.carried)
-    gone = "the round that it came in failed"
-    return {
-        client: Carried(c.round, Outcome.unwanted, gone) if c.outcome is Outcome.counted else c
-        for client, c in got.carried.items()
-    }
-
-
-def why_failed(got: Collected, plan: Plan) -> str:
-    """Why this round leaves the model unchanged; empty if it does not."""
-    if not plan.cohort and not got.total.clients:
-        return "no client could be reached"
-    if got.counted < plan.quorum and plan.cohort:
-        return (
-            f"{got.counted} of {len(plan.cohort)} invited clients were counted, the quorum is {plan.quorum}"
-        )
-    if got.total.weight_integer == 0:
-        return "the weights of all counted updates are zero"
-    return ""
-
-
-def fatal_cause(got: Collected) -> str:
-    """The first cause, if every client that answered failed and they are half of the invited or more.
-
-    Whoever is lost or late says nothing against the cause: a typo must not hide behind a dropout.
-    """
-    first, fates = got.first_failure, Counter(fate.outcome for fate in got.fates.values())
-    failed = fates[Outcome.failed]
-    others = len(got.fates) - failed - fates[Outcome.lost] - fates[Outcome.late]
-    if first is None or others or 2 * failed < len(got.fates):
-        return ""
-    named = ": ".join(part for part in (first.exception, first.subject) if part)
-    who = (
-        f"all {failed} clients of the round failed"
-        if failed == len(got.fates)
-        else (f"all {failed} clients that answered failed, the other {len(got.fates) - failed} are missing")
-    )
-    text = f"{who}, {first.key.client!r} first: {first.code} ({named})"
-    return text + (f"\n{first.detail}" if first.detail else "")
-
-
-def _tell(failure: Failure) -> str:
+def told(failure: Failure) -> str:
     """One line about a failure: code, class, subject and, in simulation, the exception's text."""
     parts = [failure.code]
     if failure.detail:

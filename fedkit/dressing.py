@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 
 from fedkit.aggregate import WeightedSum
@@ -14,6 +15,7 @@ from fedkit.job import Job
 from fedkit.messages import EncodedUpdate, Key, Metrics, Update
 from fedkit.seeds import derive
 from fedkit.tensors import scale
+from fedkit.usercode import odd_metrics
 
 _PLAIN = Plain()
 
@@ -49,6 +51,10 @@ def dress(job: Job, key: Key, update: Update, ctx: CodecContext) -> EncodedUpdat
 
 def figures(weight: float, metrics: Metrics) -> tuple[float, Metrics]:
     """Weight and metrics as they can travel: finite Python floats. ClientFailed names the one that is not."""
+    if not isinstance(metrics, Mapping):
+        raise ClientFailed("update", "metrics", f"are a {type(metrics).__name__}, not a mapping of numbers")
+    if why := odd_metrics(metrics):
+        raise ClientFailed("update", "metrics", f"cannot travel: {why}")
     plain = {name: float(value) for name, value in metrics.items()}
     for name, value in (("weight", float(weight)), *plain.items()):
         if not math.isfinite(value):

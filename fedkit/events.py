@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TypeAlias
 
+from fedkit.errors import ConfigError, shown
 from fedkit.federation import Plan
 from fedkit.history import Fate, History, RoundRecord
 from fedkit.job import Job
 from fedkit.messages import ClientId, Failure, Metrics
 from fedkit.tensors import Tensors
+from fedkit.usercode import called
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,29 @@ def emit(observers: Sequence[object], event: Event) -> str:
         _warn_of_misspelt(observers)
     stop = ""
     for observer in observers:
-        method = getattr(observer, _METHOD[type(event)], None)
-        answer = method(event) if method is not None else None
+        name = _METHOD[type(event)]
+        method = getattr(observer, name, None)
+        if method is None:
+            continue
+        with called(f"observer {type(observer).__name__}.{name}"):
+            answer: object = method(event)
         if isinstance(answer, str) and answer and not stop:
             stop = answer
     return stop
+
+
+def check_observers(observers: object) -> tuple[object, ...]:
+    """The observers; ConfigError for what could never be told of an event."""
+    what = f"an observer is an object with some of the methods {', '.join(_METHOD.values())}"
+    if not isinstance(observers, Sequence) or isinstance(observers, str):
+        raise ConfigError(f"observers is {shown(observers)}: give a list; {what}")
+    for observer in observers:
+        if isinstance(observer, type):
+            raise ConfigError(f"observer {observer.__name__} is a class: give an instance of it")
+        methods = [getattr(observer, name) for name in _METHOD.values() if hasattr(observer, name)]
+        if not methods or not all(map(callable, methods)):
+            raise ConfigError(f"observer {shown(observer)} cannot be told of any event: {what}")
+    return tuple(observers)
 
 
 def _warn_of_misspelt(observers: Sequence[object]) -> None:

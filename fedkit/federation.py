@@ -68,6 +68,9 @@ class Traffic:
     up: int = 0
     down: int = 0
 
+    def __sub__(self, before: Traffic) -> Traffic:
+        return Traffic(self.up - before.up, self.down - before.down)
+
 
 class Federation(Protocol):
     """All that a run knows about its clients."""
@@ -131,7 +134,8 @@ class RoundPolicy:
     have been counted. quorum: below so many counted replies the round has failed: a count, or a
     fraction of the cohort. deadline: seconds from the round's start. late: "drop" forgets a reply
     that misses the deadline; "carry" adds it to the round in which it comes, as an update of its
-    own with weight times strategy.weigh(age), for up to carry_rounds rounds. max_failures: failed
+    own with weight times strategy.weigh(age), for up to carry_rounds rounds; it counts towards that
+    round's quorum, so a federation in which every reply is late still learns. max_failures: failed
     rounds in a row that stop the run.
     """
 

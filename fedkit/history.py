@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from fedkit.errors import CheckpointError
+from fedkit import fields
+from fedkit.errors import CheckpointError, WireError
 from fedkit.messages import ClientId, Metrics
 
 
@@ -66,7 +67,8 @@ class Carried:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round. ok is False when the model was left unchanged; `reason` says why.
+    """One round. ok is False when the model was left unchanged; `reason` says why. fatal: why the run
+    cannot go on after it.
 
     fates: every invited client. carried: replies to earlier rounds that were resolved in this one.
     train: weighted mean of the clients' metrics. metrics: evaluation after the round, if there was
@@ -90,6 +92,7 @@ class RoundRecord:
     virtual_end: float
     wall_seconds: float
     bytes_down_float32: int = 0
+    fatal: str = ""
 
     def count(self, outcome: Outcome) -> int:
         """How many invited clients had this outcome."""
@@ -111,19 +114,58 @@ class RoundRecord:
 
     @classmethod
     def from_json(cls, line: str) -> RoundRecord:
-        """The record of one line; CheckpointError if it is not one."""
+        """The record of one line; CheckpointError, naming the field, if it is not one."""
         try:
-            fields: dict[str, Any] = json.loads(line)
-            fates = {c: Fate(Outcome(f["outcome"]), f["why"]) for c, f in fields.pop("fates").items()}
-            carried = {
-                c: Carried(f["round"], Outcome(f["outcome"]), f["why"])
-                for c, f in fields.pop("carried").items()
-            }
-            for name in ("train", "metrics"):
-                fields[name] = {k: math.nan if v is None else v for k, v in fields[name].items()}
-            return cls(fates=fates, carried=carried, **fields)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            given = {"bytes_down_float32": 0, "fatal": "", **fields.mapping(json.loads(line), "record")}
+            fields.exactly(given, *(one.name for one in dataclasses.fields(cls)))
+            return cls(**{name: _field(name, value) for name, value in given.items()})
+        except (ValueError, OverflowError, WireError, RecursionError) as error:
             raise CheckpointError(f"not a round record: {line[:80]!r} ({error})") from error
+
+
+def _field(name: str, value: object) -> Any:
+    """One field of a record with its type proven; WireError names it."""
+    if name in ("reason", "fatal"):
+        return _text(value, name)
+    if name == "ok":
+        if not isinstance(value, bool):
+            raise WireError("ok is neither true nor false")
+        return value
+    if name in ("fates", "carried"):
+        told = fields.mapping(value, name).items()
+        return {client: _fate(fields.mapping(one, name), name) for client, one in told}
+    if name in ("train", "metrics"):
+        given = fields.mapping(value, name).items()
+        return {key: math.nan if one is None else _number(one, f"{key!r} of {name}") for key, one in given}
+    if name == "round" or name.startswith("bytes_"):
+        if type(value) is not int:
+            raise WireError(f"{name} is not an integer")
+        return value
+    return _number(value, name)
+
+
+def _fate(told: fields.Fields, name: str) -> Fate | Carried:
+    """An entry of `fates`, or of `carried`."""
+    word, why = _text(told.get("outcome"), f"outcome in {name}"), _text(told.get("why"), f"why in {name}")
+    if word not in Outcome.__members__:
+        raise WireError(f"outcome in {name} is {word!r}")
+    if name == "fates":
+        return Fate(Outcome(word), why)
+    return Carried(fields.integer(told.get("round"), f"round in {name}"), Outcome(word), why)
+
+
+def _number(value: object, name: str) -> float:
+    """Any number: NaN and Infinity are no JSON, but other writers write them."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise WireError(f"{name} is not a number")
+    return float(value)
+
+
+def _text(value: object, name: str) -> str:
+    """Any string: what an exception says need not be text that UTF-8 can hold."""
+    if not isinstance(value, str):
+        raise WireError(f"{name} is not a string")
+    return value
 
 
 @dataclass

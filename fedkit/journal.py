@@ -2,50 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from fedkit.checkpoint import Checkpoint
-from fedkit.errors import CheckpointError
+from fedkit.errors import CheckpointError, ConfigError
 from fedkit.federation import Plan
+from fedkit.fingerprint import differences
 from fedkit.history import History, RoundRecord
 from fedkit.job import Job
+from fedkit.messages import ClientId
 from fedkit.planning import plan_from_json, plan_to_json
 from fedkit.runfolder import CHECKPOINT, RunFolder
 from fedkit.summary import environment
 from fedkit.tensors import Tensors
 from fedkit.trainer import Workload
+from fedkit.usercode import called
 
 
 class Journal:
-    """The durable side of one run. Order of writing within a round: plan, record, checkpoint."""
+    """The durable side of one run. Order of writing within a round: plan, record, checkpoint.
 
-    def __init__(self, job: Job, seed: int, folder: RunFolder | None) -> None:
+    fingerprint: what must be as it was for the run to be continued.
+    """
+
+    def __init__(
+        self, job: Job, seed: int, folder: RunFolder | None, fingerprint: Mapping[str, str] | None = None
+    ) -> None:
         self._job = job
         self._seed = seed
         self._folder = folder
+        self._fingerprint = fingerprint if fingerprint is not None else {}
 
     def describe(self, workload: Workload, scenario: str) -> None:
-        """What is run, on what, with which label distribution."""
+        """What is run, on what, with which label distribution; the scenario first: it resumes the run."""
         if self._folder is None:
             return
+        population = _population(workload)
         if scenario:
             self._folder.write_text("scenario.toml", scenario)
         self._folder.write_json("environment.json", environment())
-        counts = getattr(workload, "label_counts", None)
-        if counts is not None:
-            table = {client: [int(n) for n in row] for client, row in counts().items()}
-            width = max((len(row) for row in table.values()), default=0)
-            names = [str(name) for name in getattr(workload, "class_names", range(width))]
-            self._folder.write_json("population.json", {"classes": names, "clients": table})
+        if population:
+            self._folder.write_json("population.json", population)
 
-    def plan(self, fresh: Plan) -> Plan:
+    def plan(self, fresh: Plan, registered: Collection[ClientId]) -> Plan:
         """The plan of that round that was written before a crash, else `fresh`, written now."""
         if self._folder is None:
             return fresh
         written = self._folder.read_json("plan.json")
+        if written is not None and not isinstance(written, dict):
+            raise CheckpointError(f"{self._folder.path / 'plan.json'} is damaged: it is not an object")
         if written and written.get("round") == fresh.round and written.get("job") == self._job.id:
-            return plan_from_json(written, self._seed)
+            try:
+                return plan_from_json(written, self._seed, registered)
+            except CheckpointError as error:
+                raise CheckpointError(f"{self._folder.path}: {error}") from error
         self._folder.write_json("plan.json", plan_to_json(fresh, self._job.id))
         return fresh
 
@@ -57,7 +69,7 @@ class Journal:
     def checkpoint(self, point: Checkpoint) -> None:
         """Replace the checkpoint: from here on a restart begins after this round."""
         if self._folder is not None:
-            point.save(self._folder.path / CHECKPOINT)
+            replace(point, fingerprint=self._fingerprint).save(self._folder.path / CHECKPOINT)
 
     def model(self, name: str, model: Tensors) -> None:
         """Write a model."""
@@ -75,11 +87,28 @@ class Journal:
             return None
         path = self._folder.path / CHECKPOINT
         if not path.exists():
+            if self._folder.has_rounds():
+                raise CheckpointError(
+                    f"{path} is missing, but rounds were recorded beside it: put it back, or start a new run"
+                )
             return None
         point = Checkpoint.load(path)
-        if point.job != self._job.id:
+        odd = differences({"job": point.job, **point.fingerprint}, {"job": self._job.id, **self._fingerprint})
+        if odd:
             raise CheckpointError(
-                f"{self._folder.path} holds another run (job {point.job}, this one is {self._job.id}): "
-                "strategy, codecs, model, grid, training settings and seed must be as when it was started"
+                f"{self._folder.path} holds another run, which cannot be continued by this one: {odd}; all "
+                "but the number of rounds must be as when it was started"
             )
         return point, History(point.initial, self._folder.read_rounds(point.rounds))
+
+
+def _population(workload: Workload) -> dict[str, object]:
+    """Label counts per client, if the workload tells them. ConfigError if they are none."""
+    counts = getattr(workload, "label_counts", None)
+    if counts is None:
+        return {}
+    with called(f"workload {type(workload).__name__}.label_counts", ConfigError):
+        table = {client: [int(n) for n in row] for client, row in counts().items()}
+        width = max((len(row) for row in table.values()), default=0)
+        names = [str(name) for name in getattr(workload, "class_names", range(width))]
+    return {"classes": names, "clients": table}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TypeAlias
 
 from fedkit import feedback
@@ -19,8 +20,9 @@ from fedkit.errors import ClientFailed, LayoutError, UpdateRefused
 from fedkit.federation import Request, Verdict
 from fedkit.job import Job
 from fedkit.messages import SCALE, ClientId, EncodedUpdate, Failure, Key, Pass, Task, Trained, Update
-from fedkit.tensors import Memory, Tensors, add
+from fedkit.tensors import Memory, Tensors, add, sealed
 from fedkit.trainer import Trainer, Workload, frozen, trained_part
+from fedkit.usercode import NUMBERS, odd_state
 
 Answer: TypeAlias = EncodedUpdate | Failure
 STRATEGY, PERSONAL = "strategy", "personal"
@@ -35,20 +37,23 @@ class Participant:
         self._store = store
         self._pending: dict[Key, Mapping[str, Memory]] = {}
         whole = trained_part(workload.init(job.model_seed), frozen(workload))
-        self._personal = {name: array for name, array in whole.items() if name not in job.layout.names}
+        personal = {name: array for name, array in whole.items() if name not in job.layout.names}
+        self._personal = sealed(personal)
 
     def handle(self, request: Request, budget: int = 0) -> Sequence[Answer]:
         """The replies to a request; an exception of the client's code becomes a Failure.
 
-        budget: bytes that the client's link has room for until the deadline; 0 when unknown.
+        The task is handed on read-only: in simulation all clients share its tensors. budget: bytes
+        that the client's link has room for until the deadline; 0 when unknown.
         """
         try:
-            if request.key.kind == "evaluate":
-                return [self._evaluate(request)]
-            return [self._train(request, budget)]
+            task = _sealed(request)
+            if task.key.kind == "evaluate":
+                return [self._evaluate(task)]
+            return [self._train(task, budget)]
         except ClientFailed as error:
             return [_failure(request.key, error, error.code, error.subject)]
-        except Exception as error:  # noqa: BLE001 - a client's code may raise anything
+        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - it may raise anything
             return [_failure(request.key, error, "exception")]
 
     def settle(self, key: Key, verdict: Verdict) -> None:
@@ -75,12 +80,14 @@ class Participant:
     def _train(self, task: Task, budget: int) -> Answer:
         job, client = self._job, task.key.client
         strategy, trainer = job.strategy, self._workload.trainer(client)
-        before = self._store.get(client, STRATEGY)
+        before = _unchangeable(self._store.get(client, STRATEGY))
         own = self._own(client)
         passes = strategy.begin(task, before)
         results, own = _run_passes(trainer, task, passes, own, job)
         update, after = strategy.finish(task, before, results)
         self._check(client, update.delta, update.extras)
+        if why := odd_state(after, NUMBERS | {"float16", "float32", "float64"}):
+            raise ClientFailed("memory", "strategy", f"finish returned memory that cannot be kept: {why}")
         memories = {STRATEGY: after} if after is not before else {}
         if own:
             memories = {**memories, PERSONAL: {"tensors": own}}
@@ -110,7 +117,7 @@ class Participant:
         """The client's personal tensors; the initial ones before its first counted update."""
         if not self._personal:
             return self._personal
-        return self._store.get(client, PERSONAL).get("tensors", self._personal)
+        return sealed(self._store.get(client, PERSONAL).get("tensors", self._personal))
 
     def _newest(self, client: ClientId) -> Tensors:
         """The client's personal tensors, those that wait for a verdict first: whoever was not counted
@@ -118,7 +125,7 @@ class Participant:
         """
         for key, memories in self._pending.items():
             if key.client == client and PERSONAL in memories:
-                return memories[PERSONAL]["tensors"]
+                return sealed(memories[PERSONAL]["tensors"])
         return self._own(client)
 
     def _check(self, client: ClientId, delta: Tensors, extras: Tensors) -> None:
@@ -149,5 +156,14 @@ def _run_passes(
     return results, own
 
 
-def _failure(key: Key, error: Exception, code: str, subject: str = "") -> Failure:
+def _sealed(task: Task) -> Task:
+    model, context = sealed(task.model), _unchangeable(task.context)
+    return replace(task, model=model, context=context, settings=MappingProxyType(dict(task.settings)))
+
+
+def _unchangeable(state: Memory) -> Memory:
+    return {group: sealed(tensors) for group, tensors in state.items()}
+
+
+def _failure(key: Key, error: BaseException, code: str, subject: str = "") -> Failure:
     return Failure(key, code, type(error).__name__, subject, "".join(traceback.format_exception(error)))

@@ -2,49 +2,69 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast
 
-from fedkit.errors import CheckpointError, ConfigError
+from fedkit import fields
+from fedkit.errors import CheckpointError, ConfigError, WireError, shown
 from fedkit.federation import Plan, RoundPolicy
-from fedkit.messages import ClientId, Key
+from fedkit.messages import ClientId, Key, Kind
 from fedkit.seeds import derive, stream
 
+_SIZE = "a count (a whole number) or a fraction in (0, 1)"
+_LONGEST = 1e12
+"""Seconds, 30,000 years: beyond, float64 cannot tell times on one clock apart."""
 
-def check_policy(policy: RoundPolicy) -> None:
-    """ConfigError, naming the key, unless the policy makes sense."""
-    cohort, quorum = policy.cohort, policy.quorum
-    _demand(cohort is None or _is_size(cohort), "cohort", cohort, _SIZE)
-    _demand(_is_size(quorum), "quorum", quorum, _SIZE)
-    _demand(policy.over_select >= 1, "over_select", policy.over_select, "at least 1")
-    _demand(
-        policy.deadline > 0 and math.isfinite(policy.deadline),
-        "deadline",
-        policy.deadline,
-        "finite and positive",
-    )
-    _demand(policy.late in ("drop", "carry"), "late", policy.late, "drop or carry")
-    _demand(policy.carry_rounds >= 1, "carry_rounds", policy.carry_rounds, "at least 1")
-    _demand(policy.max_failures >= 1, "max_failures", policy.max_failures, "at least 1")
+
+def check_policy(policy: RoundPolicy) -> RoundPolicy:
+    """The policy with plain numbers; ConfigError, naming the key, unless it makes sense."""
+    if not isinstance(policy, RoundPolicy):
+        raise ConfigError(f"policy is {shown(policy)}: give a RoundPolicy(...)")
+    values = {key: _plain(value) for key, value in vars(policy).items()}
+    for key, must in {
+        "cohort": f"None, {_SIZE}",
+        "quorum": _SIZE,
+        "over_select": "a finite number, at least 1",
+        "deadline": "finite and positive seconds, at most 1e12",
+        "late": "drop or carry",
+        "carry_rounds": "a whole number, at least 1",
+        "max_failures": "a whole number, at least 1",
+    }.items():
+        if not _fits(key, values[key]):
+            raise ConfigError(f"rounds.{key} = {shown(values[key])}: must be {must}")
+    made = dataclasses.replace(policy, **cast("Any", values))
+    cohort, quorum = made.cohort, made.quorum
     if cohort is not None and cohort >= 1 and quorum > cohort:
         raise ConfigError(
             f"rounds.quorum = {quorum} is above rounds.cohort = {cohort}: no round could succeed"
         )
+    return made
 
 
-_SIZE = "a count (a whole number) or a fraction in (0, 1)"
+def _fits(key: str, value: object) -> bool:
+    if key == "late":
+        return value in ("drop", "carry")
+    if key == "cohort" and value is None:
+        return True
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return False
+    if key in ("cohort", "quorum"):  # 1.0 is neither: one client, or all of them?
+        return value >= 1 if isinstance(value, int) else 0 < value < 1
+    if key in ("carry_rounds", "max_failures"):
+        return isinstance(value, int) and value >= 1
+    return 0 < value <= _LONGEST if key == "deadline" else value >= 1
 
 
-def _is_size(value: int | float) -> bool:
-    """1.0 is neither: one client, or all of them?"""
-    return value >= 1 if isinstance(value, numbers.Integral) else 0 < value < 1
-
-
-def _demand(holds: bool, key: str, value: object, must: str) -> None:
-    if not holds:
-        raise ConfigError(f"rounds.{key} = {value!r}: must be {must}")
+def _plain(value: object) -> object:
+    """numpy's numbers as Python's."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value)
 
 
 def make_plan(
@@ -103,18 +123,40 @@ def plan_to_json(plan: Plan, job: str) -> dict[str, Any]:
     }
 
 
-def plan_from_json(data: Mapping[str, Any], seed: int) -> Plan:
-    """The plan again; CheckpointError if it is not one."""
+def plan_from_json(data: Mapping[str, Any], seed: int, registered: Collection[ClientId]) -> Plan:
+    """The plan again; CheckpointError if it is not one, or names a client that is not registered."""
     try:
+        fields.exactly(data, "job", "round", "start", "deadline", "cohort", "want", "quorum", "carried")
+        round = fields.integer(data["round"], "round")
+        cohort = tuple(fields.text(c, "cohort") for c in fields.items(data["cohort"], "cohort"))
+        if list(cohort) != sorted(set(cohort)):
+            raise WireError("cohort is not sorted, or names a client twice")
+        carried = dict(_carried(row) for row in fields.items(data["carried"], "carried"))
+        unknown = ({*cohort} | {key.client for key in carried}) - set(registered)
+        if unknown:
+            raise WireError(f"client {min(unknown)!r} is not registered")
         return Plan(
-            data["round"],
-            data["start"],
-            data["deadline"],
-            tuple(data["cohort"]),
-            data["want"],
-            data["quorum"],
-            {client: train_seed(seed, data["round"], client) for client in data["cohort"]},
-            {Key(*row[:6]): row[6] for row in data["carried"]},
+            round,
+            fields.number(data["start"], "start"),
+            fields.number(data["deadline"], "deadline"),
+            cohort,
+            fields.integer(data["want"], "want", 0, len(cohort)),
+            fields.integer(data["quorum"], "quorum", 1),
+            {client: train_seed(seed, round, client) for client in cohort},
+            carried,
         )
-    except (KeyError, TypeError, IndexError) as error:
-        raise CheckpointError(f"plan.json is damaged: {error!r}") from error
+    except WireError as error:
+        raise CheckpointError(f"plan.json is damaged: {error}") from error
+
+
+def _carried(row: object) -> tuple[Key, float]:
+    job, round, kind, stage, attempt, client, expires = fields.items(row, "carried", 7)
+    key = Key(
+        fields.text(job, "job of a carried key"),
+        fields.integer(round, "round of a carried key"),
+        cast("Kind", fields.text(kind, "kind of a carried key")),
+        fields.text(stage, "stage of a carried key"),
+        fields.integer(attempt, "attempt of a carried key"),
+        fields.text(client, "client of a carried key"),
+    )
+    return key, fields.number(expires, "expiry of a carried key")

@@ -8,22 +8,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
+
 from fedkit import plugins
 from fedkit.aggregate import Grid
+from fedkit.arguments import (
+    check_codec,
+    check_federation,
+    check_folder,
+    check_grid,
+    check_strategy,
+    check_train,
+    check_workload,
+    client_ids,
+    layouts,
+    one_of,
+    title_of,
+    whole,
+    whole_model,
+)
 from fedkit.codecs import Codec, require_downlink, require_uplink
 from fedkit.downlink import Base
-from fedkit.errors import ConfigError, nearest, shown
+from fedkit.errors import ConfigError, shown
+from fedkit.events import check_observers
 from fedkit.federation import Federation, RoundPolicy
+from fedkit.fingerprint import fingerprint
 from fedkit.history import History
 from fedkit.job import Job
 from fedkit.journal import Journal
-from fedkit.loop import Loop, pick
+from fedkit.loop import Loop
 from fedkit.messages import Settings
 from fedkit.planning import check_policy, most_counted
 from fedkit.runfolder import RunFolder
 from fedkit.strategy import Strategy
-from fedkit.tensors import Layout, Tensors
-from fedkit.trainer import Workload, frozen, travelling
+from fedkit.tensors import Tensors
+from fedkit.trainer import Workload
 
 
 @dataclass(frozen=True)
@@ -68,32 +87,34 @@ def run(
     Raises ConfigError before round 0, RunFailed when every client of a round fails or too many
     rounds in a row do, CheckpointError when a folder cannot be continued.
     """
-    policy = policy if policy is not None else RoundPolicy()
-    _check(policy, rounds, evaluate_every, evaluate_on)
-    chosen = plugins.strategy(strategy) if isinstance(strategy, str) else strategy
-    if not isinstance(chosen, Strategy):
-        raise ConfigError(f"strategy is a {type(chosen).__name__}: give a Strategy, or the name of one")
-    _check_workload(workload, train or {})
-    up = plugins.codec(codec_up) if isinstance(codec_up, str) else codec_up
-    down = plugins.codec(codec_down, "down") if isinstance(codec_down, str) else codec_down
+    policy = check_policy(policy if policy is not None else RoundPolicy())
+    rounds, seed = whole("rounds", rounds, 0), whole("seed", seed, 0, 2**64 - 1)
+    every = whole("evaluate_every", evaluate_every, 1)
+    _check_choices(policy, feedback, down_base, evaluate_on)
+    path, watching = check_folder(out, resume), check_observers(observers)
+    chosen, settings = check_strategy(strategy), check_train(train)
+    check_workload(workload, settings)
+    title, clients = title_of(scenario, workload), client_ids(workload, policy)
+    up, down = check_codec(codec_up, "up"), check_codec(codec_down, "down")
     fed_back = _feedback(up, policy, feedback)
     require_uplink(up, fed_back)
     require_downlink(down)
-    base = workload.init(seed)
-    layout = travelling(base, frozen(workload), chosen.shared)
-    extras = Layout.of(chosen.extras(pick(base, layout)))
-    grid = grid if grid is not None else default_grid(workload, policy)
-    base_of_frames = _down_base(policy, len(workload.clients()), down_base)
-    uses = (fed_back, base_of_frames, most_counted(policy, len(workload.clients())))
-    job = Job(chosen, up, down, layout, extras, grid, dict(train or {}), seed, *uses)
-    federation = federation if federation is not None else _simulation(workload, seed, out)
-    folder = RunFolder(out, resume) if out is not None else None
+    base = whole_model(workload, seed)
+    layout, extras = layouts(chosen, workload, base)
+    grid = check_grid(grid) if grid is not None else default_grid(workload, policy)
+    uses = (fed_back, _down_base(policy, len(clients), down_base), most_counted(policy, len(clients)))
+    job = Job(chosen, up, down, layout, extras, grid, settings, seed, *uses)
+    mark = fingerprint(job, policy, workload, base, clients)
+    federation = check_federation(federation) if federation is not None else _simulation(workload, seed, path)
+    folder = RunFolder(path, resume) if path is not None else None
     try:
-        journal = Journal(job, seed, folder)
-        loop = Loop(job, workload, federation, base, policy, seed, tuple(observers), journal)
-        loop.evaluate_every, loop.evaluate_on = evaluate_every, evaluate_on
+        journal = Journal(job, seed, folder, mark)
+        loop = Loop(job, workload, federation, base, policy, seed, watching, journal)
+        loop.evaluate_every, loop.evaluate_on = every, evaluate_on
+        loop.title, loop.clients = title, clients
         summary = loop.go(rounds, resume, scenario)
-        return Result(loop.whole, loop.history, summary, folder.path if folder is not None else None)
+        model = {name: np.array(array) for name, array in loop.whole.items()}
+        return Result(model, loop.history, summary, path)
     finally:
         if folder is not None:
             folder.close()
@@ -129,10 +150,10 @@ def _down_base(policy: RoundPolicy, clients: int, given: Literal["auto", "last",
     return "last" if share >= 1 / 3 else "first"
 
 
-def _check(policy: RoundPolicy, rounds: int, evaluate_every: int, evaluate_on: str) -> None:
-    check_policy(policy)
-    if rounds < 0 or evaluate_every < 1:
-        raise ConfigError(f"rounds = {rounds} must be >= 0 and evaluate_every = {evaluate_every} >= 1")
+def _check_choices(policy: RoundPolicy, feedback: str, down_base: str, evaluate_on: str) -> None:
+    one_of("feedback", feedback, "auto", "on", "off")
+    one_of("down_base", down_base, "auto", "last", "first")
+    one_of("evaluate_on", evaluate_on, "server", "clients")
     if policy.late == "carry" and evaluate_on == "clients":
         raise ConfigError(
             "rounds.late = 'carry' cannot be combined with rounds.evaluate_on = 'clients': late updates "
@@ -140,24 +161,10 @@ def _check(policy: RoundPolicy, rounds: int, evaluate_every: int, evaluate_on: s
         )
 
 
-def _check_workload(workload: Workload, train: Settings) -> None:
-    """ConfigError unless it is a workload that knows the settings of local training."""
-    lacking = [name for name in ("init", "clients", "trainer", "evaluate") if not hasattr(workload, name)]
-    if lacking:
-        raise ConfigError(f"workload is a {type(workload).__name__}, which has no {lacking[0]}()")
-    known: Mapping[str, str] | None = getattr(workload, "train_settings", None)
-    for key in train:
-        if known is not None and key not in known:
-            raise ConfigError(f"train.{key}: unknown key; {nearest(key, known)}")
-    check = getattr(workload, "check_train", None)
-    if check is not None:
-        check(train)
-
-
-def _simulation(workload: Workload, seed: int, out: Path | str | None) -> Federation:
+def _simulation(workload: Workload, seed: int, out: Path | None) -> Federation:
     """The default federation, reached by name: the core imports no simulation."""
     factory = cast("Any", plugins.load("fedkit.federations", "simulation"))
     return cast(
         "Federation",
-        factory(workload, seed=seed, directory=Path(out, "clients") if out is not None else None),
+        factory(workload, seed=seed, directory=out / "clients" if out is not None else None),
     )

@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkit.errors import CheckpointError, ConfigError
+from fedkit.errors import CheckpointError, ConfigError, RunFailed
 from fedkit.history import RoundRecord, strict_json
 from fedkit.tensors import Tensors
 
 CHECKPOINT = "checkpoint.safetensors"
+ROUNDS = "rounds.jsonl"
+_BEFORE_ALL = ("lock", "scenario.toml.tmp", "environment.json.tmp")
 
 
 class RunFolder:
@@ -34,12 +37,15 @@ class RunFolder:
         self.path = Path(path)
         if resume and not self.path.is_dir():
             raise CheckpointError(f"{self.path}: there is no run to resume")
-        if not resume and self.path.exists() and any(self.path.iterdir()):
+        if not resume and _holds_something(self.path):
             raise ConfigError(
                 f"{self.path} is not empty: give another folder, or resume it (--resume, resume=True)"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.path / "lock")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.path / "lock")
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be a run folder: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Let go of the lock."""
@@ -56,10 +62,10 @@ class RunFolder:
     def read_json(self, name: str) -> Any:
         """The contents of a JSON file, None if there is none; CheckpointError if it is damaged."""
         try:
-            return json.loads((self.path / name).read_text())
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.path / name} is damaged: {error}") from error
 
     def write_model(self, name: str, model: Tensors) -> None:
@@ -71,15 +77,15 @@ class RunFolder:
 
     def append_round(self, record: RoundRecord) -> None:
         """Add one line to rounds.jsonl and flush it to disk."""
-        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
+        with _written(self.path / ROUNDS), (self.path / ROUNDS).open("a", encoding="utf-8") as file:
             file.write(record.to_json() + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def read_rounds(self, count: int) -> list[RoundRecord]:
         """The first `count` rounds; what lies beyond them is cut off the file."""
-        path = self.path / "rounds.jsonl"
-        lines = path.read_bytes().splitlines() if path.exists() else []
+        path = self.path / ROUNDS
+        lines = self._lines()
         if len(lines) < count:
             raise CheckpointError(f"{path} has {len(lines)} rounds, the checkpoint counts {count}")
         try:
@@ -87,20 +93,53 @@ class RunFolder:
             records = [RoundRecord.from_json(line) for line in kept]
         except (UnicodeDecodeError, CheckpointError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
+        for number, record in enumerate(records):
+            if record.round != number:
+                raise CheckpointError(f"{path} is damaged: line {number + 1} is of round {record.round}")
         if len(lines) > count:
-            self.write_text("rounds.jsonl", "".join(line + "\n" for line in kept))
+            self.write_text(ROUNDS, "".join(line + "\n" for line in kept))
         return records
+
+    def has_rounds(self) -> bool:
+        """Whether any round was recorded, by a line that is whole or torn."""
+        return bool(self._lines())
+
+    def _lines(self) -> list[bytes]:
+        path = self.path / ROUNDS
+        try:
+            return path.read_bytes().splitlines() if path.exists() else []
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write `data` beside `path`, flush it to disk, and rename it over `path`."""
     beside = path.with_name(path.name + ".tmp")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    _sync_directory(path.parent)
+    with _written(path):
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        _sync_directory(path.parent)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Around writing `path`: RunFailed, naming it, where the disk is full or does not allow it."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise RunFailed(f"{path} cannot be written ({why}): mend that, then resume the run") from error
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether a run has begun here, or the folder is not ours: a lock alone is of a run that was killed."""
+    try:
+        return path.exists() and any(one.name not in _BEFORE_ALL for one in path.iterdir())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be a run folder: {error.strerror or error}") from error
 
 
 def save_tensors(path: Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, str]) -> None:

@@ -91,12 +91,15 @@ class Layout:
             return tensors.vector
         self.check(tensors)
         vector = np.empty(self.size, self.dtype)
-        for name, offset, size in zip(self.names, self.offsets, self.sizes, strict=True):
-            vector[offset : offset + size] = tensors[name].reshape(-1)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is told of as such
+            for name, offset, size in zip(self.names, self.offsets, self.sizes, strict=True):
+                vector[offset : offset + size] = tensors[name].reshape(-1)
         return vector
 
     def check(self, tensors: Tensors) -> None:
         """Raise LayoutError unless names, shapes and kinds of dtype are those of this layout."""
+        if not isinstance(tensors, Mapping):
+            raise LayoutError("", f"a {type(tensors).__name__} is no mapping from names to arrays")
         if tensors.keys() != set(self.names):
             missing = [n for n in self.names if n not in tensors]
             extra = sorted(set(tensors) - set(self.names))
@@ -104,6 +107,8 @@ class Layout:
             raise LayoutError(subject, reason)
         for name, shape in zip(self.names, self.shapes, strict=True):
             array = tensors[name]
+            if not isinstance(array, np.ndarray | np.generic):
+                raise LayoutError(name, f"is a {type(array).__name__}, not a numpy array")
             if tuple(array.shape) != shape:
                 raise LayoutError(name, f"has shape {tuple(array.shape)}, agreed was {shape}")
             if array.dtype.kind != "f":
@@ -129,6 +134,8 @@ class Flat(Mapping[str, NDArray[Any]]):
     def __init__(self, layout: Layout, vector: NDArray[Any]) -> None:
         if vector.shape != (layout.size,):
             raise LayoutError("vector", f"has shape {vector.shape}, the layout needs ({layout.size},)")
+        if vector.dtype != layout.dtype:
+            raise LayoutError("vector", f"has dtype {vector.dtype}, the layout needs {layout.dtype}")
         self.layout = layout
         self.vector = vector
         self._views: dict[str, NDArray[Any]] | None = None
@@ -165,6 +172,32 @@ def flat(tensors: Tensors) -> Flat:
         return tensors
     layout = Layout.of(tensors)
     return layout.view(layout.flatten(tensors))
+
+
+def sealed(tensors: Tensors) -> Tensors:
+    """The same values in arrays that refuse assignment: for whoever must not change them in place."""
+    if isinstance(tensors, Flat):
+        return Flat(tensors.layout, _locked(tensors.vector)) if tensors.vector.flags.writeable else tensors
+    return {name: _locked(array) for name, array in tensors.items()}
+
+
+def sealed_copy(tensors: Tensors, layout: Layout) -> Flat:
+    """The same values in a vector of their own that refuses assignment; LayoutError as `flatten`."""
+    vector = layout.flatten(tensors)
+    vector = vector.copy() if isinstance(tensors, Flat) else vector
+    vector.flags.writeable = False
+    return layout.view(vector)
+
+
+def pick(tensors: Tensors, layout: Layout) -> Flat:
+    """The part of `tensors` in `layout`, in a vector of its own that refuses assignment."""
+    return sealed_copy({name: tensors[name] for name in layout.names}, layout)
+
+
+def _locked(array: NDArray[Any]) -> NDArray[Any]:
+    view = np.asarray(array).view()
+    view.flags.writeable = False
+    return view
 
 
 def zeros(layout: Layout) -> Flat:

@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from fedkit.errors import ConfigError
+from fedkit.errors import ConfigError, nearest, shown
 from fedkit.messages import ClientId, Metrics, Pass, Task, Trained
 from fedkit.tensors import Array, Layout, Tensors
 
@@ -52,7 +52,10 @@ class Workload(Protocol):
     Optional attributes: `frozen` (names of tensors that never train and never travel), `max_weight`
     (the largest weight a client may have, for the grid of the sum), `train_settings` (key -> one
     line, the settings of [train] it knows), `check_train(settings)` (ConfigError on wrong ones),
-    `label_counts()` and `class_names` (for the report).
+    `label_counts()` and `class_names` (for the report), `fingerprint()` (a string that is another
+    when the data are: a run is then not continued on other data).
+
+    Models that it is handed are read-only, and so are those that trainers are handed.
     """
 
     def init(self, seed: int) -> Tensors:
@@ -73,8 +76,13 @@ class Workload(Protocol):
 
 
 def frozen(workload: Workload) -> Collection[str]:
-    """Names of the workload's frozen tensors."""
+    """Names of the workload's frozen tensors; ConfigError unless they are a collection of strings."""
     names: Collection[str] = getattr(workload, "frozen", ())
+    fits = isinstance(names, Collection) and not isinstance(names, str | bytes)
+    if not fits or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"the workload's frozen is {shown(names)}: give a list of the names of tensors, as in ['embed']"
+        )
     return names
 
 
@@ -89,10 +97,17 @@ def trained_part(model: Tensors, frozen: Collection[str]) -> Tensors:
 
 def travelling(model: Tensors, frozen: Collection[str], shared: Callable[[str], bool]) -> Layout:
     """The layout of what travels: floating tensors that are neither frozen nor kept by clients."""
+    unknown = sorted(set(frozen) - model.keys())
+    if unknown:
+        raise ConfigError(
+            f"frozen names {unknown[0]!r}, which the model has not; {nearest(unknown[0], model)}"
+        )
     part = {n: a for n, a in trained_part(model, frozen).items() if shared(n)}
     dtypes = {np.dtype(a.dtype).name for a in part.values()}
-    if not part:
-        raise ConfigError("nothing would travel: no tensor of the model is floating, shared and not frozen")
+    if not any(array.size for array in part.values()):
+        raise ConfigError(
+            "nothing would travel: no tensor of the model is floating, shared, not frozen and not empty"
+        )
     if len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
         raise ConfigError(
             f"the model mixes or uses unsupported floating dtypes ({', '.join(sorted(dtypes))}): "

@@ -8,6 +8,7 @@ import pytest
 
 from fedkit.aggregate import Grid
 from fedkit.codecs.none import Plain
+from fedkit.errors import RunFailed
 from fedkit.events import Evaluated, Event, Replied, RoundEnded, RoundStarted, RunEnded, RunStarted, emit
 from fedkit.federation import Plan
 from fedkit.history import Fate, History, Outcome, RoundRecord
@@ -75,7 +76,9 @@ def test_an_error_of_an_observer_is_not_swallowed() -> None:
         def round_ended(self, event: RoundEnded) -> None:
             raise RuntimeError("disk full")
 
-    with pytest.raises(RuntimeError, match="disk full"):
+    with pytest.raises(
+        RunFailed, match=r"observer Broken\.round_ended raised RuntimeError: disk full \(.*py:\d+\)"
+    ):
         emit([Broken()], EVENTS["round_ended"])
 
 

@@ -38,6 +38,9 @@ def job(**changes: Any) -> Job:
     return Job(FedAvg(), Plain(), Plain(), Layout((), (), ()), Layout((), (), ()), Grid(), **fields)
 
 
+EVERYBODY = ("ann", "bob", "cay", "dan")
+
+
 def plan(round: int, cohort: tuple[str, ...]) -> Plan:
     return Plan(round, 1.5, 9.5, cohort, 1, 1, {client: train_seed(0, round, client) for client in cohort})
 
@@ -55,24 +58,24 @@ def test_without_a_folder_nothing_is_written() -> None:
     journal.describe(workload(), "x = 1")
     journal.model("m", {})
     journal.summary({})
-    assert journal.plan(fresh) is fresh
+    assert journal.plan(fresh, ()) is fresh
     assert journal.resume() is None
 
 
 def test_the_plan_of_a_round_is_the_first_that_was_written(folder: RunFolder) -> None:
     journal = Journal(job(), 0, folder)
     first = plan(3, ("ann", "bob"))
-    assert journal.plan(first) == first
-    assert journal.plan(plan(3, ("cay",))) == first  # what a restart would draw does not count
+    assert journal.plan(first, EVERYBODY) == first
+    assert journal.plan(plan(3, ("cay",)), EVERYBODY) == first  # what a restart would draw does not count
     other = plan(4, ("dan",))
-    assert journal.plan(other) == other
+    assert journal.plan(other, EVERYBODY) == other
     assert json.loads((folder.path / "plan.json").read_text())["round"] == 4
 
 
 def test_the_plan_of_another_job_is_not_used(folder: RunFolder) -> None:
-    Journal(job(), 0, folder).plan(plan(3, ("ann",)))
+    Journal(job(), 0, folder).plan(plan(3, ("ann",)), EVERYBODY)
     fresh = plan(3, ("bob",))
-    assert Journal(job(model_seed=1), 0, folder).plan(fresh) == fresh
+    assert Journal(job(model_seed=1), 0, folder).plan(fresh, EVERYBODY) == fresh
 
 
 def test_a_damaged_plan_is_named(folder: RunFolder) -> None:
@@ -81,7 +84,7 @@ def test_a_damaged_plan_is_named(folder: RunFolder) -> None:
     del data["cohort"]
     folder.write_json("plan.json", data)
     with pytest.raises(CheckpointError, match=r"plan\.json is damaged"):
-        journal.plan(plan(3, ("ann",)))
+        journal.plan(plan(3, ("ann",)), EVERYBODY)
 
 
 def test_a_run_is_described(folder: RunFolder) -> None:
@@ -138,7 +141,10 @@ def test_the_folder_of_another_run_is_refused(tmp_path: Path, changes: dict[str,
     work, out = workload(), tmp_path / "run"
     run("fedavg", work, rounds=1, out=out)
     given: dict[str, Any] = {"strategy": "fedavg", "rounds": 2, **changes}
-    with pytest.raises(CheckpointError, match=rf"{out} holds another run .* must be as when it was started"):
+    (named,) = changes
+    with pytest.raises(
+        CheckpointError, match=rf"{out} holds another run, .*: {named} was .* must be as when"
+    ):
         run(workload=work, out=out, resume=True, **given)
 
 

@@ -116,7 +116,7 @@ def example() -> Plan:
 
 def test_a_plan_comes_back_from_json() -> None:
     plan = example()
-    assert plan_from_json(plan_to_json(plan, "job"), 8) == plan
+    assert plan_from_json(plan_to_json(plan, "job"), 8, NAMES) == plan
 
 
 @pytest.mark.parametrize("key", ["round", "start", "deadline", "cohort", "want", "quorum", "carried"])
@@ -124,10 +124,10 @@ def test_a_plan_that_lacks_a_key_is_damaged(key: str) -> None:
     data = plan_to_json(example(), "job")
     del data[key]
     with pytest.raises(CheckpointError, match=r"plan\.json is damaged"):
-        plan_from_json(data, 8)
+        plan_from_json(data, 8, NAMES)
 
 
 @pytest.mark.parametrize("carried", [[["job", 2]], [3], 7])
 def test_carried_keys_that_are_none_are_damage(carried: object) -> None:
     with pytest.raises(CheckpointError, match=r"plan\.json is damaged"):
-        plan_from_json({**plan_to_json(example(), "job"), "carried": carried}, 8)
+        plan_from_json({**plan_to_json(example(), "job"), "carried": carried}, 8, NAMES)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fedkit.errors import CheckpointError, ConfigError
+from fedkit.errors import CheckpointError, ConfigError, RunFailed
 from fedkit.history import Carried, Fate, Outcome, RoundRecord
 from fedkit.runfolder import RunFolder, load_tensors, replace_file, save_tensors
 from fedkit.tensors import Tensors
@@ -83,7 +83,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "fsync", fails)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(RunFailed, match=r"file cannot be written \(no space left\): mend that, then resume"):
         replace_file(path, b"new and longer")
     assert path.read_bytes() == b"old"
     monkeypatch.undo()

@@ -1,0 +1,112 @@
+"""What a round came to: whether it failed and why, and its record."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from fedkit.collect import Collected, told
+from fedkit.federation import Plan, Traffic, Verdict
+from fedkit.history import Carried, Outcome, RoundRecord
+from fedkit.job import Job
+from fedkit.messages import ClientId, Failure, Key, Metrics
+
+_FRAME = re.compile(r'^ *File "(.+)", line (\d+)', re.M)
+_HERE = str(Path(__file__).parent)
+
+
+def verdicts(got: Collected, ok: bool) -> dict[Key, Verdict]:
+    """What clients are told: a failed round throws its sum away, so nobody was counted after all."""
+    if ok:
+        return dict(got.verdicts)
+    return {k: Verdict.unwanted if v is Verdict.counted else v for k, v in got.verdicts.items()}
+
+
+def counted_replies(got: Collected) -> int:
+    """Updates in the sum, carried ones included."""
+    return got.counted + sum(c.outcome is Outcome.counted for c in got.carried.values())
+
+
+def carried_fates(got: Collected, ok: bool) -> dict[ClientId, Carried]:
+    """What became of carried updates: in a failed round they went with its sum."""
+    if ok:
+        return dict(got.carried)
+    gone = "the round that it came in failed"
+    return {
+        client: Carried(c.round, Outcome.unwanted, gone) if c.outcome is Outcome.counted else c
+        for client, c in got.carried.items()
+    }
+
+
+def why_failed(got: Collected, plan: Plan) -> str:
+    """Why this round leaves the model unchanged; empty if it does not."""
+    if not plan.cohort and not got.total.clients:
+        return "no client could be reached"
+    late = counted_replies(got) - got.counted
+    if got.counted + late < plan.quorum and plan.cohort:
+        carried = f" and {late} late" if late else ""
+        return (
+            f"{got.counted} of {len(plan.cohort)} invited clients{carried} were counted, "
+            f"the quorum is {plan.quorum}"
+        )
+    if got.total.weight_integer == 0:
+        return "the weights of all counted updates are zero"
+    return ""
+
+
+def fatal_cause(got: Collected) -> str:
+    """The first cause, if every client that answered failed and they are half of the invited or more.
+
+    Whoever is lost or late says nothing against the cause: a typo must not hide behind a dropout.
+    """
+    first, fates = got.first_failure, Counter(fate.outcome for fate in got.fates.values())
+    failed = fates[Outcome.failed]
+    others = len(got.fates) - failed - fates[Outcome.lost] - fates[Outcome.late]
+    if first is None or others or 2 * failed < len(got.fates):
+        return ""
+    who = (
+        f"all {failed} clients of the round failed"
+        if failed == len(got.fates)
+        else (f"all {failed} clients that answered failed, the other {len(got.fates) - failed} are missing")
+    )
+    return f"{who}, {first.key.client!r} first: {told(first)}{_where(first)}"
+
+
+def _where(failure: Failure) -> str:
+    """FILE:LINE of the innermost line that is not fedkit's own; the log has the traceback."""
+    frames: list[tuple[str, str]] = _FRAME.findall(failure.detail)
+    own = [frame for frame in frames if not frame[0].startswith(_HERE)] or frames
+    return f" ({own[-1][0]}:{own[-1][1]})" if own else ""
+
+
+def make_record(
+    job: Job,
+    plan: Plan,
+    got: Collected,
+    reason: str,
+    metrics: Metrics,
+    spent: Traffic,
+    end: float,
+    wall: float,
+) -> RoundRecord:
+    """The record of a round. spent: its bytes. end: when it ended. wall: seconds on our clock."""
+    model = 4 * job.layout.size
+    return RoundRecord(
+        round=plan.round,
+        ok=not reason,
+        reason=reason,
+        fates=got.fates,
+        carried=carried_fates(got, not reason),
+        weight=got.total.weight,
+        train=dict(got.total.metrics),
+        metrics=metrics,
+        bytes_up=spent.up,
+        bytes_down=spent.down,
+        bytes_up_float32=model * counted_replies(got),
+        bytes_down_float32=model * len(plan.cohort),
+        virtual_start=plan.start,
+        virtual_end=end,
+        wall_seconds=wall,
+        fatal=fatal_cause(got),
+    )
