@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkit.errors import CheckpointError, ConfigError
+from fedkit.errors import CheckpointError, ConfigError, shown
 from fedkit.history import Outcome, RoundRecord
 from fedkit.messages import ClientId, Metrics
 from fedkit.summary import lower_is_better
@@ -151,7 +151,7 @@ def without_folders(text: str) -> str:
 def read_run(folder: Path) -> Run:
     """The run in a folder; ConfigError if it is none or no round has ended yet."""
     _check(folder)
-    summary = _json(folder / "summary.json")
+    summary = _summary(folder / "summary.json")
     initial = _mapping(summary.get("initial"))
     text = _read(folder / "scenario.toml")
     rounds = _rounds(folder / "rounds.jsonl")
@@ -165,7 +165,7 @@ def read_run(folder: Path) -> Run:
         environment={k: str(v) for k, v in _json(folder / "environment.json").items()},
         labels=_labels(folder / "population.json"),
         summary=summary,
-        initial={k: float(v) for k, v in initial.items() if isinstance(v, int | float)},
+        initial={k: float(cast("float", v)) for k, v in initial.items() if _is_number(v)},
         rounds=rounds,
     )
 
@@ -198,8 +198,8 @@ def _rounds(path: Path) -> list[RoundRecord]:
 def _config(path: Path, text: str) -> dict[str, object]:
     try:
         return _flat(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}; the file is damaged") from error
 
 
 def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
@@ -211,29 +211,72 @@ def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
+_KINDS: Mapping[str, type] = {
+    "status": str,
+    "error": str,
+    "stopped": str,
+    "model_sha256": str,
+    "initial": dict,
+    "metrics": dict,
+    "best": dict,
+}
+"""What some fields of summary.json must be where they are not null; all that are not here are numbers or
+plain text to the pages."""
+_NUMBERS = ("parameters", "wall_seconds", "virtual_seconds")
+
+
+def _summary(path: Path) -> Mapping[str, object]:
+    """summary.json, with the kinds of the fields that the pages compute with proven."""
+    found = _json(path)
+    for key, kind in _KINDS.items():
+        if not isinstance(found.get(key), kind | None):
+            raise _damaged(path, key, found[key])
+    for key in _NUMBERS:
+        if found.get(key) is not None and not _is_number(found[key]):
+            raise _damaged(path, key, found[key])
+    return found
+
+
 def _labels(path: Path) -> Labels | None:
     found = _json(path)
-    clients = {str(name): row for name, row in _mapping(found.get("clients")).items()}
-    classes = found.get("classes")
-    if not clients or not isinstance(classes, list) or not classes:
+    clients, classes = found.get("clients"), found.get("classes")
+    if not clients or not classes:
         return None
-    names = tuple(str(name) for name in classes)
-    try:
-        counts = np.array(list(clients.values()), dtype=np.int64).reshape(len(clients), len(names))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{path}: every client needs {len(names)} counts, one per class: {error}"
-        ) from error
-    return Labels(names, tuple(clients), counts)
+    if not isinstance(classes, list):
+        raise _damaged(path, "classes", classes)
+    if not isinstance(clients, dict):
+        raise _damaged(path, "clients", clients)
+    for name, row in clients.items():
+        if not isinstance(row, list) or len(row) != len(classes) or not all(map(_is_count, row)):
+            raise ConfigError(f"{path}: clients.{name}: needs {len(classes)} counts, not {shown(row)}")
+    counts = np.array(list(clients.values()), dtype=np.int64)
+    return Labels(tuple(str(name) for name in classes), tuple(clients), counts)
+
+
+def _is_number(value: object) -> bool:
+    """A number that pages can draw with."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(cast("float", value)) <= 1e300
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _damaged(path: Path, key: str, value: object) -> ConfigError:
+    return ConfigError(f"{path}: {key} is {shown(value)}; the file is damaged")
 
 
 def _json(path: Path) -> Mapping[str, object]:
     """A JSON object; empty where there is no such file."""
     text = _read(path)
     try:
-        return _mapping(json.loads(text)) if text.strip() else {}
-    except ValueError as error:
+        found: object = json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON: {error}; the file is damaged") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: holds {shown(found)}, not an object; the file is damaged")
+    return found
 
 
 def _mapping(value: object) -> Mapping[str, object]:
