@@ -4,7 +4,7 @@
     2    1   frame version, 1
     3    8   contract: BLAKE2b-64 of the codec's spec, a newline, the layout's digest (hex)
     11   n   body
-    11+n 16  BLAKE2b-128 of all that comes before
+    11+n 16  the first half of SHA-256 of all that comes before
 
 Both sides know the codec and the layout, so the frame names them by digest: a payload of another
 codec, parameter, version or layout is refused, and no text from the wire is read.
@@ -31,10 +31,10 @@ def contract(spec: str, layout: Layout) -> bytes:
 def seal(agreed: bytes, *body: bytes) -> bytes:
     """The frame around the parts of a body."""
     parts = (MAGIC, agreed, *body)
-    digest = hashlib.blake2b(digest_size=TAIL)
+    digest = hashlib.sha256()  # which processors have instructions for: twice as fast as BLAKE2b there
     for part in parts:
         digest.update(part)
-    return b"".join((*parts, digest.digest()))
+    return b"".join((*parts, digest.digest()[:TAIL]))
 
 
 def peek(payload: bytes) -> bytes:
@@ -51,6 +51,6 @@ def unseal(payload: bytes, agreed: bytes, low: int, high: int) -> memoryview:
     if payload[len(MAGIC) : HEAD] != agreed:
         raise WireError("payload: of another codec, other parameters or another layout")
     view = memoryview(payload)
-    if hashlib.blake2b(view[:-TAIL], digest_size=TAIL).digest() != payload[-TAIL:]:
+    if hashlib.sha256(view[:-TAIL]).digest()[:TAIL] != payload[-TAIL:]:
         raise WireError("payload: the checksum is wrong")
     return view[HEAD:-TAIL]
