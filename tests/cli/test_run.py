@@ -311,3 +311,16 @@ def test_a_folder_whose_name_is_markup_is_shown_as_it_is(folder: Path, fedkit: C
     assert result.exit_code == 0
     assert "[red]x[bold] :smile:" in result.stdout
     assert "[red]x[bold] :smile: round 2/2" in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes break otherwise there")
+def test_a_reader_that_has_seen_enough_ends_the_run_without_a_traceback(folder: Path) -> None:
+    words = ["run", "toy.toml", "rounds.count=500", "--format", "json"]
+    process = subprocess.Popen([*FEDKIT, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert json.loads(process.stdout.readline())["event"] == "run_started"
+    process.stdout.close()
+    assert process.wait(60) == 1
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
