@@ -86,7 +86,11 @@ def _failure_rows(chosen: Parameters, policy: Policy, aborts: float) -> list[tup
 
 def _cost_rows(price: Cost) -> list[tuple[str, str, str]]:
     return [
-        ("sent by a client", _bytes(price.up), f"{price.overhead:.3f} times the vector of {_bytes(price.vector)}"),
+        (
+            "sent by a client",
+            _bytes(price.up),
+            f"{price.overhead:.3f} times the vector of {_bytes(price.vector)}",
+        ),
         ("received by a client", _bytes(price.down), "beside the model"),
         ("client CPU", f"{price.client_seconds * 1e3:.1f} ms", "on one core with AES instructions"),
         ("server CPU", f"{price.server_seconds:.2g} s", "on one core with AES instructions"),
@@ -141,6 +145,9 @@ def _plain(
         "p_correctness": 2.0**chosen.correctness,
         "aborted": aborts,
         "aborted_is_exact": chosen.complete,
-        **{f"{name}_bytes" if name in ("vector", "up", "down") else name: v for name, v in asdict(price).items()},
+        **{
+            f"{name}_bytes" if name in ("vector", "up", "down") else name: v
+            for name, v in asdict(price).items()
+        },
         "notes": notes,
     }

@@ -4,7 +4,7 @@ The seed comes from the session's header and roster, so nobody chooses the graph
 it by itself. The cycles have no edge in common: where a new one repeats an edge, two of its clients change
 places. So everyone has k neighbours exactly, and, as the drawing knows no names, those of one client are a
 uniform choice of k others: what the probabilities of `parameters` are about. (A mere union leaves some of
-1000 clients with 67 neighbours instead of 78, too few for the threshold.)
+1000 clients with 67 neighbours instead of 78, and rounds would abort more often than promised.)
 """
 
 from __future__ import annotations

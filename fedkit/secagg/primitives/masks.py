@@ -96,7 +96,7 @@ def _add_to_slice(
 ) -> None:
     """Add `masks` to the bytes low..high of `data`, seen as lanes of `dtype`."""
     streams = [(np.add if m.sign > 0 else np.subtract, _stream(suite, m.key, start + low)) for m in masks]
-    filled = bytearray(CHUNK + 15)  # a cipher may ask for the rest of a block of 16
+    filled = bytearray(min(CHUNK, high - low) + 15)  # a cipher may ask for the rest of a block of 16
     little = dtype.newbyteorder("<")
     for at in range(low, high, CHUNK):
         part = data[at : min(at + CHUNK, high)].view(dtype)
