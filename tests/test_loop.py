@@ -242,7 +242,8 @@ def test_when_every_client_fails_the_run_stops_with_the_first_cause(
         return Push(1.0, error=KeyError("label"))
 
     work = Work({"ann": train(), "bob": train()})
-    cause = r"all 2 clients of the round failed, 'ann' first: exception: KeyError: 'label' \(.*test_loop\.py:\d+\)$"
+    who = "all 2 clients of the round failed, 'ann' first"
+    cause = who + r": exception: KeyError: 'label' \(.*test_loop\.py:\d+\)$"
     with pytest.raises(RunFailed, match=cause):
         run("fedavg", work, rounds=9, out=tmp_path / "run")
     assert caplog.text.count("Traceback") == 1
