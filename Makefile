@@ -55,6 +55,9 @@ bench-simulation: $(VENV)/.dev ## A training round beside the obvious loop and p
 	$(BIN)/python tests/bench/simulation.py
 	$(BIN)/python tests/bench/overhead.py
 
+bench-secagg: $(VENV)/.dev ## Masks, sharing, keys and the graph of secure aggregation beside their floors (a minute)
+	$(BIN)/python tests/bench/secagg_primitives.py
+
 prove-fedprox: $(VENV)/.dev ## FedProx against FedAvg with stragglers, 3 data sets (6 minutes on two cores)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_fedprox.py
 
@@ -84,5 +87,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -c constraints.txt -e '.[dev,torch]'
 	@touch $@ $(VENV)/.demo
 
-.PHONY: help demo test check tests types lint format test-wheel bench-codecs bench-simulation prove-codecs prove-fuzz \
+.PHONY: help demo test check tests types lint format test-wheel bench-codecs bench-secagg bench-simulation prove-codecs prove-fuzz \
 	prove-fedprox prove-mnist prove-heart prove-dropout clean
