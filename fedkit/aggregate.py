@@ -160,13 +160,15 @@ class WeightedSum:
         """Add one client's update; UpdateRefused names the client and what is wrong with it."""
         self._room(client, 1)
         weight, weight_int = self.grid.weight(client, update.weight)
-        delta = _flatten(client, self.layout, update.delta)
-        extras = _flatten(client, self.extras_layout, update.extras)
-        self.grid.check(client, self.layout, delta, self.grid.max_delta)
-        self.grid.check(client, self.extras_layout, extras, self.grid.max_delta)
+        parts = [(self.layout, update.delta, weight, self._total)]
+        if self.extras_layout.size or update.extras:  # most strategies have none
+            parts.append((self.extras_layout, update.extras, 1.0, self._extras))
+        vectors = [_flatten(client, layout, tensors) for layout, tensors, _, _ in parts]
+        for (layout, _, _, _), vector in zip(parts, vectors, strict=True):
+            self.grid.check(client, layout, vector, self.grid.max_delta)
         metrics = {n: self.grid.metric(client, n, v, weight) for n, v in update.metrics.items()}
-        self.grid.quantise(delta, weight, self._total)
-        self.grid.quantise(extras, 1.0, self._extras)
+        for (_, _, factor, total), vector in zip(parts, vectors, strict=True):
+            self.grid.quantise(vector, factor, total)
         self._count(weight_int, metrics)
 
     def add_stacked(

@@ -66,6 +66,11 @@ class Journal:
         if self._folder is not None:
             self._folder.append_round(record)
 
+    @property
+    def durable(self) -> bool:
+        """Whether anything is written down."""
+        return self._folder is not None
+
     def checkpoint(self, point: Checkpoint) -> None:
         """Replace the checkpoint: from here on a restart begins after this round."""
         if self._folder is not None:

@@ -245,6 +245,8 @@ class Loop:
         self.federation.settle(self.verdicts)
 
     def _checkpoint(self) -> None:
+        if not self.journal.durable:
+            return
         point = Checkpoint(
             self.job.id,
             len(self.history.rounds),

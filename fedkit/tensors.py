@@ -87,7 +87,7 @@ class Layout:
         Raises LayoutError, naming the tensor, on a missing or extra name, another shape, or a
         dtype that is not floating.
         """
-        if isinstance(tensors, Flat) and tensors.layout == self:
+        if isinstance(tensors, Flat) and (tensors.layout is self or tensors.layout == self):
             return tensors.vector
         self.check(tensors)
         vector = np.empty(self.size, self.dtype)
