@@ -128,7 +128,8 @@ def client_ids(workload: Workload, policy: RoundPolicy) -> tuple[ClientId, ...]:
     found = tuple(ids)
     for client in found:
         if why := odd_client(client):
-            raise ConfigError(f"{name}: the id {shown(client)} {why}; make it one with str(...)")
+            advice = "" if isinstance(client, str) else "; make it one with str(...)"
+            raise ConfigError(f"{name}: the id {shown(client)} {why}{advice}")
     if len(set(found)) < len(found):
         twice = next(client for client in found if found.count(client) > 1)
         raise ConfigError(f"{name}: two clients have the id {twice!r}")

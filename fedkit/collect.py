@@ -221,7 +221,8 @@ def told(failure: Failure) -> str:
     """One line about a failure: code, class, subject and, in simulation, the exception's text."""
     parts = [failure.code]
     if failure.detail:
-        parts.append(failure.detail.strip().splitlines()[-1])
+        last = failure.detail.strip().splitlines()[-1]
+        parts.append(last.removeprefix(f"fedkit.errors.ClientFailed: {failure.code}: "))
     else:
         parts += [text for text in (failure.exception, failure.subject) if text]
     return ": ".join(dict.fromkeys(parts))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path
 
 from fedkit.collect import Collected, told
 from fedkit.federation import Plan, Traffic, Verdict
 from fedkit.history import Carried, Outcome, RoundRecord
 from fedkit.job import Job
 from fedkit.messages import ClientId, Failure, Key, Metrics
+from fedkit.usercode import where
 
 _FRAME = re.compile(r'^ *File "(.+)", line (\d+)', re.M)
-_HERE = str(Path(__file__).parent)
 
 
 def verdicts(got: Collected, ok: bool) -> dict[Key, Verdict]:
@@ -74,10 +73,8 @@ def fatal_cause(got: Collected) -> str:
 
 
 def _where(failure: Failure) -> str:
-    """FILE:LINE of the innermost line that is not fedkit's own; the log has the traceback."""
-    frames: list[tuple[str, str]] = _FRAME.findall(failure.detail)
-    own = [frame for frame in frames if not frame[0].startswith(_HERE)] or frames
-    return f" ({own[-1][0]}:{own[-1][1]})" if own else ""
+    """Where the user's code raised; the log has the traceback."""
+    return where([(file, int(line)) for file, line in _FRAME.findall(failure.detail)])
 
 
 def make_record(

@@ -157,8 +157,20 @@ def _run_passes(
 
 
 def _sealed(task: Task) -> Task:
-    model, context = sealed(task.model), _unchangeable(task.context)
-    return replace(task, model=model, context=context, settings=MappingProxyType(dict(task.settings)))
+    """The task with nothing in it that a client could change for others."""
+    settings = MappingProxyType(dict(task.settings))
+    return Task(
+        task.key,
+        task.version,
+        sealed(task.model),
+        _unchangeable(task.context),
+        settings,
+        task.seed,
+        task.work,
+        task.expires,
+        task.session,
+        task.deadline,
+    )
 
 
 def _unchangeable(state: Memory) -> Memory:

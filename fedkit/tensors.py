@@ -91,6 +91,8 @@ class Layout:
             return tensors.vector
         self.check(tensors)
         vector = np.empty(self.size, self.dtype)
+        if not self.names:
+            return vector
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is told of as such
             for name, offset, size in zip(self.names, self.offsets, self.sizes, strict=True):
                 vector[offset : offset + size] = tensors[name].reshape(-1)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
+import re
+import sysconfig
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ DTYPES = NUMBERS | {"bool", "float16", "float32", "float64"}
 """Dtypes that a run folder can hold."""
 NAMES, NAME_LENGTH = 256, 128
 """Most metrics of one report, and most characters of a metric's name."""
-_HERE = str(Path(__file__).parent)
+_NOT_THEIRS = re.compile(r"[/\\](site-packages|fedkit_(clients|simulations|strategies))[/\\]|^<")
+_NOT_THEIRS_EITHER = (str(Path(__file__).parent), sysconfig.get_path("stdlib"))
 log = logging.getLogger("fedkit")
 
 
@@ -48,11 +51,19 @@ def called(what: str, error: type[FedkitError] = RunFailed) -> Iterator[None]:
 
 
 def described(cause: BaseException) -> str:
-    """`ValueError: text (FILE:LINE)`, the line in the file of the user's function that was called."""
+    """`ValueError: text (FILE:LINE)`: the user's line, as `where` finds it."""
     text = "".join(traceback.format_exception_only(cause)).strip()
-    frames = [f for f in traceback.extract_tb(cause.__traceback__) if not f.filename.startswith(_HERE)]
-    own = [frame for frame in frames if frame.filename == frames[0].filename]
-    return f"{text} ({own[-1].filename}:{own[-1].lineno})" if own else text
+    return text + where([(f.filename, f.lineno or 0) for f in traceback.extract_tb(cause.__traceback__)])
+
+
+def where(frames: Sequence[tuple[str, int]]) -> str:
+    """` (FILE:LINE)` of the innermost frame that is neither fedkit's, a library's nor Python's own."""
+    theirs = [
+        (file, line)
+        for file, line in frames
+        if not _NOT_THEIRS.search(file) and not file.startswith(_NOT_THEIRS_EITHER)
+    ]
+    return f" ({theirs[-1][0]}:{theirs[-1][1]})" if theirs else ""
 
 
 def returned_model(value: object, what: str) -> dict[str, Any]:
@@ -122,14 +133,21 @@ def returned_settings(value: object, what: str, error: type[FedkitError] = RunFa
     made: dict[str, float | int | str | bool] = {}
     for name, given in value.items():
         plain = given.item() if isinstance(given, np.generic) else given
-        fits = isinstance(plain, (bool, int, str)) or (isinstance(plain, float) and math.isfinite(plain))
-        if not isinstance(name, str) or not fits:
+        if _odd_name(name) or not _travels(plain):
             raise error(
-                f"{what}: setting {shown(name)} is {shown(given)}: only finite numbers, strings, true and "
-                "false can travel, under names that are strings"
+                f"{what}: setting {shown(name)} is {shown(given)}: only finite numbers (integers up to 2^53), "
+                "strings, true and false can travel, under names that are strings"
             )
         made[name] = plain
     return made
+
+
+def _travels(value: object) -> bool:
+    if isinstance(value, str):
+        return not _unwritable(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and abs(value) <= 2**53
 
 
 def _odd_name(name: object, limit: int = 4096) -> str:

@@ -77,7 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "asking": {"downlink", "usercode", *ROUND},
     "stepping": {"usercode", *ROUND},
     "collect": {"codecs", "dressing", "stepping", *ROUND},
-    "judging": {"collect", *ROUND},
+    "judging": {"collect", "usercode", *ROUND},
     # the loop
     "events": {"federation", "history", "job", "messages", "tensors", "usercode"},
     "ending": {"federation", "history"},

@@ -592,6 +592,14 @@ class Echo(Paper):
         return super().arrive(replace(key, stage=""), at)
 
 
+class Scribbled(Paper):
+    def send(self, requests: Iterable[Task]) -> None:
+        tasks = list(requests)
+        for array in tasks[0].model.values():
+            array += 1
+        super().send(tasks)
+
+
 class Backwards(Paper):
     def receive(self, until: float, want: int | None = None) -> Iterator[Arrival]:
         yield from reversed(list(super().receive(until, want)))
@@ -642,6 +650,7 @@ class Dropping(Paper):
 BAD_FEDERATIONS: list[tuple[type[Paper], str]] = [
     (Unsorted, "clients are sorted"),
     (Stranger, "replies answer what was sent"),
+    (Scribbled, "tasks are left as they were"),
     (Echo, "send is idempotent"),
     (Backwards, "arrivals are ordered in time"),
     (Endless, "receive ends at until"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
-from fedkit.conformance.laws import demand, demand_state, restored, run_laws, same
+from fedkit.conformance.laws import demand, demand_state, restored, run_laws, same, snapshot
 from fedkit.federation import Arrival, Federation, Verdict
 from fedkit.job import Job
 from fedkit.messages import EncodedUpdate, Failure, Key, Task
@@ -97,6 +97,16 @@ def _replies(case: Case) -> None:
     for arrival in federation.receive(federation.now() + case.patience):
         demand(arrival.key in keys, f"a reply to {arrival.key}, which was not sent")
         demand(arrival.reply.key == arrival.key, f"the reply to {arrival.key} carries {arrival.reply.key}")
+
+
+def _leaves_tasks(case: Case) -> None:
+    federation = case.opened()
+    tasks = case.tasks(federation, 0)
+    given = snapshot([(dict(task.model), task.context, task.settings) for task in tasks])
+    federation.send(tasks)
+    list(federation.receive(federation.now() + case.patience))
+    after = [(dict(task.model), task.context, task.settings) for task in tasks]
+    demand(same(given, after), "a client changed the tensors or settings of its task, which others share")
 
 
 def _idempotent_send(case: Case) -> None:
@@ -225,6 +235,7 @@ def _seen(arrivals: Sequence[Arrival]) -> list[object]:
 FEDERATION_LAWS: Mapping[str, Law] = {
     "clients are sorted": _clients,
     "replies answer what was sent": _replies,
+    "tasks are left as they were": _leaves_tasks,
     "send is idempotent": _idempotent_send,
     "arrivals are ordered in time": _in_time,
     "receive ends at until": _until,

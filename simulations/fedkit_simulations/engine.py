@@ -251,7 +251,7 @@ class Simulation:
         """How many examples the client holds; 0 if its data cannot be read, which its reply will tell."""
         try:
             held: object = self._workload.trainer(client).examples
-        except Exception as error:  # noqa: BLE001 - a client's code may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a client's code may raise anything
             log.debug("client %s cannot say how many examples it holds: %r", client, error)
             return 0
         return (
