@@ -135,8 +135,8 @@ def returned_settings(value: object, what: str, error: type[FedkitError] = RunFa
         plain = given.item() if isinstance(given, np.generic) else given
         if _odd_name(name) or not _travels(plain):
             raise error(
-                f"{what}: setting {shown(name)} is {shown(given)}: only finite numbers (integers up to 2^53), "
-                "strings, true and false can travel, under names that are strings"
+                f"{what}: setting {shown(name)} is {shown(given)}: only finite numbers, integers up to "
+                "2^53, strings, true and false can travel, under names that are strings"
             )
         made[name] = plain
     return made

@@ -155,7 +155,7 @@ def test_whole_numbers() -> None:
         (None, "returned None"),
         ([], "names no clients"),
     ],
-    ids=str,
+    ids=range(10),
 )
 def test_ids_are_unique_plain_strings(ids: object, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
