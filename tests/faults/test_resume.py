@@ -379,14 +379,13 @@ def test_a_run_that_is_continued_must_be_as_it_was_and_what_differs_is_named(
     assert run(**{**first, "rounds": 2, "resume": True}).summary["rounds"] == 2
 
 
-@pytest.mark.parametrize(
-    "strategy", [Plain(print), Table(table=object()), Table(table=[{"f": len}, object()])]
-)  # type: ignore[arg-type]
+UNNAMED: list[Any] = [lambda: 1, object(), [{"f": object()}], np.array([object()]), frozenset([object()])]
+
+
+@pytest.mark.parametrize("strategy", [*map(Plain, UNNAMED), *(Table(table=value) for value in UNNAMED)])
 def test_parameters_without_a_name_of_their_own_are_refused_before_round_0(
     tmp_path: Path, strategy: Strategy
 ) -> None:
-    if isinstance(strategy, Plain):
-        strategy.lr = lambda: 1  # type: ignore[assignment]
     with pytest.raises(ConfigError, match=r"\.(lr|table) = .* at 0x.*give its class a __repr__"):
         run(strategy, Work(), rounds=1, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -419,7 +418,7 @@ def test_a_full_disk_is_the_error_that_is_told(
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(RunFailed, match=r"rounds\.jsonl cannot be written \(No space left on device\)"):
+    with pytest.raises(RunFailed, match=r"best\.safetensors cannot be written \(No space left on device\)"):
         run("fedavg", Work(), rounds=2, out=tmp_path / "run", observers=[Fills()])
     assert "the run folder could not be completed" in caplog.text
     monkeypatch.undo()
