@@ -7,11 +7,12 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedkit.aggregate import Grid
 from fedkit.codecs.none import Plain
-from fedkit.job import Job
+from fedkit.job import Job, identity
 from fedkit.tensors import Layout
 from fedkit_strategies import FedAvg, FedProx
 
@@ -63,3 +64,42 @@ def test_the_id_is_the_same_in_another_process() -> None:
 def test_zero_is_an_empty_sum_of_the_job() -> None:
     zero = JOB.zero()
     assert (zero.layout, zero.extras_layout, zero.grid, zero.clients) == (LAYOUT, EXTRAS, JOB.grid, 0)
+
+
+class Bare:
+    """A plugin that is no dataclass."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
+ALIKE: list[tuple[Any, Any]] = [
+    (np.zeros(3000), np.zeros(3000)),
+    ([1, (2, "x")], [1, (2, "x")]),
+    ({"a": 1, "b": np.ones(2)}, {"b": np.ones(2), "a": 1}),
+    ({"x", "y", "z"}, {"z", "y", "x"}),
+    (FedProx(mu=0.5), FedProx(mu=0.5)),
+    ("a b at 0x12", "a b at 0x12"),
+]
+OTHER: list[tuple[Any, Any]] = [
+    (np.zeros(3000), np.where(np.arange(3000) == 1500, 1.0, 0.0)),
+    (np.zeros(2), np.zeros(2, np.float32)),
+    (np.zeros((2, 3)), np.zeros((3, 2))),
+    ([1, 2], (1, 2)),
+    ([1, 2], [2, 1]),
+    ({"a": 1}, {"a": 2}),
+    (FedProx(mu=0.5), FedProx(mu=0.25)),
+    (1, True),
+    (1, 1.0),
+    ("1", 1),
+]
+
+
+@pytest.mark.parametrize(("a", "b"), ALIKE, ids=lambda v: type(v).__name__)
+def test_equal_parameters_are_told_alike(a: object, b: object) -> None:
+    assert identity(Bare(a)) == identity(Bare(b))
+
+
+@pytest.mark.parametrize(("a", "b"), OTHER, ids=lambda v: type(v).__name__)
+def test_other_parameters_are_told_otherwise(a: object, b: object) -> None:
+    assert identity(Bare(a)) != identity(Bare(b))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,10 @@ from fedkit.tensors import (
     digest,
     flat,
     norm,
+    pick,
     scale,
+    sealed,
+    sealed_copy,
     subtract,
     zeros,
     zeros_like,
@@ -185,3 +189,41 @@ def test_flat_pickles_and_behaves_as_a_mapping() -> None:
     assert isinstance(twin, Flat)
     assert equal(twin, made)
     assert ("bias" in made, "other" in made, len(made), list(made)) == (True, False, 3, list(LAYOUT.names))
+
+
+def test_a_flat_has_the_dtype_of_its_layout() -> None:
+    layout = Layout(("w",), ((3,),), ("float32",))
+    for dtype in ("float64", ">f4", "int32", "float16"):
+        with pytest.raises(LayoutError, match="the layout needs float32"):
+            layout.view(np.zeros(3, dtype))
+
+
+@pytest.mark.parametrize("wrong", [{"w": [0.0] * 3}, {"w": 1.0}, None, [np.zeros(3)], np.zeros(3)], ids=str)
+def test_what_are_no_arrays_do_not_flatten(wrong: Any) -> None:
+    with pytest.raises(LayoutError, match="not a numpy array|no mapping from names to arrays"):
+        Layout(("w",), ((3,),), ("float32",)).flatten(wrong)
+
+
+def test_sealed_tensors_share_values_and_refuse_assignment() -> None:
+    mine: Tensors = {"w": np.zeros(3, np.float32), "n": np.arange(2)}
+    for given_ in (mine, flat({"w": np.zeros(3, np.float32)})):
+        made = sealed(given_)
+        given_["w"][0] = 5
+        assert made["w"][0] == 5
+        for array in made.values():
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 1
+        assert sealed(made)["w"][0] == 5
+    once = sealed(flat({"w": np.zeros(3)}))
+    assert sealed(once) is once
+
+
+def test_a_sealed_copy_is_its_own_and_of_the_whole_layout() -> None:
+    mine = flat({"w": np.zeros(3, np.float32)})
+    made, part = sealed_copy(mine, mine.layout), pick({"x": np.ones(1), **mine}, mine.layout)
+    mine.vector[:] = 7
+    for copy in (made, part):
+        assert copy.vector.tolist() == [0, 0, 0]
+        assert not copy.vector.flags.writeable
+    with pytest.raises(LayoutError, match="'x'"):
+        sealed_copy({"x": np.ones(1), **mine}, mine.layout)
