@@ -200,7 +200,7 @@ def test_a_flat_has_the_dtype_of_its_layout() -> None:
 
 @pytest.mark.parametrize("wrong", [{"w": [0.0] * 3}, {"w": 1.0}, None, [np.zeros(3)], np.zeros(3)], ids=str)
 def test_what_are_no_arrays_do_not_flatten(wrong: Any) -> None:
-    with pytest.raises(LayoutError, match="not a numpy array|no mapping from names to arrays"):
+    with pytest.raises(LayoutError, match=r"not a numpy array|no mapping from names to arrays"):
         Layout(("w",), ((3,),), ("float32",)).flatten(wrong)
 
 
