@@ -203,7 +203,7 @@ def test_the_initial_model_stays_the_users_own() -> None:
     result = run("fedavg", work, rounds=1)
     assert work.made["w"].flags.writeable
     assert work.made["w"].tolist() == [0, 0, 0]
-    result.model["w"] += 1  # and the result is the caller's
+    result.model["w"][:] += 1  # and the result is the caller's
     result.model["n"][0] = 5
     assert work.made["n"].tolist() == [0, 1]
 
@@ -231,7 +231,7 @@ def test_an_observer_is_handed_a_model_at_the_end_that_nobody_else_changes() -> 
 
     result = run("fedavg", Work(), rounds=1, observers=[Keeps()])
     before = digest(kept[0])
-    result.model["w"] += 1
+    result.model["w"][:] += 1
     assert digest(kept[0]) == before
 
 
