@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -112,7 +112,7 @@ def _size(dataset: Dataset[Any]) -> int:
             f"{type(dataset).__name__} has no length: clients need a map-style Dataset "
             "(__len__ and __getitem__) or a pair (x, y)"
         )
-    return len(dataset)
+    return len(cast("Sized", dataset))
 
 
 def _input(x: Any, dtype: torch.dtype, device: torch.device) -> Any:

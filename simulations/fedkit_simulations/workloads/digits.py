@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ def _images() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ConfigError("workload digits needs scikit-learn: pip install 'fedkit[demo]'") from error
-    images: tuple[NDArray[Any], NDArray[Any]] = load_digits(return_X_y=True)
+    images = cast("tuple[NDArray[Any], NDArray[Any]]", load_digits(return_X_y=True))
     return (images[0] / 16).astype(np.float32), images[1].astype(np.int64)
 
 
