@@ -60,7 +60,7 @@ def test_leaving_on_purpose_is_no_failure(leaving: BaseException, capsys: pytest
 @pytest.mark.parametrize(
     "words",
     [
-        ("new", "strategy", "mine", "--dir", "own.py"),
+        ("new", "strategy", "quiet-rule", "--dir", "own.py"),
         ("new", "scenario", "mine", "--dir", "own.py/below"),
         ("compare", "r", "--out", "own.py/x.html"),
         ("compare", "r", "--out", "x" * 300),

@@ -84,9 +84,9 @@ def test_a_name_that_is_registered_is_refused(folder: Path, fedkit: Command, kin
 
 def test_nothing_is_overwritten(folder: Path, fedkit: Command) -> None:
     for kind in ("strategy", "scenario"):
-        assert fedkit("new", kind, "mine").exit_code == 0
-        assert "exists already" in fedkit("new", "codec", "mine").stderr
-        assert "exists already" in fedkit("new", kind, "mine").stderr
+        assert fedkit("new", kind, "quiet-rule").exit_code == 0
+        assert "exists already" in fedkit("new", "codec", "quiet-rule").stderr
+        assert "exists already" in fedkit("new", kind, "quiet-rule").stderr
 
 
 def test_a_new_strategy_can_be_tried_from_its_file(folder: Path, fedkit: Command) -> None:
