@@ -58,7 +58,7 @@ bench-simulation: $(VENV)/.dev ## A training round beside the obvious loop and p
 bench-secagg: $(VENV)/.dev ## Masks, sharing, keys and the graph of secure aggregation beside their floors (a minute)
 	$(BIN)/python tests/bench/secagg_primitives.py
 
-prove-fedprox: $(VENV)/.dev ## FedProx against FedAvg with stragglers, 3 data sets (6 minutes on two cores)
+prove-fedprox: $(VENV)/.dev ## FedProx against FedAvg with stragglers, 3 data sets (8 minutes of CPU time)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_fedprox.py
 
 prove-mnist: $(VENV)/.dev ## McMahan's 2NN to 97 %, softmax by writer and in shards (3 minutes; needs FEDKIT_DATA)

@@ -73,12 +73,12 @@ def value(text: str) -> object:
     """
     try:
         parsed = loads(f"x = {text}")
-        if parsed.keys() == {"x"}:
-            return parsed["x"]
     except tomllib.TOMLDecodeError:
-        pass
+        parsed = {}  # not TOML: the text itself is meant
     except ValueError as error:
         raise ConfigError(f"value {shown(text)} cannot be read: {error}") from None
+    if parsed.keys() == {"x"}:
+        return parsed["x"]
     return float(text) if re.fullmatch(r"[+-]?(\.\d+|\d+\.|\d+e[+-]?\d+)", text) else text
 
 
