@@ -9,6 +9,9 @@ FedkitError
 ├── ClientFailed         a client cannot do its task, for a reason that may be told
 ├── WireError            bytes that are not a message
 ├── CryptoError          a key, a share or a box that does not hold
+├── ProtocolRefused      a client refuses what the server asks of it in a secure session
+├── PeerRefused          the server refuses a client's message in a secure session; the session goes on
+├── SecAggAborted        a secure session that cannot go on; its keys are gone
 ├── CheckpointError      a run folder that cannot be continued
 ├── RunFailed            the run stopped: too many failed rounds, or every client failed
 └── ConformanceError     a plugin breaks a law of its kind
@@ -70,6 +73,32 @@ class WireError(FedkitError):
 
 class CryptoError(FedkitError):
     """A key, a share or a sealed box from elsewhere that does not hold."""
+
+
+class ProtocolRefused(FedkitError):
+    """The server asked a client for what would endanger it; `rule` is a short word for the rule broken."""
+
+    def __init__(self, rule: str, reason: str) -> None:
+        super().__init__(f"the client refuses ({rule}): {reason}")
+        self.rule = rule
+
+
+class PeerRefused(FedkitError):
+    """A message of `client` breaks `rule` and is dropped; the session is as it was."""
+
+    def __init__(self, client: str, rule: str, reason: str) -> None:
+        super().__init__(f"message of client {client!r} refused ({rule}): {reason}")
+        self.client = client
+        self.rule = rule
+
+
+class SecAggAborted(FedkitError):
+    """A secure session without a result. retry: whether another session of the round is safe."""
+
+    def __init__(self, reason: str, retry: bool) -> None:
+        super().__init__(f"secure aggregation aborted: {reason}")
+        self.reason = reason
+        self.retry = retry
 
 
 class CheckpointError(FedkitError):
