@@ -9,7 +9,8 @@ A page's blocks run in their order in one empty folder:
 
 A python or toml block whose first line is `# NAME.py` or `# NAME.toml` is a file: it is written, not
 executed. A comment above a block changes this: `<!-- test: exit 2 -->` expects that exit code,
-`<!-- test: skip, REASON -->` leaves the block out.
+`<!-- test: skip, REASON -->` leaves the block out, `<!-- test: needs FILE -->` does so unless the data
+file is in the directory FEDKIT_DATA.
 """
 
 from __future__ import annotations
@@ -88,6 +89,13 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
         yield command, [line for line in shown if line.strip() not in ("", "...")]
 
 
+def left_out(block: Block) -> bool:
+    """Whether the block's comment says so, here."""
+    data = Path(os.environ.get("FEDKIT_DATA", os.devnull))
+    needs = block.test.removeprefix("needs ") if block.test.startswith("needs ") else ""
+    return block.test.startswith("skip, ") or bool(needs and not (data / needs).is_file())
+
+
 def matches(shown: str, printed: str) -> bool:
     """Whether a line of the page stands for a line (already plain) of the output."""
     start, dots, _ = shown.partition(" ...")
@@ -114,7 +122,7 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for block in blocks(page):
         file = FILE.match(block.text)
-        if block.test.startswith("skip, "):
+        if left_out(block):
             continue
         if file:
             Path(file[1]).parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +140,7 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_comments_of_blocks_are_understood(page: Path) -> None:
     asked = re.findall(r"^<!-- test: (.*) -->\n(.*)$", page.read_text(encoding="utf-8"), re.M)
     for test, below in asked:
-        assert re.fullmatch(r"exit \d+|skip, .{10,}", test), f"{page.name}: {test!r}"
+        assert re.fullmatch(r"exit \d+|skip, .{10,}|needs [\w.]+\.npz", test), f"{page.name}: {test!r}"
         assert below.startswith("```"), f"{page.name}: {test!r} does not stand above a block"
 
 
