@@ -96,6 +96,9 @@ class Collector:
             self._failed(key, reply)
         elif isinstance(reply, Partial):
             self._partial(reply)
+        elif not isinstance(reply, EncodedUpdate):
+            why = "a message of a secure session, in a round without one"
+            self._seal(key, Outcome.refused, why, Verdict.refused)
         else:
             why = self._add(key, reply, self._tasks[key].work, 1.0)
             if why:

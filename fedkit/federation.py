@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedkit.aggregate import WeightedSum
 from fedkit.downlink import Release
 from fedkit.job import Job
-from fedkit.messages import ClientId, EncodedUpdate, Failure, Key, Task
+from fedkit.messages import ClientId, EncodedUpdate, Failure, Key, Kind, Task
+from fedkit.secagg.messages import FromClient, FromServer
 from fedkit.tensors import State
 
 
@@ -27,8 +31,8 @@ class Partial:
     members: tuple[Key, ...]
 
 
-Request: TypeAlias = Task
-Reply: TypeAlias = EncodedUpdate | Partial | Failure
+Request: TypeAlias = Task | FromServer
+Reply: TypeAlias = EncodedUpdate | Partial | Failure | FromClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,26 @@ class Federation(Protocol):
 
     def load(self, state: State) -> None:
         """Continue from `save`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What a simulation saw of a secure session, and a real server never would.
+
+    client_seconds: CPU that its clients spent on the protocol. packed: vector and tail of each client
+    before they were masked; empty unless the job asks to verify.
+    """
+
+    client_seconds: float
+    packed: Mapping[ClientId, tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.uint64]]]
+
+
+class Witnessing(Protocol):
+    """A federation of which secagg.verify may be asked."""
+
+    def witness(self, kind: Kind, round: int, attempt: int) -> Witness:
+        """What was seen of that session; forgotten once it was asked for."""
         ...
 
 

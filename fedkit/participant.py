@@ -16,10 +16,11 @@ from typing import TypeAlias
 from fedkit import feedback
 from fedkit.clientstore import ClientStore
 from fedkit.dressing import codec_context, dress, figures, undress
-from fedkit.errors import ClientFailed, LayoutError, UpdateRefused
+from fedkit.errors import ClientFailed, LayoutError, ProtocolRefused, UpdateRefused
 from fedkit.federation import Request, Verdict
 from fedkit.job import Job
 from fedkit.messages import SCALE, ClientId, EncodedUpdate, Failure, Key, Pass, Task, Trained, Update
+from fedkit.secagg.messages import FromServer
 from fedkit.tensors import Memory, Tensors, add, sealed
 from fedkit.trainer import Trainer, Workload, frozen, trained_part
 from fedkit.usercode import NUMBERS, odd_state
@@ -47,12 +48,16 @@ class Participant:
         that the client's link has room for until the deadline; 0 when unknown.
         """
         try:
+            if isinstance(request, FromServer):
+                raise ProtocolRefused("session", "no task of this round has announced a secure session")
             task = _sealed(request)
             if task.key.kind == "evaluate":
                 return [self._evaluate(task)]
             return [self._train(task, budget)]
         except ClientFailed as error:
             return [_failure(request.key, error, error.code, error.subject)]
+        except ProtocolRefused as error:
+            return [_failure(request.key, error, "refused", error.rule)]
         except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - it may raise anything
             return [_failure(request.key, error, "exception")]
 

@@ -15,13 +15,14 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from fedkit import fields, packing
-from fedkit.errors import WireError
+from fedkit.errors import WireError, shown
 from fedkit.fields import Fields
 from fedkit.messages import EncodedUpdate, Failure, Key, Task
 from fedkit.packing import TABLE_LIMIT, Groups, layout_of
+from fedkit.secagg.messages import FromClient, FromServer, Stage
 from fedkit.tensors import Layout
 
-Message: TypeAlias = Task | EncodedUpdate | Failure
+Message: TypeAlias = Task | EncodedUpdate | Failure | FromServer | FromClient
 
 MAGIC = b"FK"
 VERSION = 1
@@ -33,7 +34,7 @@ _DIGEST = 16
 PREFIX = _PREFIX.size
 OVERHEAD = PREFIX + _DIGEST
 
-_KINDS: Mapping[type[Message], int] = {Task: 1, EncodedUpdate: 2, Failure: 3}
+_KINDS: Mapping[type[Message], int] = {Task: 1, EncodedUpdate: 2, Failure: 3, FromServer: 4, FromClient: 5}
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -44,7 +45,7 @@ def encode(message: Message) -> bytes:
     if len(header) > HEADER_LIMIT:
         raise WireError(f"the header needs {len(header)} bytes, the limit is {HEADER_LIMIT}")
     _READERS[kind](_object(header))  # what the other side would refuse is refused here
-    body = [message.payload] if isinstance(message, EncodedUpdate) else []
+    body = [_bytes(message)]
     if isinstance(message, Task):
         table = packing.table(_layouts(message))
         context = (message.context[name] for name in sorted(message.context))
@@ -56,9 +57,7 @@ def encode(message: Message) -> bytes:
 
 def size(message: Message) -> int:
     """len(encode(message)), without touching the tensors."""
-    length = OVERHEAD + len(_header(message))
-    if isinstance(message, EncodedUpdate):
-        return length + len(message.payload)
+    length = OVERHEAD + len(_header(message)) + len(_bytes(message))
     if isinstance(message, Task):
         groups = _layouts(message)
         return length + len(packing.table(groups)) + sum(packing.nbytes(layout) for _, layout in groups)
@@ -104,7 +103,16 @@ def decode(data: bytes, *, body_limit: int = BODY_LIMIT, layout: Layout | None =
         return _with_tensors(message, data[PREFIX + header : start], body, layout)
     if table or (isinstance(message, Failure) and len(body)):
         raise WireError(f"{type(message).__name__} has sections that its kind has not")
-    return replace(message, payload=bytes(body)) if isinstance(message, EncodedUpdate) else message
+    if isinstance(message, EncodedUpdate):
+        return replace(message, payload=bytes(body))
+    return message if isinstance(message, Failure) else replace(message, body=bytes(body))
+
+
+def _bytes(message: Message) -> bytes:
+    """The body of a message that is not made of tensors."""
+    if isinstance(message, EncodedUpdate):
+        return message.payload
+    return message.body if isinstance(message, FromServer | FromClient) else b""
 
 
 def _checksum(data: bytes | memoryview) -> bytes:
@@ -134,7 +142,7 @@ def _header(message: Message) -> bytes:
         content["settings"] = dict(message.settings)
         content["version"] = message.version
         content["work"] = message.work
-    else:
+    elif isinstance(message, Failure):
         content |= {"code": message.code, "exception": message.exception, "subject": message.subject}
     try:
         return _json(content).encode("ascii")
@@ -200,7 +208,29 @@ def _read_failure(header: Fields) -> Failure:
     return Failure(_key(header["key"]), code, exception, subject)
 
 
-_READERS: Mapping[int, Callable[[Fields], Message]] = {1: _read_task, 2: _read_update, 3: _read_failure}
+def _read_from_server(header: Fields) -> FromServer:
+    return FromServer(_session_key(header), b"")
+
+
+def _read_from_client(header: Fields) -> FromClient:
+    return FromClient(_session_key(header), b"")
+
+
+def _session_key(header: Fields) -> Key:
+    fields.exactly(header, "key")
+    key = _key(header["key"])
+    if key.stage not in Stage.__members__:
+        raise WireError(f"key: stage {shown(key.stage)} is none of a secure session's")
+    return key
+
+
+_READERS: Mapping[int, Callable[[Fields], Message]] = {
+    1: _read_task,
+    2: _read_update,
+    3: _read_failure,
+    4: _read_from_server,
+    5: _read_from_client,
+}
 
 
 # The tensors of a task

@@ -45,8 +45,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codecs": {"numpy", "tensors"},
     "strategy": {"aggregate", "messages", "tensors"},
     "trainer": BASE,
-    "job": {"aggregate", "codecs", "downlink", "messages", "numpy", "strategy", "tensors"},
-    "jobfile": {"aggregate", "codecs", "fields", "job", "packing", "plugins", "strategy", *BASE},
+    "job": {"aggregate", "codecs", "downlink", "messages", "numpy", "secagg", "strategy", "tensors"},
+    "jobfile": {
+        *("aggregate", "codecs", "fields", "job", "packing", "plugins", "secagg", "strategy", "usercode"),
+        *BASE,
+    },
+    "securesum": {"aggregate", "codecs", "dressing", "job", "secagg", *BASE},
     "dressing": {"aggregate", "codecs", "job", "usercode", *BASE},
     "usercode": BASE,
     "feedback": {"numpy", "tensors"},
@@ -59,8 +63,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "clientstore": {"fields", "packing", *BASE},
     "plugins": {"codecs", "options", "strategy", "toml", "fedkit", *BASE},
     # the seam and both sides of it
-    "federation": {"aggregate", "downlink", "job", "messages", "tensors"},
-    "wire": {"fields", "packing", "federation", "messages", "tensors"},
+    "federation": {"aggregate", "downlink", "job", "messages", "numpy", "secagg", "tensors"},
+    "wire": {"fields", "packing", "federation", "messages", "secagg", "tensors"},
     "participant": {
         "clientstore",
         "codecs",
@@ -68,6 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "federation",
         "feedback",
         "job",
+        "secagg",
         "strategy",
         "trainer",
         "usercode",

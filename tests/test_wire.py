@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from fedkit import wire
 from fedkit.errors import WireError
 from fedkit.messages import EncodedUpdate, Failure, Key, Kind, Task
+from fedkit.secagg.messages import FromClient, FromServer, Stage
 from fedkit.tensors import Flat, Layout, Tensors, zeros
 
 VECTORS = Path(__file__).parent / "vectors"
 KEY = Key("0123456789abcdef", 3, "train", "", 0, "writer-7")
+SESSION = Key("0123456789abcdef", 3, "train", "mask", 1, "writer-7")
 LAYOUT = Layout(("weight", "bias"), ((2, 3), (2,)), ("float32", "float32"))
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -71,7 +73,14 @@ tasks = st.builds(
     session=names,
     deadline=finite,
 )
-messages = st.one_of(updates, failures, tasks)
+stages = st.sampled_from([stage.value for stage in Stage])
+session_keys = st.builds(Key, names, st.integers(0, 2**53), kinds, stages, st.integers(0, 9), names)
+bodies = st.binary(max_size=60)
+from_server, from_client = (
+    st.builds(FromServer, session_keys, bodies),
+    st.builds(FromClient, session_keys, bodies),
+)
+messages = st.one_of(updates, failures, tasks, from_server, from_client)
 
 
 def plain(message: wire.Message) -> list[object]:
@@ -248,7 +257,7 @@ def test_a_flipped_bit_is_refused(message: wire.Message, data: st.DataObject) ->
         wire.decode(bytes(frame))
 
 
-@given(st.integers(0, 5), st.binary(max_size=80), st.binary(max_size=20), st.binary(max_size=20))
+@given(st.integers(0, 7), st.binary(max_size=80), st.binary(max_size=20), st.binary(max_size=20))
 def test_garbage_with_a_right_checksum_is_refused(
     kind: int, header: bytes, table: bytes, body: bytes
 ) -> None:
@@ -256,7 +265,9 @@ def test_garbage_with_a_right_checksum_is_refused(
         wire.decode(framed(kind, header, table, body))
 
 
-@given(st.sampled_from([update(), task(), Failure(KEY, "a", "b", "c")]), st.data())
+@given(
+    st.sampled_from([update(), task(), Failure(KEY, "a", "b", "c"), FromClient(SESSION, b"body")]), st.data()
+)
 def test_a_mutated_message_with_a_right_checksum_is_refused_or_read(
     message: Any, data: st.DataObject
 ) -> None:
@@ -362,12 +373,26 @@ def test_sections_of_other_kinds_are_refused() -> None:
     for table, body in ((b"", b"x"), (b"[]", b"")):
         with pytest.raises(WireError, match="sections"):
             wire.decode(framed(3, header, table, body))
+    header = wire.encode(FromClient(SESSION, b""))[20:-16]
+    for kind in (4, 5):
+        assert wire.decode(framed(kind, header, b"", b"x"))
+        with pytest.raises(WireError, match="sections"):
+            wire.decode(framed(kind, header, b"[]", b"x"))
+
+
+def test_a_message_of_a_session_names_its_stage() -> None:
+    for message in (FromServer(KEY, b"x"), FromClient(dataclasses.replace(SESSION, stage="recover"), b"x")):
+        with pytest.raises(WireError, match="none of a secure session's"):
+            wire.encode(message)
+    assert wire.decode(wire.encode(FromServer(SESSION, b"x"))) != FromClient(SESSION, b"x")
 
 
 GOLDEN: dict[str, wire.Message] = {
     "task": task(context={"control": {"weight": np.full((2, 3), 0.5, np.float64)}}),
     "update": update(),
     "failure": Failure(KEY, "diverged", "FloatingPointError", "weight"),
+    "from-server": FromServer(SESSION, bytes(range(48))),
+    "from-client": FromClient(SESSION, bytes(range(255, 191, -1))),
 }
 
 

@@ -117,7 +117,7 @@ class Simulation:
 
     def send(self, requests: Iterable[Request]) -> None:
         """Start the tasks' journeys."""
-        fresh = [task for task in requests if task.key not in self._flights]
+        fresh = [one for one in requests if isinstance(one, Task) and one.key not in self._flights]
         works = self._works(fresh)
         for task in fresh:
             size = wire.size(task) - self._downloads.saved(task.key.client, task.version)
