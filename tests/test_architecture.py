@@ -101,7 +101,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # secure aggregation
     "secagg.primitives": {"numpy", "cryptography"},
-    "secagg": {"aggregate", "messages", "numpy", "secagg.primitives", "tensors"},
+    "secagg": {"aggregate", "messages", "numpy", "secagg.primitives", "tensors", "toml"},
     # around it
     "scenario_rules": {"config"},
     "scenario_tree": {"config", "options", "plugins", "toml"},
