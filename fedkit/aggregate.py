@@ -147,13 +147,27 @@ class WeightedSum:
 
     @classmethod
     def of(
-        cls, layout: Layout, grid: Grid, total: NDArray[np.int64], weight: int, clients: int
+        cls,
+        layout: Layout,
+        grid: Grid,
+        total: NDArray[np.int64],
+        weight: int,
+        clients: int,
+        extras: tuple[Layout, NDArray[np.int64]] | None = None,
+        metrics: Mapping[str, tuple[int, int]] | None = None,
     ) -> WeightedSum:
-        """A sum from its integers: total on the grid, weight on the weight grid."""
-        if total.shape != (layout.size,) or total.dtype != np.int64:
-            raise LayoutError("total", f"is {total.dtype} {total.shape}, not int64 ({layout.size},)")
-        made = cls(layout, grid)
-        made._total, made._weight, made.clients = total, weight, clients
+        """A sum from its integers: total and extras on the grid, weight on the weight grid.
+
+        metrics: name -> (total on the metric grid, weight of those who reported it).
+        """
+        made = cls(layout, grid, extras[0] if extras is not None else None)
+        integers = extras[1] if extras is not None else made._extras
+        parts = (("total", made.layout, total), ("extras", made.extras_layout, integers))
+        for name, wanted, given in parts:
+            if given.shape != (wanted.size,) or given.dtype != np.int64:
+                raise LayoutError(name, f"is {given.dtype} {given.shape}, not int64 ({wanted.size},)")
+        made._total, made._extras, made._weight, made.clients = total, integers, weight, clients
+        made._metrics = dict(metrics or {})
         return made
 
     def add(self, client: str, update: Update) -> None:

@@ -86,11 +86,13 @@ def max_bytes(job: Job) -> int:
 
 
 def next_scale(job: Job, total: WeightedSum, ctx: CodecContext) -> float:
-    """The public scale of the next round: the size of this round's sum of deltas, as a ring codec sees it.
+    """The public scale of the next round: the size of this round's sum, as a ring codec sees it.
 
-    Secure aggregation reveals the sum anyway, so every client may be told. 0 for other codecs.
+    In secure sums each delta counts weight / max_weight times, else once. A sum is no secret there, so
+    every client may be told. 0 for other codecs.
     """
     if not isinstance(job.codec_up, RingCodec):
         return 0.0
-    summed = scale(total.mean(), total.clients)
+    times = total.clients if job.secagg is None else total.weight / job.grid.max_weight
+    summed = scale(total.mean(), times)
     return job.codec_up.next_scale(summed, total.clients, job.layout, ctx)

@@ -16,6 +16,7 @@ from fedkit.codecs import Codec
 from fedkit.downlink import Base
 from fedkit.errors import ConfigError, shown
 from fedkit.messages import Settings
+from fedkit.secagg.settings import SecAgg
 from fedkit.strategy import Strategy
 from fedkit.tensors import Layout
 
@@ -27,7 +28,8 @@ class Job:
     layout: what travels. extras: layout of Update.extras. settings: the scenario's [train].
     model_seed: what Workload.init is called with, on the server and on every client. feedback: clients
     keep what the codec left out and add it to their next update. down_base: see downlink.py. cohort: the
-    most fresh updates that one sum holds.
+    most fresh updates that one sum holds. secagg: None where the server may see each update. metrics: the
+    names that a secure sum has room for.
     """
 
     strategy: Strategy
@@ -41,6 +43,8 @@ class Job:
     feedback: bool = False
     down_base: Base = "last"
     cohort: int = 1
+    secagg: SecAgg | None = None
+    metrics: tuple[str, ...] = ("loss", "accuracy")
 
     @cached_property
     def id(self) -> str:
@@ -56,6 +60,8 @@ class Job:
             self.feedback,
             self.down_base,
             self.cohort,
+            _told(self.secagg, "secagg"),
+            self.metrics,
         ]
         return hashlib.sha256(json.dumps([parts, rest]).encode()).hexdigest()[:16]
 

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from fedkit import fields, packing, plugins
 from fedkit.aggregate import Grid
@@ -20,12 +20,23 @@ from fedkit.errors import ClientFailed, ConfigError, WireError
 from fedkit.fields import Fields
 from fedkit.job import Job
 from fedkit.messages import ClientId, Failure, Key
+from fedkit.secagg.parameters import Mode, Policy
+from fedkit.secagg.settings import SUITES, SecAgg
 from fedkit.strategy import Strategy
 from fedkit.tensors import Layout
+from fedkit.usercode import odd_metrics
 
 LIMIT = 1 << 21
 """Most bytes of a job."""
 VERSION = 1
+_NAMES = (
+    *("codec", "cohort", "extras", "grid", "id", "layout", "metrics", "secagg", "seed", "settings"),
+    *("strategy", "version"),
+)
+_SECAGG = (
+    *("corrupt", "dropout", "explicit", "mode", "n_min", "retries", "sigma", "suite", "verify"),
+    "width",
+)
 _UNFIT = (ConfigError, ValueError, TypeError, ArithmeticError)
 """What the class of a plugin may raise on options that it does not take."""
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
@@ -41,6 +52,8 @@ def encode(job: Job) -> bytes:
         "grid": dataclasses.asdict(job.grid),
         "id": job.id,
         "layout": packing.rows(job.layout),
+        "metrics": list(job.metrics),
+        "secagg": _told(job.secagg) if job.secagg is not None else None,
         "seed": f"{job.model_seed:016x}",
         "settings": dict(job.settings),
         "strategy": {"name": plugins.strategy_name(job.strategy), "options": _options(job.strategy)},
@@ -68,8 +81,7 @@ def decode(data: bytes) -> Job:
     top = fields.mapping(fields.parse(data, "job"), "job")
     if top.get("version") != VERSION:
         raise WireError(f"job has version {top.get('version')!r}, this side speaks version {VERSION}")
-    names = ("codec", "cohort", "extras", "grid", "id", "layout", "seed", "settings", "strategy", "version")
-    fields.exactly(top, *names)
+    fields.exactly(top, *_NAMES)
     codec = fields.mapping(top["codec"], "codec")
     fields.exactly(codec, "base", "down", "feedback", "up")
     base, fed_back = codec["base"], codec["feedback"]
@@ -87,6 +99,8 @@ def decode(data: bytes) -> Job:
         feedback=fed_back,
         down_base="last" if base == "last" else "first",
         cohort=fields.integer(top["cohort"], "cohort", 1),
+        secagg=_secagg(fields.mapping(top["secagg"], "secagg")) if top["secagg"] is not None else None,
+        metrics=_metrics(fields.items(top["metrics"], "metrics")),
     )
     if job.id != fields.text(top["id"], "id"):
         raise WireError(f"the job says that its id is {top['id']!r}, its content has id {job.id!r}")
@@ -150,6 +164,50 @@ def _grid(given: Fields) -> Grid:
         return Grid(_as_given(given["max_weight"]), _as_given(given["max_delta"]), count)
     except ConfigError as error:
         raise WireError(f"grid: {error}") from error
+
+
+def _metrics(given: list[object]) -> tuple[str, ...]:
+    names = tuple(fields.text(name, "metric") for name in given)
+    if why := odd_metrics(dict.fromkeys(names, 0.0)):
+        raise WireError(f"metrics: {why}")
+    if len(set(names)) < len(names):
+        raise WireError("metrics: a name comes twice")
+    return names
+
+
+def _told(secagg: SecAgg) -> dict[str, object]:
+    policy, suites = secagg.policy, {suite: name for name, suite in SUITES.items()}
+    return {
+        "corrupt": policy.corrupt,
+        "dropout": policy.dropout,
+        "explicit": list(secagg.explicit) if secagg.explicit is not None else None,
+        "mode": str(policy.mode),
+        "n_min": policy.smallest,
+        "retries": secagg.retries,
+        "sigma": policy.sigma,
+        "suite": suites[secagg.suite],
+        "verify": secagg.verify,
+        "width": secagg.width,
+    }
+
+
+def _secagg(given: Fields) -> SecAgg:
+    fields.exactly(given, *_SECAGG)
+    mode, suite = fields.text(given["mode"], "mode"), fields.text(given["suite"], "suite")
+    if mode not in set(Mode) or suite not in SUITES or not isinstance(given["verify"], bool):
+        raise WireError(f"secagg: mode {mode!r}, suite {suite!r} or verify is not one that there is")
+    sigma, smallest, width, retries = (
+        fields.integer(given[name], name) for name in ("sigma", "n_min", "width", "retries")
+    )
+    pair = fields.items(given["explicit"], "explicit", 2) if given["explicit"] is not None else None
+    explicit = tuple(fields.integer(number, "explicit") for number in pair) if pair is not None else None
+    try:
+        corrupt, dropout = _as_given(given["corrupt"]), _as_given(given["dropout"])
+        policy = Policy(corrupt, dropout, sigma, Mode(mode), smallest)
+        both = cast("tuple[int, int] | None", explicit)
+        return SecAgg(policy, width, both, SUITES[suite], retries, given["verify"])
+    except ConfigError as error:
+        raise WireError(f"secagg: {error}") from error
 
 
 def _as_given(value: Any) -> float:

@@ -288,3 +288,16 @@ def test_a_sum_from_integers_is_the_sum() -> None:
     for wrong in wrongs:
         with pytest.raises(LayoutError):
             WeightedSum.of(LAYOUT, Grid(), wrong, 1, 1)
+        with pytest.raises(LayoutError, match="extras"):
+            WeightedSum.of(LAYOUT, Grid(), total.total.copy(), 1, 1, (EXTRAS, wrong))
+
+
+def test_extras_and_metrics_of_a_sum_from_integers() -> None:
+    total = zero()
+    total.add("a", Update(delta(1.0), 3.0, {"loss": 0.5}, extras(2.0)))
+    again = (EXTRAS, total._extras.copy())
+    made = WeightedSum.of(LAYOUT, Grid(), total.total.copy(), total.weight_integer, 1, again, total._metrics)
+    assert contents(made) == contents(total)
+    made.add("b", Update(delta(), 1.0, {"loss": 1.5}, extras()))
+    assert made.metrics == {"loss": 0.75}
+    assert total.metrics == {"loss": 0.5}

@@ -13,6 +13,8 @@ import pytest
 from fedkit.aggregate import Grid
 from fedkit.codecs.none import Plain
 from fedkit.job import Job, identity
+from fedkit.secagg.parameters import Mode, Policy
+from fedkit.secagg.settings import SUITES, SecAgg
 from fedkit.tensors import Layout
 from fedkit_strategies import FedAvg, FedProx
 
@@ -41,10 +43,31 @@ def test_the_same_content_has_the_same_id() -> None:
         {"settings": {"lr": 0.2, "epochs": 1}},
         {"settings": {"lr": 0.1, "epochs": True}},
         {"model_seed": 8},
+        {"metrics": ("loss",)},
+        {"secagg": SecAgg()},
     ],
 )
 def test_any_change_changes_the_id(change: dict[str, Any]) -> None:
     assert dataclasses.replace(JOB, **change).id != JOB.id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"policy": Policy(corrupt=0.1)},
+        {"policy": Policy(smallest=4)},
+        {"policy": Policy(mode=Mode.HONEST_SERVER)},
+        {"width": 64},
+        {"explicit": (4, 3)},
+        {"suite": SUITES["chacha"]},
+        {"retries": 1},
+        {"verify": True},
+    ],
+)
+def test_so_does_any_change_of_secure_aggregation(change: dict[str, Any]) -> None:
+    secure = dataclasses.replace(JOB, secagg=SecAgg())
+    assert dataclasses.replace(JOB, secagg=SecAgg()).id == secure.id
+    assert dataclasses.replace(secure, secagg=SecAgg(**change)).id != secure.id
 
 
 def test_the_id_is_the_same_in_another_process() -> None:

@@ -19,6 +19,8 @@ from fedkit.codecs.int8 import Int8
 from fedkit.errors import ClientFailed, ConfigError, WireError
 from fedkit.job import Job
 from fedkit.messages import Failure
+from fedkit.secagg.parameters import Mode, Policy
+from fedkit.secagg.settings import SUITES, SecAgg
 from fedkit.tensors import Layout
 from fedkit_strategies import FedAvg, FedProx
 
@@ -36,6 +38,8 @@ JOB = Job(
     True,
     "first",
     7,
+    SecAgg(Policy(0.25, 0.5, 80, Mode.HONEST_SERVER, 4), 64, (6, 4), SUITES["chacha"], 0, True),
+    ("häh", "loss"),
 )
 
 
@@ -66,6 +70,13 @@ def test_that_test_leaves_no_field_at_its_default() -> None:
     given = {f.name: f.default for f in dataclasses.fields(Job) if f.default is not dataclasses.MISSING}
     assert given
     assert [name for name, default in given.items() if getattr(JOB, name) == default] == []
+
+
+@pytest.mark.parametrize("secagg", [None, SecAgg(), SecAgg(Policy(corrupt=0))])
+def test_so_does_one_with_other_secure_aggregation(secagg: SecAgg | None) -> None:
+    job = dataclasses.replace(JOB, secagg=secagg, metrics=())
+    back = jobfile.decode(jobfile.encode(job))
+    assert (back.secagg, back.id) == (secagg, job.id)
 
 
 def test_every_registered_codec_comes_back() -> None:
@@ -157,6 +168,28 @@ def test_a_file_that_a_server_names_is_never_run(tmp_path: Path) -> None:
         ({"grid__max_delta": 1e308}, "grid"),
         ({"settings": {"lr": [1]}}, "setting lr is not a number"),
         ({"settings__lr": 0.2}, "its content has id"),
+        ({"metrics": "loss"}, "metrics is not a list"),
+        ({"metrics": [1]}, "metric is not a string"),
+        ({"metrics": ["loss", "loss"]}, "a name comes twice"),
+        ({"metrics": ["x" * 129]}, "at most 128 are allowed"),
+        ({"metrics": [str(n) for n in range(257)]}, "257 metrics"),
+        ({"metrics": ["loss"]}, "its content has id"),
+        ({"secagg": 1}, "secagg is not an object"),
+        ({"secagg": {}}, "fields are"),
+        ({"secagg": None}, "its content has id"),
+        ({"secagg__mode": "off"}, "mode 'off'"),
+        ({"secagg__suite": "rot13"}, "suite 'rot13'"),
+        ({"secagg__verify": 1}, "verify"),
+        ({"secagg__width": 16}, "secagg.width = 16: must be 32 or 64"),
+        ({"secagg__retries": -1}, "retries is not an integer"),
+        ({"secagg__retries": 101}, "secagg.retries = 101"),
+        ({"secagg__explicit": [6]}, "explicit is not a list of 2"),
+        ({"secagg__explicit": [6.0, 4]}, "explicit is not an integer"),
+        ({"secagg__n_min": 2}, "smallest=2"),
+        ({"secagg__sigma": 129}, "sigma is from 1 to 128"),
+        ({"secagg__dropout": 1.0}, "dropout is a share"),
+        ({"secagg__corrupt": "a"}, "is not a number"),
+        ({"secagg__corrupt": 0.3}, "its content has id"),
         ({"codec__feedback": False}, "its content has id"),
         ({"id": "0" * 16}, "says that its id is '0000000000000000'"),
     ],
