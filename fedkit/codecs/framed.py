@@ -21,6 +21,7 @@ from fedkit.tensors import Layout, Tensors
 
 LARGEST = 2.0**100
 """Larger magnitudes are refused: their squares and rotations would leave float32."""
+_MAX = float(np.finfo(np.float32).max)
 
 
 class Framed(Codec):
@@ -64,7 +65,7 @@ class Framed(Codec):
         rest = reader.rest()
         with np.errstate(over="ignore", invalid="ignore"):  # made-up scales may overflow: refused below
             large = self.unpack(rest, parts.large, ctx.at("large")) if parts.large.size else _empty(rest)
-        if not (math.isfinite(bits.peak(small)) and math.isfinite(bits.peak(large))):
+        if not (bits.within(small, _MAX) and bits.within(large, _MAX)):
             raise WireError("payload: decodes to values that are not finite")
         if not parts.small.size and layout.dtype == np.float32:
             return layout.view(large)
@@ -106,7 +107,7 @@ def finite(layout: Layout, vector: NDArray[Any]) -> Vector:
     """float32 of the vector; LayoutError, naming the tensor, on a value that cannot be encoded."""
     with np.errstate(over="ignore", under="ignore"):
         cast = vector.astype(np.float32, copy=False)
-    if bits.peak(cast) <= LARGEST:  # false for NaN
+    if bits.within(cast, LARGEST):
         return cast
     index = int(np.argmin(np.abs(cast) <= LARGEST))
     wrong = "" if not math.isfinite(vector[index]) else "; magnitudes above 2^100 cannot be encoded"

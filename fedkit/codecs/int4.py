@@ -55,8 +55,7 @@ class Int4(Quantizer):
         symbols, scales = np.empty(vector.size, np.int8), []
         noise, spare = stream(ctx.seed, "rounding"), bits.scratch(vector.size)
         for low, rows in bits.rows(vector, self.block):
-            peaks = np.maximum(rows.max(axis=1), np.abs(rows.min(axis=1)))
-            scale = bits.bfloat16_up(peaks / np.float32(LEVELS))
+            scale = bits.bfloat16_up(bits.peaks(rows) / np.float32(LEVELS))
             scales.append(bits.little(scale))
             steps = bits.divided(rows, bits.from_bfloat16(scale), spare)
             steps += bits.centred(noise, rows.shape)

@@ -47,8 +47,7 @@ class Int8(Quantizer):
         symbols, scales = np.empty(vector.size, np.int8), []
         noise, spare = stream(ctx.seed, "rounding"), bits.scratch(vector.size)
         for low, rows in bits.rows(vector, self.block):
-            top = np.maximum(rows.max(axis=1), np.abs(rows.min(axis=1)))
-            scale = bits.bfloat16_up(top / np.float32(LEVELS))
+            scale = bits.bfloat16_up(bits.peaks(rows) / np.float32(LEVELS))
             scales.append(bits.little(scale))
             step = bits.from_bfloat16(scale)
             steps = bits.divided(rows, step / np.float32(256), spare)
@@ -67,5 +66,5 @@ class Int8(Quantizer):
         for low, rows in bits.rows(out, self.block):
             rows[:] = symbols[low : low + rows.size].reshape(rows.shape)
             first = low // self.block
-            rows *= step[first : first + len(rows), None]
+            bits.times(rows, step[first : first + len(rows)], rows)
         return out

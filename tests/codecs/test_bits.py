@@ -91,6 +91,42 @@ def test_the_peak_sees_nan_and_the_empty_vector() -> None:
     assert bits.exponent(array([])) == 0
 
 
+@given(FLOATS, st.sampled_from([2.0**-60, 1.0, 2.0**100]))
+def test_a_bound_on_the_energy_never_hides_a_larger_magnitude(values: list[float], limit: float) -> None:
+    x = array(values)
+    assert bits.within(x, limit) == (float(np.abs(x).max()) <= limit)
+    for bad in (np.nan, np.inf, -np.inf):
+        assert not bits.within(np.append(x, np.float32(bad)), limit)
+
+
+@pytest.mark.parametrize("limit", [2.0**-40, 1.5, 2.0**100, float(np.finfo(np.float32).max)])
+def test_the_bound_is_exact(limit: float) -> None:
+    x = array([0.0, -limit])
+    assert bits.within(x, limit)
+    assert bits.within(array([]), limit)
+    with np.errstate(over="ignore"):
+        assert not bits.within(np.nextafter(x, array([0.0, -np.inf])), limit)
+
+
+@pytest.mark.parametrize("top", [2.0**-41, 2.0**-40, 2.0**-31, 2.0**31, 2.0**40, 2.0**41])
+def test_the_exponent_of_many_entries_is_that_of_their_peak(top: float) -> None:
+    assert bits.exponent(np.full(100_000, top, np.float32)) == bits.exponent(array([top]))
+    assert bits.exponent(np.append(np.zeros(99_999, np.float32), np.float32(top))) == bits.exponent(
+        array([top])
+    )
+
+
+@given(st.integers(1, 12), st.sampled_from([16, 100, 1024]), st.integers(0, 99))
+def test_rows_have_their_peaks_and_are_multiplied_bit_for_bit(count: int, block: int, seed: int) -> None:
+    x = stream(seed, "x").normal(count * block).astype(np.float32).reshape(count, block)
+    x[count // 2] = -0.0
+    peaks, before = bits.peaks(x), np.getbufsize()
+    assert peaks.tobytes() == np.array([np.abs(row).max() for row in x]).tobytes()
+    made = bits.times(x, peaks, np.empty_like(x))
+    assert made.tobytes() == np.array([row * p for row, p in zip(x, peaks, strict=True)]).tobytes()
+    assert np.getbufsize() == before
+
+
 @given(st.integers(0, 2000), st.sampled_from([16, 100, 1024]))
 def test_rows_cover_the_vector_in_order(size: int, block: int) -> None:
     x = np.arange(size, dtype=np.float32)
