@@ -11,7 +11,7 @@ from fedkit.codecs import CodecContext
 from fedkit.dressing import undress
 from fedkit.errors import LayoutError, UpdateRefused, WireError
 from fedkit.federation import Arrival, Federation, Partial, Plan, Standing, Verdict
-from fedkit.history import Carried, Fate, Outcome
+from fedkit.history import Carried, Fate, Outcome, SecureRecord
 from fedkit.job import Job
 from fedkit.messages import ClientId, EncodedUpdate, Failure, Key, Task, Update
 from fedkit.stepping import combine, weigh
@@ -24,7 +24,10 @@ Notify = Callable[[ClientId, Fate, int, Failure | None], None]
 
 @dataclass
 class Collected:
-    """What a round brought. verdicts: keys to close; `open` keys may still be carried later."""
+    """What a round brought. verdicts: keys to close; `open` keys may still be carried later.
+
+    secagg: how it was summed in secret; aborted: why there is no such sum.
+    """
 
     total: WeightedSum
     fates: dict[ClientId, Fate] = field(default_factory=dict)
@@ -33,6 +36,8 @@ class Collected:
     open: list[Key] = field(default_factory=list)
     counted: int = 0
     first_failure: Failure | None = None
+    secagg: SecureRecord | None = None
+    aborted: str = ""
 
 
 class Collector:

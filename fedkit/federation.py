@@ -6,10 +6,10 @@ receive arrivals until a time on the federation's own clock, settle verdicts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from fedkit.aggregate import WeightedSum
 from fedkit.downlink import Release
 from fedkit.job import Job
 from fedkit.messages import ClientId, EncodedUpdate, Failure, Key, Kind, Task
+from fedkit.secagg.identity import Random, SigningKey, Trust
 from fedkit.secagg.messages import FromClient, FromServer
 from fedkit.tensors import State
 
@@ -109,7 +110,9 @@ class Federation(Protocol):
         ...
 
     def settle(self, verdicts: Mapping[Key, Verdict]) -> None:
-        """Close these keys. Called after the checkpoint; idempotent."""
+        """Close these keys; idempotent. Called after the checkpoint, for the requests of a secure session
+        as soon as its stage is over.
+        """
         ...
 
     def now(self) -> float:
@@ -141,12 +144,45 @@ class Witness:
     packed: Mapping[ClientId, tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.uint64]]]
 
 
+@dataclass(frozen=True)
+class ServerTrust:
+    """What the server of a federation with identities has for secure sessions.
+
+    signer: signs headers; its public key is `trust.server`. random: where the secrets of a session come
+    from, by kind, round and attempt: the system's source, or in simulation a seeded one.
+    """
+
+    trust: Trust
+    signer: SigningKey
+    random: Callable[[Kind, int, int], Random]
+
+
+class Trusting(Protocol):
+    """A federation whose clients have identities; any other can do with `honest_server` only."""
+
+    def trust(self) -> ServerTrust | None:
+        """None where there are no identities after all."""
+        ...
+
+
 class Witnessing(Protocol):
     """A federation of which secagg.verify may be asked."""
 
     def witness(self, kind: Kind, round: int, attempt: int) -> Witness:
         """What was seen of that session; forgotten once it was asked for."""
         ...
+
+
+def server_trust(federation: Federation) -> ServerTrust | None:
+    """Its identities, if it has any."""
+    ask = getattr(federation, "trust", None)
+    return cast("Trusting", federation).trust() if ask is not None else None
+
+
+def witness(federation: Federation, kind: Kind, round: int, attempt: int) -> Witness | None:
+    """What it saw of a secure session, if it is a simulation."""
+    ask = getattr(federation, "witness", None)
+    return cast("Witnessing", federation).witness(kind, round, attempt) if ask is not None else None
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,38 @@ class Carried:
 
 
 @dataclass(frozen=True)
+class SecureRecord:
+    """How the update of a round was summed without anybody seeing its parts.
+
+    identities: who vouches for the clients' keys: "roster", "ca" or "none". width: bits of a lane. reached:
+    of the last session, how many clients were asked and how many answered each stage; neighbours (k),
+    threshold (t) and colluding (c, corrupt neighbours that a client's secrecy stands) of its graph, 0 where
+    it did not come so far. attempts: sessions; aborts: why some of them ended. lost: by stage, of all
+    sessions. bytes: of the protocol beside tasks and vectors. seconds: of CPU, here; client_seconds, over
+    all clients, is known in simulation only. verified: whether the sum equals that of the plain vectors;
+    None where nobody looked. offenders: clients that were proved to have sent wrong shares.
+    """
+
+    mode: str
+    suite: str
+    identities: str
+    width: int
+    reached: Mapping[str, int]
+    neighbours: int
+    threshold: int
+    colluding: int
+    attempts: int
+    aborts: tuple[str, ...]
+    lost: Mapping[str, tuple[ClientId, ...]]
+    bytes_up: int
+    bytes_down: int
+    client_seconds: float | None = field(compare=False)
+    server_seconds: float = field(compare=False)
+    verified: bool | None
+    offenders: tuple[ClientId, ...]
+
+
+@dataclass(frozen=True)
 class RoundRecord:
     """One round. ok is False when the model was left unchanged; `reason` says why. fatal: why the run
     cannot go on after it.
@@ -74,7 +106,7 @@ class RoundRecord:
     train: weighted mean of the clients' metrics. metrics: evaluation after the round, if there was
     one. Bytes are those of this round; bytes_up_float32 is what the counted updates would have
     taken as float32, bytes_down_float32 a whole float32 model for each invited client. virtual_*:
-    seconds on the federation's clock. wall_seconds: on ours.
+    seconds on the federation's clock. wall_seconds: on ours. secagg: None without secure aggregation.
     """
 
     round: int
@@ -93,6 +125,7 @@ class RoundRecord:
     wall_seconds: float
     bytes_down_float32: int = 0
     fatal: str = ""
+    secagg: SecureRecord | None = None
 
     def count(self, outcome: Outcome) -> int:
         """How many invited clients had this outcome."""
@@ -116,7 +149,12 @@ class RoundRecord:
     def from_json(cls, line: str) -> RoundRecord:
         """The record of one line; CheckpointError, naming the field, if it is not one."""
         try:
-            given = {"bytes_down_float32": 0, "fatal": "", **fields.mapping(json.loads(line), "record")}
+            given = {
+                "bytes_down_float32": 0,
+                "fatal": "",
+                "secagg": None,
+                **fields.mapping(json.loads(line), "record"),
+            }
             fields.exactly(given, *(one.name for one in dataclasses.fields(cls)))
             return cls(**{name: _field(name, value) for name, value in given.items()})
         except (ValueError, OverflowError, WireError, RecursionError) as error:
@@ -131,6 +169,8 @@ def _field(name: str, value: object) -> Any:
         if not isinstance(value, bool):
             raise WireError("ok is neither true nor false")
         return value
+    if name == "secagg":
+        return None if value is None else _secure(fields.mapping(value, name))
     if name in ("fates", "carried"):
         told = fields.mapping(value, name).items()
         return {client: _fate(fields.mapping(one, name), name) for client, one in told}
@@ -152,6 +192,31 @@ def _fate(told: fields.Fields, name: str) -> Fate | Carried:
     if name == "fates":
         return Fate(Outcome(word), why)
     return Carried(fields.integer(told.get("round"), f"round in {name}"), Outcome(word), why)
+
+
+def _secure(told: fields.Fields) -> SecureRecord:
+    """The entry `secagg`."""
+    fields.exactly(told, *(one.name for one in dataclasses.fields(SecureRecord)))
+    verified, seconds = told["verified"], told["client_seconds"]
+    if not (verified is None or isinstance(verified, bool)):
+        raise WireError("verified in secagg is neither true, false nor null")
+    reached, lost = fields.mapping(told["reached"], "reached"), fields.mapping(told["lost"], "lost")
+    counts = ("width", "neighbours", "threshold", "colluding", "attempts", "bytes_up", "bytes_down")
+    return SecureRecord(
+        **{name: _text(told[name], name) for name in ("mode", "suite", "identities")},
+        **{name: fields.integer(told[name], name) for name in counts},
+        reached={stage: fields.integer(n, "reached") for stage, n in reached.items()},
+        aborts=_texts(told["aborts"], "aborts"),
+        lost={stage: _texts(clients, "lost") for stage, clients in lost.items()},
+        client_seconds=None if seconds is None else _number(seconds, "client_seconds"),
+        server_seconds=_number(told["server_seconds"], "server_seconds"),
+        verified=verified,
+        offenders=_texts(told["offenders"], "offenders"),
+    )
+
+
+def _texts(value: object, name: str) -> tuple[str, ...]:
+    return tuple(_text(one, name) for one in fields.items(value, name))
 
 
 def _number(value: object, name: str) -> float:

@@ -42,6 +42,8 @@ def why_failed(got: Collected, plan: Plan) -> str:
     """Why this round leaves the model unchanged; empty if it does not."""
     if not plan.cohort and not got.total.clients:
         return "no client could be reached"
+    if got.aborted:
+        return got.aborted
     late = counted_replies(got) - got.counted
     if got.counted + late < plan.quorum and plan.cohort:
         carried = f" and {late} late" if late else ""
@@ -106,4 +108,5 @@ def make_record(
         virtual_end=end,
         wall_seconds=wall,
         fatal=fatal_cause(got),
+        secagg=got.secagg,
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
-from fedkit.history import History, Outcome
+from fedkit.history import History, Outcome, SecureRecord
 from fedkit.job import Job
 from fedkit.messages import Metrics
 from fedkit.tensors import Tensors, digest
@@ -71,6 +72,26 @@ def summarise(
         "clients_invited": sum(len(r.fates) for r in rounds),
         **{f"clients_{o.value}": n for o, n in count.items()},
         "clients_carried": sum(r.carried_in for r in rounds),
+        "secagg": _secure([r.secagg for r in rounds if r.secagg is not None]),
+    }
+
+
+def _secure(records: Sequence[SecureRecord]) -> dict[str, Any] | None:
+    """What secure aggregation came to; None for a run without."""
+    if not records:
+        return None
+    checked = [r.verified for r in records if r.verified is not None]
+    stages = dict.fromkeys(stage for r in records for stage in r.lost)
+    return {
+        "mode": records[-1].mode,
+        "identities": records[-1].identities,
+        "sessions": sum(r.attempts for r in records),
+        "aborted": sum(len(r.aborts) for r in records),
+        "lost": {stage: sum(len(r.lost.get(stage, ())) for r in records) for stage in stages},
+        "bytes_up": sum(r.bytes_up for r in records),
+        "bytes_down": sum(r.bytes_down for r in records),
+        "verified": sum(checked) if checked else None,
+        "not_verified": len(checked) - sum(checked) if checked else None,
     }
 
 

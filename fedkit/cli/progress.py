@@ -63,6 +63,15 @@ def show_metrics(metrics: Metrics) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
 
 
+def masked(record: RoundRecord) -> str:
+    """How many updates a secure round summed, of how many; empty for any other round."""
+    secure = record.secagg
+    if secure is None or not record.ok:
+        return ""
+    checked = {True: ", equal to the plain sum", False: ", NOT the plain sum", None: ""}[secure.verified]
+    return f"  secret sum of {record.count(Outcome.counted)}/{len(record.fates)}{checked}"
+
+
 class Lines:
     """Lines for output that is not a terminal: of a round, at most one in `every` seconds, and the last."""
 
@@ -80,6 +89,7 @@ class Lines:
         record = event.record
         self._totals.add(record)
         result = show_metrics(record.metrics) if record.ok else f"failed: {record.reason}"
+        result += masked(record)
         self._waiting = f"{self._name} round {record.round + 1}/{self._rounds}  {result}  {self._totals.text}"
         if time.monotonic() >= self._last + self._every:
             self.close()
@@ -130,7 +140,7 @@ class Bar:
     def round_ended(self, event: RoundEnded) -> None:
         record = event.record
         self._totals.add(record)
-        self._display.totals = self._totals.text
+        self._display.totals = " · ".join(filter(None, (masked(record).strip(), self._totals.text)))
         self._display.update(self._task, completed=record.round + 1)
         if record.metrics:
             self._display.update(self._task, metrics=show_metrics(record.metrics))

@@ -139,12 +139,32 @@ def _show(summary: Mapping[str, Any]) -> None:
         "stopped": summary["stopped"],
         "bytes": f"{up}, {down}",
         "clients": ", ".join(f"{n} {word}{carried.get(word, '')}" for word, n in clients.items() if n),
+        "secagg": _secure(summary.get("secagg")),
         "time": f"{virtual} virtual, {wall} here",
         "model": f"{summary['parameters']} parameters, sha256 {summary['model_sha256'][:16]}",
     }
     echo_table([{"": key, summary["folder"]: text} for key, text in rows.items() if text])
     if summary["report"]:
         typer.echo(f"\nreport: {summary['report']}")
+
+
+def _secure(told: Mapping[str, Any] | None) -> str:
+    """What secure aggregation came to, on one line; empty without."""
+    from fedkit.report.units import show_bytes
+
+    if told is None:
+        return ""
+    lost = ", ".join(f"{n} at {stage}" for stage, n in told["lost"].items())
+    parts = [
+        told["mode"] + ("" if told["identities"] != "none" else " without identities"),
+        f"{told['sessions']} sessions" + (f", {told['aborted']} aborted" if told["aborted"] else ""),
+        f"lost {lost}" if lost else "nobody lost",
+        f"{show_bytes(told['bytes_up'])} up and {show_bytes(told['bytes_down'])} down beside the vectors",
+    ]
+    if told["verified"] is not None:
+        wrong = f", {told['not_verified']} were NOT" if told["not_verified"] else ""
+        parts.append(f"{told['verified']} sums equal to the plain ones{wrong}")
+    return "; ".join(parts)
 
 
 def _traffic(summary: Mapping[str, Any], way: str) -> str:

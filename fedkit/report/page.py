@@ -13,6 +13,7 @@ from fedkit.report.clients import missing_section, participation_chart, rounds_s
 from fedkit.report.data import Over, Run, read_run
 from fedkit.report.labels import labels_section
 from fedkit.report.markup import Html, el, join, section, table, tabs, write_page
+from fedkit.report.secure import secure_section
 from fedkit.report.units import (
     Axis,
     bytes_axis,
@@ -52,6 +53,8 @@ def write_report(folder: Path) -> Path:
         missing_section(run),
         rounds_section(run),
     ]
+    if (secured := secure_section(run)) is not None:
+        sections.insert(-1, secured)
     if run.labels is not None:
         sections.append(labels_section(run.labels))
     return write_page(folder / "report.html", title, *sections, _config(run), _environment(run))
