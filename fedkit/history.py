@@ -201,13 +201,20 @@ def _secure(told: fields.Fields) -> SecureRecord:
     if not (verified is None or isinstance(verified, bool)):
         raise WireError("verified in secagg is neither true, false nor null")
     reached, lost = fields.mapping(told["reached"], "reached"), fields.mapping(told["lost"], "lost")
-    counts = ("width", "neighbours", "threshold", "colluding", "attempts", "bytes_up", "bytes_down")
     return SecureRecord(
-        **{name: _text(told[name], name) for name in ("mode", "suite", "identities")},
-        **{name: fields.integer(told[name], name) for name in counts},
+        mode=_text(told["mode"], "mode"),
+        suite=_text(told["suite"], "suite"),
+        identities=_text(told["identities"], "identities"),
+        width=fields.integer(told["width"], "width"),
         reached={stage: fields.integer(n, "reached") for stage, n in reached.items()},
+        neighbours=fields.integer(told["neighbours"], "neighbours"),
+        threshold=fields.integer(told["threshold"], "threshold"),
+        colluding=fields.integer(told["colluding"], "colluding"),
+        attempts=fields.integer(told["attempts"], "attempts"),
         aborts=_texts(told["aborts"], "aborts"),
         lost={stage: _texts(clients, "lost") for stage, clients in lost.items()},
+        bytes_up=fields.integer(told["bytes_up"], "bytes_up"),
+        bytes_down=fields.integer(told["bytes_down"], "bytes_down"),
         client_seconds=None if seconds is None else _number(seconds, "client_seconds"),
         server_seconds=_number(told["server_seconds"], "server_seconds"),
         verified=verified,
