@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedkit.codecs.hadamard import BLOCK
 from fedkit.codecs.stage import Vector
@@ -19,7 +20,8 @@ def deal(vector: Vector) -> Vector:
     """
     hands, whole = _shape(vector.size)
     out = np.empty_like(vector)
-    out[:whole].reshape(hands, -1, RUN)[:] = vector[:whole].reshape(-1, hands, RUN).swapaxes(0, 1)
+    given = np.ascontiguousarray(vector[:whole])
+    _runs(out[:whole]).reshape(hands, -1)[:] = _runs(given).reshape(-1, hands).T
     out[whole:] = vector[whole:]
     _exchange(out, whole)
     return out
@@ -30,9 +32,14 @@ def collect(vector: Vector) -> Vector:
     hands, whole = _shape(vector.size)
     out = np.empty_like(vector)
     _exchange(vector, whole)
-    out[:whole].reshape(-1, hands, RUN)[:] = vector[:whole].reshape(hands, -1, RUN).swapaxes(0, 1)
+    _runs(out[:whole]).reshape(-1, hands)[:] = _runs(vector[:whole]).reshape(hands, -1).T
     out[whole:] = vector[whole:]
     return out
+
+
+def _runs(vector: Vector) -> NDArray[np.void]:
+    """Each run as one item of 64 bytes, which numpy moves at twice the speed of 16 numbers."""
+    return vector.view(np.dtype((np.void, 4 * RUN)))
 
 
 def _shape(size: int) -> tuple[int, int]:

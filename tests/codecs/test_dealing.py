@@ -18,6 +18,11 @@ def test_collecting_undoes_dealing_and_nothing_is_lost(d: int) -> None:
     assert np.array_equal(collect(dealt), x)
 
 
+def test_a_vector_with_gaps_is_dealt_like_any_other() -> None:
+    x = np.arange(40_000, dtype=np.float32)
+    assert np.array_equal(deal(x[::2]), deal(x[::2].copy()))
+
+
 @pytest.mark.parametrize("d", [20 * 4096, 20 * 4096 + 1234, 33_333])
 def test_every_block_holds_a_like_share_of_every_part(d: int) -> None:
     x = np.repeat([0.0, 1.0], [d - d // 10, d // 10]).astype(np.float32)
