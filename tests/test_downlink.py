@@ -99,7 +99,7 @@ def test_a_model_of_another_layout_is_refused() -> None:
 
 
 BIG = Layout(("w", "b"), ((40, 30), (30,)), ("float32", "float32"))
-LOSSY = ["ecsq:delta=2,mode=near", "ecsq:mode=dead", "ecsq:delta=1,mode=dither", "int8", "bfloat16", "sign", "stc", "topk|int4"]
+LOSSY = ["ecsq:delta=2,mode=near", "ecsq:delta=1,mode=dither", "int8", "bfloat16", "sign", "stc", "topk|int4"]
 
 
 class Pair:

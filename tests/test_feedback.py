@@ -32,7 +32,6 @@ BIASED = [
     "sign",
     "stc:share=0.05",
     "ecsq:delta=2,mode=near",
-    "ecsq:delta=2,mode=dead",
     "eden:scale=min",
     "powersgd",
 ]

@@ -2,9 +2,7 @@
 
 At high rate it is within .25 bit of any scalar scheme (Gish and Pierce 1968), and a step of several
 times the root mean square still works when the rounding is stochastic, since the mean over clients
-is unbiased. Subtractive dither: Roberts 1962; Schuchman 1964. A wider bin around zero spends no bits on
-values that are hardly worth them: for heavy-tailed deltas at half a bit an entry, a sixth fewer at the same
-error (Sullivan 1996, "Efficient scalar quantization of exponential and Laplacian random variables").
+is unbiased. Subtractive dither: Roberts 1962; Schuchman 1964.
 
     bfloat16 ...     the root mean square of each block; the last block may be shorter
     symbols          as entropy.py says; int8 if they always fit, else int16
@@ -26,25 +24,20 @@ from fedkit.codecs.reader import Reader
 from fedkit.codecs.stage import Quantizer, Vector
 from fedkit.seeds import stream
 
-UP = np.float32(0.7)
-"""From this share of a step on, mode dead rounds up."""
-SHIFT = np.float32(0.1)
-"""Of a step, by which mode dead reads a symbol farther from zero: the bin's mean lies there."""
-
 
 @dataclass(frozen=True)
 class Ecsq(Quantizer):
     """Uniform steps of delta times the root mean square of each block, entropy coded.
 
     mode stoch: rounded up or down at random; dither: a uniform shift that the decoder takes off
-    again; near: to the nearest, biased; dead: towards zero below UP of a step, read SHIFT above, biased.
+    again; near: to the nearest, biased.
     """
 
     id: ClassVar[str] = "ecsq"
     paper: ClassVar[str] = "Gish and Pierce 1968, doi:10.1109/TIT.1968.1054193"
     fixed_size: ClassVar[bool] = False
     delta: float = 4.0
-    mode: Literal["stoch", "dither", "near", "dead"] = "stoch"
+    mode: Literal["stoch", "dither", "near"] = "stoch"
     block: int = 4096
 
     def __post_init__(self) -> None:
@@ -53,11 +46,11 @@ class Ecsq(Quantizer):
 
     @property
     def unbiased(self) -> bool:
-        return not self.contractive
+        return self.mode != "near"
 
     @property
     def contractive(self) -> bool:
-        return self.mode in ("near", "dead")
+        return self.mode == "near"
 
     @property
     def _dtype(self) -> np.dtype[Any]:
@@ -74,7 +67,7 @@ class Ecsq(Quantizer):
         return self._scales_len(d) + 1
 
     def size_estimate(self, d: int) -> float:
-        return self._scales_len(d) + d * _entropy(self.delta, self.mode) / 8
+        return self._scales_len(d) + d * _entropy(self.delta, self.mode == "near") / 8
 
     def nmse(self, d: int) -> float | None:
         return self.delta**2 / 12 if self.mode == "dither" else None
@@ -87,10 +80,8 @@ class Ecsq(Quantizer):
             scales.append(bits.little(scale))
             step = self._step(bits.from_bfloat16(scale))
             steps = bits.divided(rows, step, spare)
-            if self.unbiased:
+            if self.mode != "near":
                 steps += bits.centred(noise, rows.shape)
-            elif self.mode == "dead":
-                steps -= np.copysign(UP - np.float32(0.5), steps)
             symbols[low : low + rows.size] = np.rint(steps, out=steps).reshape(-1)
         return b"".join((*scales, entropy.encode(symbols)))
 
@@ -103,8 +94,6 @@ class Ecsq(Quantizer):
             rows[:] = symbols[low : low + rows.size].reshape(rows.shape)
             if self.mode == "dither":
                 rows -= bits.centred(noise, rows.shape)
-            elif self.mode == "dead":
-                rows += SHIFT * np.sign(rows)
             first = low // self.block
             rows *= step[first : first + len(rows), None]
         return out
@@ -114,19 +103,14 @@ class Ecsq(Quantizer):
 
 
 @cache
-def _entropy(delta: float, mode: str) -> float:
+def _entropy(delta: float, near: bool) -> float:
     """Bits an entry for a heavy-tailed delta: signed 2.4th powers of normal quantiles, whose mean
     magnitude is half their root mean square, as measured on local updates of small networks."""
     normal = np.array([NormalDist().inv_cdf((i + 0.5) / 4096) for i in range(4096)])
     values = np.sign(normal) * np.abs(normal) ** 2.4
     steps = values / (delta * math.sqrt(float(np.mean(values**2))))
-    if mode in ("near", "dead"):
-        away = 0.5 if mode == "near" else 1 - float(UP)
-        below = np.sign(steps) * np.floor(np.abs(steps) + away)
-        up = np.zeros_like(steps)
-    else:
-        below = np.floor(steps)
-        up = steps - below
+    below = np.floor(steps + 0.5 * near)
+    up = np.zeros_like(steps) if near else steps - below
     counts = np.bincount((below - below.min()).astype(int), 1 - up, minlength=int(np.ptp(below)) + 2)
     counts[1:] += np.bincount((below - below.min()).astype(int), up, minlength=len(counts))[: len(counts) - 1]
     share = counts[counts > 0] / counts.sum()

@@ -24,7 +24,6 @@ VARIANTS = [
     "eden:scale=min",
     "ecsq:delta=16",
     "ecsq:delta=2,mode=near",
-    "ecsq:delta=2,mode=dead",
     "ecsq:delta=1,mode=dither",
     "ecsq:delta=.05,block=65536",
     "rotate|ecsq:delta=2",
