@@ -114,10 +114,14 @@ class Opened:
     tag: bytes
     kind: ClassVar[int] = 10
 
-    def to_bytes(self) -> bytes:
+    @property
+    def claims(self) -> bytes:
+        """What the tag authenticates."""
         _as_many(self.owners, self.shares, "shares")
-        shares = exactly(self.shares, SECRET_BYTES, "a share")
-        return frame(self.kind, packed(self.owners), shares, exactly((self.tag,), TAG_BYTES, "a tag"))
+        return packed(self.owners) + exactly(self.shares, SECRET_BYTES, "a share")
+
+    def to_bytes(self) -> bytes:
+        return frame(self.kind, self.claims, exactly((self.tag,), TAG_BYTES, "a tag"))
 
     @classmethod
     def from_bytes(cls, data: bytes, owners: int) -> Opened:

@@ -114,6 +114,11 @@ class Header:
         """SHA-256 of the bytes."""
         return sha256(self.to_bytes()).digest()
 
+    @property
+    def agrees(self) -> bool:
+        """Whether survivors are signed before anything is opened: the server may lie."""
+        return self.policy.mode is Mode.LYING_SERVER
+
     def parameters(self, clients: int) -> Parameters:
         """Graph and threshold for those who advertised. ConfigError: none that keep the policy's secrecy.
 

@@ -16,7 +16,7 @@ Those from Masked on are in `closing`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 from typing import ClassVar
@@ -117,10 +117,6 @@ class Advert:
         """SHA-256 of the frame: how a roster names this advert."""
         return sha256(self.to_bytes()).digest()
 
-    def signed(self, signature: bytes) -> Advert:
-        """The same with a signature."""
-        return replace(self, signature=signature)
-
     @classmethod
     def from_bytes(cls, data: bytes) -> Advert:
         reader = Reader(data, cls.kind)
@@ -184,10 +180,13 @@ class Boxes:
     tag: bytes
     kind: ClassVar[int] = 4
 
+    @property
+    def claims(self) -> bytes:
+        """What the tag authenticates."""
+        return exactly(self.boxes, BOX_BYTES, "a box")
+
     def to_bytes(self) -> bytes:
-        return frame(
-            self.kind, exactly(self.boxes, BOX_BYTES, "a box"), exactly((self.tag,), TAG_BYTES, "a tag")
-        )
+        return frame(self.kind, self.claims, exactly((self.tag,), TAG_BYTES, "a tag"))
 
     @classmethod
     def from_bytes(cls, data: bytes, neighbours: int) -> Boxes:

@@ -23,7 +23,7 @@ class Sealer:
     def __init__(self, suite: Suite, key: bytes) -> None:
         self._cipher: AESGCM | ChaCha20Poly1305 | None = _cipher(suite, key)
 
-    def seal(self, text: bytes, aad: bytes) -> bytes:
+    def seal(self, text: bytes, aad: bytes | memoryview) -> bytes:
         """The box: as long as `text` and 16 bytes more. ValueError: this key has sealed its message."""
         if self._cipher is None:
             raise ValueError("this key has sealed its one message: make another key")
@@ -31,7 +31,7 @@ class Sealer:
         return cipher.encrypt(NONCE, text, aad)
 
 
-def open_box(suite: Suite, key: bytes, box: bytes, aad: bytes) -> bytes:
+def open_box(suite: Suite, key: bytes, box: bytes, aad: bytes | memoryview) -> bytes:
     """What was sealed. CryptoError: another key, other associated data, or changed bytes."""
     try:
         return _cipher(suite, key).decrypt(NONCE, box, aad)

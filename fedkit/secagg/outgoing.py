@@ -1,0 +1,102 @@
+"""What the server knows of a session, and the messages that it makes of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkit.messages import ClientId
+from fedkit.secagg.closing import Quorum, Survivors
+from fedkit.secagg.frames import Flags
+from fedkit.secagg.header import Header
+from fedkit.secagg.messages import Advert, Inbox, Roster, Stage
+from fedkit.secagg.session import Session
+
+
+@dataclass
+class Board:
+    """What is known, as it comes to be known. boxes: (n, k, 80) bytes, dropped when they are delivered."""
+
+    header: Header
+    opening: bytes
+    adverts: dict[ClientId, Advert] = field(default_factory=dict)
+    signatures: dict[ClientId, bytes] = field(default_factory=dict)
+    session: Session = field(init=False)
+    head: bytes = field(init=False)
+    boxes: NDArray[np.uint8] = field(init=False)
+    sharers: Flags = field(init=False)
+    survivors: Flags = field(init=False)
+
+    @property
+    def roster(self) -> list[Advert]:
+        """The adverts by the clients' places."""
+        return [self.adverts[client] for client in self.session.clients]
+
+    def near(self, client: ClientId) -> list[Advert]:
+        """The adverts of a client's neighbours."""
+        numbers = self.session.graph[self.session.number[client]].tolist()
+        return [self.adverts[self.session.clients[number]] for number in numbers]
+
+
+class Outbox(Mapping[ClientId, bytes]):
+    """Bodies by client, made when asked for: a roster for each of 10,000 clients would not fit in memory.
+
+    To be used before the stage is closed.
+    """
+
+    def __init__(self, board: Board, stage: Stage, clients: Iterable[ClientId]) -> None:
+        self._clients = dict.fromkeys(sorted(clients))
+        self._board, self._make = board, BODY[stage]
+
+    def __getitem__(self, client: ClientId) -> bytes:
+        if client not in self._clients:
+            raise KeyError(client)
+        return self._make(self._board, client)
+
+    def __iter__(self) -> Iterator[ClientId]:
+        return iter(self._clients)
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+
+def _opening(board: Board, _: ClientId) -> bytes:
+    return board.opening
+
+
+def _roster(board: Board, client: ClientId) -> bytes:
+    return Roster.join(board.head, (advert.to_bytes() for advert in board.near(client)))
+
+
+def _inbox(board: Board, client: ClientId) -> bytes:
+    session, sharers = board.session, board.sharers
+    own = session.number[client]
+    near = session.graph[own]
+    senders = near[sharers[near]]
+    places = np.count_nonzero(session.graph[senders] < own, axis=1)
+    return Inbox(sharers, tuple(box.tobytes() for box in board.boxes[senders, places])).to_bytes()
+
+
+def _survivors(board: Board, _: ClientId) -> bytes:
+    return Survivors(board.survivors).to_bytes()
+
+
+def _last(board: Board, client: ClientId) -> bytes:
+    if not board.header.agrees:
+        return _survivors(board, client)
+    near = [advert.client for advert in board.near(client)]
+    signed = np.array([peer in board.signatures for peer in near], np.bool_)
+    return Quorum(signed, tuple(board.signatures[p] for p in near if p in board.signatures)).to_bytes()
+
+
+BODY: Final[Mapping[Stage, Callable[[Board, ClientId], bytes]]] = {
+    Stage.advertise: _opening,
+    Stage.share: _roster,
+    Stage.mask: _inbox,
+    Stage.agree: _survivors,
+    Stage.unmask: _last,
+}

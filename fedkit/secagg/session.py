@@ -1,0 +1,171 @@
+"""What everyone who is in a session knows: who takes part, who is whose neighbour, what is hashed and signed.
+
+Clients are numbers here, their places in the roster, which is in the order of ids. `context` is
+SHA-256(SHA-256(header) ‖ root of the roster): it salts every key, is in every signature and box, and is
+the seed of the graph. Clients who were shown different headers or rosters have no key in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkit.errors import CryptoError
+from fedkit.messages import ClientId
+from fedkit.secagg.frames import Flags, client_bytes, packed, statement
+from fedkit.secagg.graph import Neighbours, graph_seed, neighbours
+from fedkit.secagg.header import Header
+from fedkit.secagg.messages import Advert
+from fedkit.secagg.parameters import Parameters, assess
+from fedkit.secagg.primitives.boxes import Sealer, open_box
+from fedkit.secagg.primitives.digests import merkle_root
+from fedkit.secagg.primitives.keys import BOX_KEY_BYTES, AgreementKey, Label, hkdf, mask_key, self_key
+from fedkit.secagg.primitives.masks import Lanes, Mask
+from fedkit.secagg.primitives.suite import Suite
+
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Session:
+    """One session, from the roster on. clients: those of the roster; digests: hashes of their adverts."""
+
+    header: Header
+    clients: tuple[ClientId, ...]
+    digests: tuple[bytes, ...]
+    parameters: Parameters
+
+    @cached_property
+    def context(self) -> bytes:
+        """What binds everything to this header and this roster."""
+        names = map(client_bytes, self.clients)
+        root = merkle_root([name + digest for name, digest in zip(names, self.digests, strict=True)])
+        return graph_seed(self.header.digest, root)
+
+    @cached_property
+    def number(self) -> dict[ClientId, int]:
+        """The place of each client."""
+        return {client: number for number, client in enumerate(self.clients)}
+
+    @cached_property
+    def graph(self) -> Neighbours:
+        """The neighbours of each client, ascending: (n, k)."""
+        return neighbours(len(self.clients), self.parameters.neighbours, self.context)
+
+    @cached_property
+    def circles(self) -> Numbers:
+        """Each client and its neighbours, ascending: who holds its shares, and whose it holds: (n, k + 1)."""
+        own = np.arange(len(self.clients))[:, None]
+        return np.sort(np.hstack([self.graph, own]).astype(np.int64), axis=1)
+
+    def circle(self, number: int) -> Numbers:
+        """One row of `circles`, without the others."""
+        near = self.graph[number].astype(np.int64)
+        return np.insert(near, np.searchsorted(near, number), number)
+
+    def holders(self, number: int, alive: Flags) -> int:
+        """How many of those that hold shares of a client are alive."""
+        return int(np.count_nonzero(alive[self.circle(number)]))
+
+    def connected(self, survivors: Flags) -> bool:
+        """Whether so many are left that, but for the policy's probability, the survivors hang together."""
+        n, alive, policy = len(survivors), int(np.count_nonzero(survivors)), self.header.policy
+        made, lost = self.parameters, replace(policy, dropout=1 - alive / n)
+        worth = assess(n, made.neighbours, made.threshold, lost)
+        return worth.disconnected <= -(policy.sigma + 1)
+
+    def flags(self, clients: Sequence[ClientId]) -> Flags:
+        """A set of clients."""
+        made = np.zeros(len(self.clients), np.bool_)
+        made[[self.number[client] for client in clients]] = True
+        return made
+
+    def named(self, flags: Flags) -> tuple[ClientId, ...]:
+        """The clients of a set, in order."""
+        return tuple(self.clients[number] for number in np.flatnonzero(flags))
+
+
+def advert_text(header: bytes, advert: Advert) -> bytes:
+    """What a client signs of its advert; header: SHA-256."""
+    return statement("advert", header, advert.claims)
+
+
+def box_text(context: bytes, sender: ClientId, receiver: ClientId) -> bytes:
+    """What a box is bound to."""
+    return statement("box", context, client_bytes(sender), client_bytes(receiver))
+
+
+def mask_text(context: bytes, sharers: Flags, tail: bytes | memoryview, tag: bytes) -> bytes:
+    """What a client signs of its vector; `tag` authenticates the vector."""
+    return statement("mask", context, sha256(packed(sharers)).digest(), bytes(tail), tag)
+
+
+def agree_text(context: bytes, sharers: Flags, survivors: Flags) -> bytes:
+    """What survivors sign."""
+    return sha256(statement("agree", context, packed(sharers), packed(survivors))).digest()
+
+
+@dataclass(frozen=True)
+class Link:
+    """Authenticates what one client sends to the server: AES-GMAC or Poly1305, one key for each purpose.
+
+    A signature needs a hash of a vector of megabytes, ten times as dear.
+    """
+
+    suite: Suite
+    context: bytes
+    client: ClientId
+    agreed: bytes
+
+    @classmethod
+    def between(cls, session: Session, client: ClientId, own: AgreementKey, peer: bytes) -> Link:
+        """The link of a client, from either end. CryptoError: a key of low order."""
+        return cls(session.header.suite, session.context, client, own.agree(peer))
+
+    def tag(self, purpose: str, data: bytes | memoryview) -> bytes:
+        """The tag of `data`, 16 bytes."""
+        return Sealer(self.suite, self._key(purpose)).seal(b"", data)
+
+    def holds(self, purpose: str, data: bytes | memoryview, tag: bytes) -> bool:
+        """Whether `tag` is that of `data`."""
+        try:
+            return open_box(self.suite, self._key(purpose), tag, data) == b""
+        except CryptoError:
+            return False
+
+    def _key(self, purpose: str) -> bytes:
+        info = statement("link", purpose.encode(), client_bytes(self.client))
+        return hkdf(self.context, self.agreed, info, BOX_KEY_BYTES)
+
+
+def pair_masks(session: Session, agreed: bytes, own: int, peer: int) -> tuple[Mask, Mask]:
+    """What `own` adds to its vector and to its tail for `peer`: of the two, the first in the roster adds."""
+    a, b = session.clients[own], session.clients[peer]
+    size, sign = session.header.suite.mask_bytes, 1 if own < peer else -1
+    labels = (Label.MASK, Label.TAIL)
+    vector, tail = (Mask(mask_key(session.context, agreed, label, a, b, size), sign) for label in labels)
+    return vector, tail
+
+
+def self_masks(session: Session, secret: bytes, own: int, sign: int = 1) -> tuple[Mask, Mask]:
+    """What `own` adds for itself, from its secret b; sign -1 takes it off."""
+    size, owner = session.header.suite.mask_bytes, session.clients[own]
+    labels = (Label.MASK, Label.TAIL)
+    vector, tail = (Mask(self_key(session.context, secret, label, owner, size), sign) for label in labels)
+    return vector, tail
+
+
+def lanes_of(data: memoryview | bytes, width: int) -> Lanes:
+    """Little-endian bytes as lanes, not copied."""
+    return np.frombuffer(data, np.dtype(f"<u{width // 8}"))
+
+
+def bytes_of(lanes: Lanes) -> memoryview:
+    """Lanes as little-endian bytes, not copied where the machine is little-endian itself."""
+    little = lanes.astype(lanes.dtype.newbyteorder("<"), copy=False)
+    return little.view(np.uint8).data

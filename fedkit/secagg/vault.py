@@ -1,0 +1,111 @@
+"""The secrets of a client in one session, and all that is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkit.errors import CryptoError
+from fedkit.secagg.closing import Opened
+from fedkit.secagg.frames import Flags
+from fedkit.secagg.messages import Advert
+from fedkit.secagg.primitives.boxes import Sealer, open_box
+from fedkit.secagg.primitives.digests import commit
+from fedkit.secagg.primitives.keys import AgreementKey, box_key
+from fedkit.secagg.primitives.masks import Lanes, add_masks
+from fedkit.secagg.primitives.shamir import share
+from fedkit.secagg.primitives.suite import SECRET_BYTES, Random, draw
+from fedkit.secagg.session import Link, Session, box_text, pair_masks, self_masks
+
+
+class Vault:
+    """Two agreement keys, the secret b of the self-mask, and shares of the neighbours' secrets.
+
+    Drop the vault and they are gone, as far as Python lets go of memory.
+    """
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._mask = AgreementKey.new(random)
+        self._box = AgreementKey.new(random)
+        self._own = draw(random, SECRET_BYTES)
+        self._inbox: dict[int, bytes] = {}  # keys of the boxes that neighbours will send
+        self._held: dict[int, bytes] = {}  # a share of each secret of each owner
+
+    @property
+    def publics(self) -> tuple[bytes, bytes]:
+        """The public keys: for masks, for boxes."""
+        return self._mask.public, self._box.public
+
+    def commitment(self, sid: bytes) -> bytes:
+        """What fixes b without telling it."""
+        return commit(sid, self._own)
+
+    def link(self, session: Session, own: int) -> Link:
+        """What authenticates this client to the server."""
+        return Link.between(session, session.clients[own], self._box, session.header.server)
+
+    def deal(self, session: Session, own: int, adverts: Sequence[Advert]) -> tuple[bytes, ...]:
+        """A box for each neighbour, in order, with a share of both secrets.
+
+        CryptoError: a neighbour's key of low order.
+        """
+        circle, suite, me = session.circle(own), session.header.suite, session.clients[own]
+        both = self._mask.secret + self._own
+        rows = share(both, (circle + 1).tolist(), session.parameters.threshold, random=self._random)
+        self._held[own] = rows[circle == own].tobytes()
+        boxes = []
+        for peer, row, advert in zip(session.graph[own].tolist(), rows[circle != own], adverts, strict=True):
+            agreed, context = self._box.agree(advert.box), session.context
+            self._inbox[peer] = box_key(context, agreed, advert.client, me)
+            sealer = Sealer(suite, box_key(context, agreed, me, advert.client))
+            boxes.append(sealer.seal(row.tobytes(), box_text(context, me, advert.client)))
+        return tuple(boxes)
+
+    def open(self, session: Session, own: int, senders: Sequence[int], boxes: Sequence[bytes]) -> None:
+        """Take the shares out of the boxes of these neighbours.
+
+        A box that does not open holds no share, and nothing else follows: a client that treated its sender
+        as lost could be told apart by the server.
+        """
+        me = session.clients[own]
+        for sender, box in zip(senders, boxes, strict=True):
+            text = box_text(session.context, session.clients[sender], me)
+            try:
+                self._held[sender] = open_box(session.header.suite, self._inbox[sender], box, text)
+            except CryptoError:
+                continue
+        self._inbox.clear()
+
+    def add_masks(
+        self,
+        session: Session,
+        own: int,
+        peers: Sequence[tuple[int, bytes]],
+        vector: Lanes,
+        tail: NDArray[np.uint64],
+        threads: int,
+    ) -> None:
+        """Mask in place: with b, and with each of these peers (their number, their public mask key).
+
+        The keys that made the masks are dropped: only shares of them remain. CryptoError: low order.
+        """
+        pairs = [self_masks(session, self._own, own)]
+        pairs += [pair_masks(session, self._mask.agree(public), own, peer) for peer, public in peers]
+        suite = session.header.suite
+        add_masks(vector, (mask for mask, _ in pairs), suite, threads=threads)
+        add_masks(tail, (mask for _, mask in pairs), suite)
+        del self._mask, self._box, self._own
+
+    def give(self, circle: Sequence[int], sharers: Flags, survivors: Flags) -> Opened:
+        """Of each owner one share: of b where it survived, of its mask key where it was lost. Never both."""
+        owners = np.zeros(len(circle), np.bool_)
+        shares: list[bytes] = []
+        for place, owner in enumerate(circle):
+            pair = self._held.pop(owner, None)
+            if pair is not None and sharers[owner]:
+                owners[place] = True
+                shares.append(pair[SECRET_BYTES:] if survivors[owner] else pair[:SECRET_BYTES])
+        return Opened(owners, tuple(shares), b"")
