@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, cast
 
 from fedkit import fields, packing, plugins
 from fedkit.aggregate import Grid
 from fedkit.codecs import Codec
+from fedkit.codecs.spec import parse
 from fedkit.errors import ClientFailed, ConfigError, WireError
 from fedkit.fields import Fields
 from fedkit.job import Job
@@ -39,6 +39,8 @@ _SECAGG = (
 )
 _UNFIT = (ConfigError, ValueError, TypeError, ArithmeticError)
 """What the class of a plugin may raise on options that it does not take."""
+_SUBJECT = 256
+"""Most characters of a name that are told back."""
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -125,29 +127,33 @@ def _strategy(given: Fields) -> Strategy:
     try:
         return plugins.strategy(name, options)
     except _UNFIT as error:
-        raise ClientFailed("missing_plugin", name, str(error)) from error
+        raise _missing(name, str(error)) from error
 
 
 def _codec(spec: str) -> Codec:
-    for part in spec.split("|"):
-        _demand("codecs", re.sub(r"/\d+$", "", part.partition(":")[0]))
     try:
-        made = plugins.codec(spec)
+        for part in parse(spec):
+            _demand("codecs", part.name)
+        made = plugins.codec(spec, files=False)
     except _UNFIT as error:
-        raise ClientFailed("missing_plugin", spec, str(error)) from error
+        raise _missing(spec, str(error)) from error
     if made.spec != spec:
         raise WireError(f"codec {spec!r} is not written with all its parameters: {made.spec!r}")
     return made
 
 
 def _demand(group: str, name: str) -> None:
-    """The name is registered here: no file and no provider is asked."""
+    """The name is registered here, and is no file: nothing is loaded that a server names otherwise."""
     try:
         known = plugins.names(f"fedkit.{group}")
     except ConfigError as error:
-        raise ClientFailed("missing_plugin", name, str(error)) from error
-    if name not in known:
-        raise ClientFailed("missing_plugin", name, f"is none of the {group} that are registered here")
+        raise _missing(name, str(error)) from error
+    if name not in known or plugins.is_file(name):
+        raise _missing(name, f"is none of the {group} that are registered here")
+
+
+def _missing(subject: str, reason: str) -> ClientFailed:
+    return ClientFailed("missing_plugin", subject[:_SUBJECT], reason)
 
 
 def _layout(value: object, name: str) -> Layout:

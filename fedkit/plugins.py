@@ -25,6 +25,7 @@ from typing import Literal, TypeAlias, cast
 
 from fedkit import options, toml
 from fedkit.codecs import AUTO, Codec, Stage, TensorRules, build
+from fedkit.codecs.spec import Part, parse
 from fedkit.errors import ConfigError, FedkitError, PluginError, nearest, shown
 from fedkit.strategy import Strategy
 
@@ -91,31 +92,45 @@ def strategy(name: str, given: Mapping[str, object] | None = None) -> Strategy:
     return made
 
 
-def codec(spec: str, direction: Literal["up", "down"] = "up") -> Codec:
+def codec(spec: str, direction: Literal["up", "down"] = "up", files: bool = True) -> Codec:
     """The codec of a spec string: stages joined by `|`, each `name` or `name:key=value,key=value`.
 
-    A name may state its version, as in `ecsq/1`, or be FILE.py:CLASS. `auto` is the default of the
-    direction. Raises PluginError for an unknown name, ConfigError for an unknown key, a wrong value, a
-    version that is not installed, or stages that do not go together.
+    A name may state its version, as in `ecsq/1`, or be FILE.py:CLASS, unless `files` is False. `auto` is
+    the default of the direction. Raises PluginError for an unknown name, ConfigError for an unknown key, a
+    wrong value, a version that is not installed, or stages that do not go together.
     """
-    text = AUTO[direction] if spec == "auto" else spec
-    return build([_stage(part.strip(), spec) for part in text.split("|")], spec)
+    parts = parse(AUTO[direction] if spec.strip() == "auto" else spec)
+    if named := [part.name for part in parts if part.file and not files]:
+        raise PluginError(f"codec {shown(named[0])} is a file, and only registered codecs are allowed here")
+    return build([_stage(part, spec) for part in parts], spec)
 
 
-def _stage(part: str, spec: str) -> object:
-    file = re.fullmatch(r"(.+\.py:\w+):?(.*)", part)
-    name, rest = (file[1], file[2]) if file else part.partition(":")[::2]
-    name, slash, version = (name, "", "") if file else name.partition("/")
-    cls = cast("Factory", load("fedkit.codecs", name))
-    pairs = [item.partition("=") for item in rest.split(",") if item]
-    given = {key.strip(): toml.value(text.strip()) for key, _, text in pairs}
-    known = options.check(cls, given, lambda key, text: ConfigError(f"codec {spec!r}: {key}: {text}"))
-    made = _make(f"codec {spec!r}", lambda: cls(**known))
+def _stage(part: Part, spec: str) -> object:
+    what = f"codec {shown(spec)}"
+    try:
+        cls = cast("Factory", load("fedkit.codecs", part.name))
+    except PluginError as error:
+        hint = "; patterns of exempt are joined by '+'" if "exempt=" in spec else ""
+        raise PluginError(f"{error}{hint}") from error
+    takes = options.signature(cls).parameters
+    given = {
+        k: _option(takes[k].annotation if k in takes else None, text) for k, text in part.options.items()
+    }
+    known = options.check(cls, given, lambda key, text: ConfigError(f"{what}: {key}: {text}"))
+    made = _make(what, lambda: cls(**known))
     if not isinstance(made, Codec | Stage | TensorRules):
-        raise PluginError(f"codec {spec!r} makes a {type(made).__name__}, not a fedkit codec or stage")
-    if slash and version != str(made.version):
-        raise ConfigError(f"codec {spec!r}: {name!r} has version {made.version} here, not {version}")
+        raise PluginError(f"{what} makes a {type(made).__name__}, not a fedkit codec or stage")
+    if part.version is not None and part.version != str(made.version):
+        raise ConfigError(
+            f"{what}: {part.name!r} has version {made.version} here, not {part.version or 'an empty one'}"
+        )
     return made
+
+
+def _option(annotation: object, text: str) -> object:
+    """The value that is meant: text is text where text is wanted, even if it reads like a number."""
+    value = toml.value(text)
+    return text if annotation is str and not isinstance(value, str) else value
 
 
 def _make(what: str, make: Callable[[], object]) -> object:

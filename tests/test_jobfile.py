@@ -107,8 +107,11 @@ def test_any_settings_seed_and_weight_come_back(train: Any, seed: int, weight: f
     [
         ({"codec__up": "zip/1"}, "zip"),
         ({"codec__up": "rotate/1:shared=false|zip/1:level=3"}, "zip"),
-        ({"codec__down": "/tmp/evil.py:Codec"}, "/tmp/evil.py"),
-        ({"codec__up": "evil.py:Codec"}, "evil.py"),
+        ({"codec__down": "/tmp/evil.py:Codec"}, "/tmp/evil.py:Codec"),
+        ({"codec__up": "evil.py:Codec"}, "evil.py:Codec"),
+        ({"codec__up": "zip" * 1000}, ("zip" * 100)[:256]),
+        ({"codec__up": "é" * 9999}, "é" * 256),
+        ({"strategy__name": "é" * 9999}, "é" * 256),
         ({"codec__up": ""}, ""),
         ({"codec__up": "ecsq/2:delta=4"}, "ecsq/2:delta=4"),
         ({"codec__up": "ecsq/1:delta=4,more=1"}, "ecsq/1:delta=4,more=1"),
@@ -135,12 +138,36 @@ def test_what_is_not_installed_is_named_in_the_failure(parts: Any, missing: str,
     assert back.detail == ""
 
 
-def test_a_file_that_a_server_names_is_never_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{evil}:X",
+        "ecsq:/..{evil}:X",
+        "ecsq:/../../../../../../../..{evil}:X",
+        "ecsq/..{evil}:X",
+        "ecsq:delta=/..{evil}:X",
+        "int8|ecsq:/..{evil}:X",
+        "tensors:exempt=/..{evil}:X|int8",
+        "fedprox:/..{evil}:X",
+        " {evil}:X",
+    ],
+)
+def test_a_file_that_a_server_names_is_never_run(name: str, tmp_path: Path) -> None:
     evil = tmp_path / "evil.py"
     evil.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    for parts in ({"codec__up": f"{evil}:X"}, {"strategy__name": f"{evil}:X"}):
+    for part in ("codec__up", "codec__down", "strategy__name"):
+        with pytest.raises((ClientFailed, WireError)):
+            jobfile.decode(changed(**{part: name.format(evil=evil)}))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_nor_is_one_whose_name_is_registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    evil = tmp_path / "evil.py"
+    evil.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr(plugins, "names", lambda group: {f"{evil}:X": ("", "")})
+    for part in ("codec__up", "strategy__name"):
         with pytest.raises(ClientFailed):
-            jobfile.decode(changed(**parts))
+            jobfile.decode(changed(**{part: f"{evil}:X"}))
     assert not (tmp_path / "ran").exists()
 
 

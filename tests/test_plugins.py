@@ -193,6 +193,16 @@ def test_a_codec_from_a_file_takes_options_and_stands_in_pipelines(tmp_path: Pat
         plugins.codec(f"{file}:Mine:blok=64")
 
 
+def test_a_file_is_refused_where_only_registered_codecs_are_allowed(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    for spec in (f"{file}:Mine", f"rotate|{file}:Mine"):
+        with pytest.raises(PluginError, match="only registered codecs are allowed here"):
+            plugins.codec(spec, files=False)
+    assert not (tmp_path / "ran").exists()
+    assert plugins.codec("rotate|int8", files=False) == plugins.codec("rotate|int8")
+
+
 def test_what_is_not_a_strategy_or_codec_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "thing.py"
     file.write_text("class Thing:\n    pass\n")

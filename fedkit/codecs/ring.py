@@ -86,6 +86,7 @@ class RingCodec(Codec):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"codec {self.id!r}: {name} = {value} must be in [{low:g}, {high:g}]")
+        TensorRules(exempt=self.exempt)  # refuses patterns that a spec string cannot hold
 
     def ruler(self, ctx: CodecContext) -> Ruler:
         """The step for the context; ConfigError when its noise would exceed a sum of so many clients."""

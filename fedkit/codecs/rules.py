@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
 
+from fedkit.codecs.spec import writable
 from fedkit.codecs.stage import Vector
-from fedkit.errors import ConfigError
+from fedkit.errors import ConfigError, shown
 from fedkit.tensors import Layout
+
+_MARKS = frozenset("|,:\"'")
+"""What ends an option of a spec string, or quotes it."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,12 @@ class TensorRules:
     def __post_init__(self) -> None:
         if self.below < 0:
             raise ConfigError(f"codec stage 'tensors': below = {self.below} must be >= 0")
+        held = _MARKS.intersection(self.exempt)
+        if held or self.exempt != self.exempt.strip() or not writable(self.exempt):
+            raise ConfigError(
+                f"codec: exempt = {shown(self.exempt)} must be patterns of tensor names joined by '+', "
+                "without spaces around, and without | , : \" and ' (a ? in a pattern matches any of them)"
+            )
 
     @property
     def width(self) -> int:
@@ -44,10 +54,14 @@ class TensorRules:
         """All parameters."""
         return f"tensors/1:small={self.small},below={self.below},exempt={self.exempt}"
 
+    @cached_property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns of `exempt`."""
+        return tuple(pattern for pattern in self.exempt.split("+") if pattern)
+
     def apart(self, name: str, size: int) -> bool:
         """Whether a tensor travels outside the stages."""
-        patterns = [p for p in self.exempt.split("+") if p]
-        return size < self.below or any(fnmatchcase(name, pattern) for pattern in patterns)
+        return size < self.below or any(fnmatchcase(name, pattern) for pattern in self.patterns)
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,8 @@ def split(rules: TensorRules, layout: Layout) -> Split:
     """The parts of `layout` under `rules`."""
     named = list(zip(layout.names, layout.sizes, strict=True))
     apart = [i for i, (name, size) in enumerate(named) if rules.apart(name, size)]
-    rest = [i for i in range(len(named)) if i not in set(apart)]
+    chosen = set(apart)
+    rest = [i for i in range(len(named)) if i not in chosen]
     return Split(_part(layout, apart), _part(layout, rest), _slices(layout, apart), _slices(layout, rest))
 
 
