@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import ClassVar
 
+from fedkit.errors import WireError
 from fedkit.seeds import derive
 from fedkit.tensors import Layout, Tensors
 
@@ -105,6 +106,17 @@ class Codec(Described):
     @abstractmethod
     def decode(self, payload: bytes, layout: Layout, ctx: CodecContext) -> Tensors:
         """The delta; WireError on any payload that `encode` cannot have made."""
+
+    def relative(self, payload: bytes, held: bytes, layout: Layout) -> bytes | None:
+        """What tells `payload` to one who holds the payload `held`; None where a codec has no way to.
+
+        Both are of this codec and layout, from whatever context.
+        """
+        return None
+
+    def absolute(self, data: bytes, held: bytes, layout: Layout) -> bytes:
+        """A payload that decodes as the one that `relative` told; WireError on what it cannot have made."""
+        raise WireError(f"codec {self.id!r} tells no payload by another")
 
     @abstractmethod
     def max_len(self, layout: Layout) -> int:

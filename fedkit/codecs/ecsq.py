@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from fedkit.codecs import bits, entropy
+from fedkit.codecs import bits, entropy, relative
 from fedkit.codecs.codec import CodecContext
+from fedkit.codecs.entropy import Symbols
 from fedkit.codecs.reader import Reader
 from fedkit.codecs.stage import Quantizer, Vector
 from fedkit.seeds import stream
@@ -97,6 +98,19 @@ class Ecsq(Quantizer):
             first = low // self.block
             rows *= step[first : first + len(rows), None]
         return out
+
+    def relative(self, data: memoryview, held: memoryview, d: int) -> bytes | None:
+        cut = self._scales_len(d)
+        return bytes(data[:cut]) + relative.encode(self._symbols(data, d), self._symbols(held, d))
+
+    def absolute(self, data: memoryview, held: memoryview, d: int) -> bytes:
+        reader = Reader(data)
+        scales = reader.take(self._scales_len(d))
+        symbols = relative.decode(reader.rest(), self._symbols(held, d), self._dtype)
+        return bytes(scales) + entropy.encode(symbols)
+
+    def _symbols(self, data: memoryview, d: int) -> Symbols:
+        return entropy.decode(data[self._scales_len(d) :], d, self._dtype)
 
     def _step(self, scales: Vector) -> Vector:
         return scales * np.float32(self.delta)

@@ -45,6 +45,14 @@ class Framed(Codec):
     def bounds(self, large: Layout) -> tuple[int, int]:
         """The least and the largest number of bytes that `pack` gives."""
 
+    def tell(self, data: memoryview, held: memoryview, large: Layout) -> bytes | None:
+        """What tells the bytes `data` of `pack` to one who holds `held`; None where there is no way to."""
+        return None
+
+    def heard(self, data: memoryview, held: memoryview, large: Layout) -> bytes:
+        """Bytes that unpack as those that `tell` told; WireError on what it cannot have made."""
+        raise WireError(f"codec {self.id!r} tells no payload by another")
+
     def estimate(self, large: Layout) -> float:
         """Expected number of bytes that `pack` gives."""
         return float(self.bounds(large)[1])
@@ -73,6 +81,27 @@ class Framed(Codec):
         scatter(small, parts.small_at, vector)
         scatter(large, parts.large_at, vector)
         return layout.view(vector)
+
+    def relative(self, payload: bytes, held: bytes, layout: Layout) -> bytes | None:
+        parts, (body, known) = split(self.rules, layout), (self._body(one, layout) for one in (payload, held))
+        if not parts.large.size:
+            return None
+        cut = self.rules.width * parts.small.size
+        told = self.tell(body[cut:], known[cut:], parts.large)
+        return None if told is None else bytes(body[:cut]) + told
+
+    def absolute(self, data: bytes, held: bytes, layout: Layout) -> bytes:
+        parts, known = split(self.rules, layout), self._body(held, layout)
+        cut = self.rules.width * parts.small.size
+        reader = Reader(data)
+        small = reader.take(cut)
+        made = self.heard(reader.rest(), known[cut:], parts.large)
+        return frame.seal(frame.contract(self.spec, layout), bytes(small), made)
+
+    def _body(self, payload: bytes, layout: Layout) -> memoryview:
+        return frame.unseal(
+            payload, frame.contract(self.spec, layout), self.min_len(layout), self.max_len(layout)
+        )
 
     def max_len(self, layout: Layout) -> int:
         return self._lengths(layout, split(self.rules, layout))[1]

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
+from typing import NoReturn
 
 from fedkit.codecs import bits
 from fedkit.codecs.codec import Codec, CodecContext
@@ -22,7 +24,7 @@ from fedkit.codecs.framed import Framed
 from fedkit.codecs.reader import Reader, varint
 from fedkit.codecs.rules import TensorRules
 from fedkit.codecs.stage import Quantizer, Stage, Transform, Vector
-from fedkit.errors import ConfigError, WireError
+from fedkit.errors import ConfigError, WireError, shown
 from fedkit.tensors import Layout
 
 
@@ -98,6 +100,25 @@ class Pipeline(Framed):
             vector = stage.inverse(vector, sides[number], sizes[number], ctx.at(stage.id, number))
         return vector
 
+    def tell(self, data: memoryview, held: memoryview, large: Layout) -> bytes | None:
+        cut, known = self._cut(data, large), self._cut(held, large)
+        told = self.quantizer.relative(data[cut:], held[known:], self._sizes(large.size)[-1])
+        return None if told is None else bytes(data[:cut]) + told
+
+    def heard(self, data: memoryview, held: memoryview, large: Layout) -> bytes:
+        cut, known = self._cut(data, large), self._cut(held, large)
+        return bytes(data[:cut]) + self.quantizer.absolute(
+            data[cut:], held[known:], self._sizes(large.size)[-1]
+        )
+
+    def _cut(self, data: memoryview, large: Layout) -> int:
+        """Where the quantizer's bytes begin."""
+        reader = Reader(data)
+        for stage, d in zip(self.transforms, self._sizes(large.size), strict=False):
+            self._side(reader, stage, d)
+        reader.take(1)
+        return len(data) - len(reader.rest())
+
     def bounds(self, large: Layout) -> tuple[int, int]:
         sized = list(zip(self.stages, self._sizes(large.size), strict=True))
         low = sum(stage.min_len(d) + (not self._plain(stage)) for stage, d in sized)
@@ -141,22 +162,50 @@ def build(parts: Sequence[object], spec: str) -> Codec:
         return parts[0]
     for part in parts:
         if isinstance(part, Codec):
-            raise ConfigError(f"codec {spec!r}: {part.id!r} is whole and takes no other stages: use it alone")
+            _refuse_whole(spec, part, parts)
     rules = [part for part in parts if isinstance(part, TensorRules)]
     quantizers = [part for part in parts if isinstance(part, Quantizer)]
     transforms = tuple(part for part in parts if isinstance(part, Transform))
     _one_quantizer(spec, quantizers)
     if len(rules) > 1:
-        raise ConfigError(f"codec {spec!r}: 'tensors' stands twice: give all its options at once")
+        raise ConfigError(f"codec {shown(spec)}: 'tensors' stands twice: give all its options at once")
     if parts[-1] is not quantizers[0]:
         last = getattr(parts[-1], "id", parts[-1])
-        raise ConfigError(f"codec {spec!r}: {last!r} comes after {quantizers[0].id!r}: put it before")
+        raise ConfigError(f"codec {shown(spec)}: {last!r} comes after {quantizers[0].id!r}: put it before")
+    _demand_sense(spec, [stage.id for stage in (*transforms, quantizers[0])])
     return Pipeline(quantizers[0], transforms, rules[0] if rules else TensorRules())
+
+
+def _demand_sense(spec: str, ids: Sequence[str]) -> None:
+    """ConfigError for a stage that repeats or spoils what another one does."""
+    for early, late in combinations(ids, 2):
+        if early == late:
+            raise ConfigError(f"codec {shown(spec)}: {early!r} stands twice: keep one of them")
+        if (early, late) == ("topk", "stc"):
+            raise ConfigError(
+                f"codec {shown(spec)}: 'stc' takes the largest entries itself: leave 'topk' out and give "
+                "the share to 'stc', as in 'stc:share=0.01'"
+            )
+        if early == "sample" and late in ("topk", "stc"):
+            raise ConfigError(
+                f"codec {shown(spec)}: {late!r} would look for the largest entries among those that 'sample' "
+                f"drew at random: leave 'sample' out and give {late!r} a smaller share"
+            )
+
+
+def _refuse_whole(spec: str, codec: Codec, parts: Sequence[object]) -> NoReturn:
+    rules = next((part for part in parts if isinstance(part, TensorRules)), None)
+    hint = "use it alone"
+    if rules is not None and getattr(codec, "exempt", None) is not None:
+        hint += f", with rules of its own, such as '{codec.id}:exempt={rules.exempt or '*.bias'}'"
+    raise ConfigError(f"codec {shown(spec)}: {codec.id!r} is whole and takes no other stages: {hint}")
 
 
 def _one_quantizer(spec: str, quantizers: Sequence[Quantizer]) -> None:
     if not quantizers:
-        raise ConfigError(f"codec {spec!r} has no quantizer: end it with one, such as '|bfloat16' or '|int8'")
+        raise ConfigError(
+            f"codec {shown(spec)} has no quantizer: end it with one, such as '|bfloat16' or '|int8'"
+        )
     if len(quantizers) > 1:
         names = " and ".join(repr(q.id) for q in quantizers)
-        raise ConfigError(f"codec {spec!r} has the quantizers {names}: keep one of them")
+        raise ConfigError(f"codec {shown(spec)} has the quantizers {names}: keep one of them")

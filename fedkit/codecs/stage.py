@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkit.codecs.codec import CodecContext, Described
-from fedkit.errors import ConfigError
+from fedkit.errors import ConfigError, WireError
 
 Vector: TypeAlias = NDArray[np.float32]
 
@@ -73,3 +73,11 @@ class Quantizer(Stage):
     @abstractmethod
     def decode(self, data: memoryview, d: int, ctx: CodecContext) -> Vector:
         """A fresh vector of d entries; WireError on bytes that `encode` cannot have made."""
+
+    def relative(self, data: memoryview, held: memoryview, d: int) -> bytes | None:
+        """What tells `data` to one who holds `held`, both made by `encode`; None where there is no way to."""
+        return None
+
+    def absolute(self, data: memoryview, held: memoryview, d: int) -> bytes:
+        """Bytes that decode as those that `relative` told; WireError on what it cannot have made."""
+        raise WireError(f"{self.id!r} tells no payload by another")
