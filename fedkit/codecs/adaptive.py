@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from fedkit.codecs import frame
 from fedkit.codecs.bfloat16 import BFloat16
 from fedkit.codecs.codec import Codec, CodecContext
 from fedkit.codecs.ecsq import Ecsq
 from fedkit.codecs.eden import Eden
-from fedkit.codecs.pipeline import build
+from fedkit.codecs.pipeline import Pipeline
+from fedkit.codecs.rules import TensorRules
 from fedkit.errors import ConfigError, WireError
 from fedkit.tensors import Layout, Tensors
 
@@ -30,10 +31,11 @@ LADDER = (
 
 @dataclass(frozen=True)
 class Adaptive(Codec):
-    """The best rung whose expected size fits the budget of the context, else the shortest.
+    """The best codec of five that the client's link has time for before the deadline, else the shortest.
 
     Rungs from 0 (bfloat16) to 4 (eden at one bit for 5 % of the entries); `best` and `worst` bound
-    the choice. Without a budget the best rung is taken.
+    the choice. Without a budget in the context the best rung is taken. small, below, exempt: which
+    tensors go around the ladder, as in `tensors`.
     """
 
     id: ClassVar[str] = "adaptive"
@@ -42,6 +44,9 @@ class Adaptive(Codec):
     deterministic_decode: ClassVar[bool] = False
     best: int = 0
     worst: int = 4
+    small: Literal["bfloat16", "float32"] = "bfloat16"
+    below: int = 1024
+    exempt: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.best <= self.worst < len(LADDER):
@@ -49,14 +54,14 @@ class Adaptive(Codec):
                 f"codec 'adaptive': best = {self.best} and worst = {self.worst} must be rungs from 0 to "
                 f"{len(LADDER) - 1}, best not above worst: {', '.join(LADDER)}"
             )
+        TensorRules(self.small, self.below, self.exempt)  # now, so that what it refuses is refused here
 
     @cached_property
     def rungs(self) -> tuple[Codec, ...]:
         """The codecs of the ladder, the longest first."""
         made = (BFloat16("stoch"), Ecsq(4.0), Ecsq(16.0), Eden(1, 0.1), Eden(1, 0.05))
-        return tuple(build([part], spec) for part, spec in zip(made, LADDER, strict=True))[
-            self.best : self.worst + 1
-        ]
+        rules = TensorRules(self.small, self.below, self.exempt)
+        return tuple(Pipeline(part, (), rules) for part in made[self.best : self.worst + 1])
 
     def choose(self, layout: Layout, budget: int) -> Codec:
         """The rung for a link with room for `budget` bytes; 0 means that nothing is known."""
@@ -69,10 +74,14 @@ class Adaptive(Codec):
         return self.choose(layout, ctx.budget).encode(delta, layout, ctx)
 
     def decode(self, payload: bytes, layout: Layout, ctx: CodecContext) -> Tensors:
+        return self.rungs[self.rung(payload, layout) - self.best].decode(payload, layout, ctx)
+
+    def rung(self, payload: bytes, layout: Layout) -> int:
+        """Which rung of LADDER made a payload; WireError if none that is let in."""
         named = frame.peek(payload)
-        for rung in self.rungs:
+        for number, rung in enumerate(self.rungs, self.best):
             if frame.contract(rung.spec, layout) == named:
-                return rung.decode(payload, layout, ctx)
+                return number
         raise WireError("payload: of a codec that is not on the ladder, or of another layout")
 
     def max_len(self, layout: Layout) -> int:

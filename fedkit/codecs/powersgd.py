@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,7 @@ class PowerSgd(Framed):
     """A rank-`rank` approximation of each tensor, flattened to a matrix after its first axis.
 
     Vectors, and matrices that `rank` would not shrink, go as bfloat16. Biased: use it with error feedback.
+    small, below, exempt: which tensors go around it, as in `tensors`.
     Payload: an exponent byte; for each tensor P (rows x rank) then Q (columns x rank) as float32.
     """
 
@@ -59,12 +60,15 @@ class PowerSgd(Framed):
     unbiased: ClassVar[bool] = False
     contractive: ClassVar[bool] = True
     deterministic_decode: ClassVar[bool] = False
-    rules = TensorRules()
     rank: int = 2
+    small: Literal["bfloat16", "float32"] = "bfloat16"
+    below: int = 1024
+    exempt: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.rank <= 64:
             raise ConfigError(f"codec 'powersgd': rank = {self.rank} must be in [1, 64]")
+        object.__setattr__(self, "rules", TensorRules(self.small, self.below, self.exempt))
 
     def bounds(self, large: Layout) -> tuple[int, int]:
         size = 1 + sum(piece.nbytes for piece in self._pieces(large))

@@ -95,10 +95,35 @@ def test_a_short_payload_is_refused() -> None:
             CODEC.decode(bytes(size), LAYOUT, CodecContext())
 
 
-@pytest.mark.parametrize("bounds", [{"best": 3, "worst": 1}, {"worst": 5}, {"best": -1}])
-def test_bounds_that_are_no_rungs_are_refused(bounds: dict[str, int]) -> None:
+def test_tensors_go_around_every_rung_by_name(heavy: Heavy) -> None:
+    codec = plugins.codec("adaptive:exempt=b,below=0,small=float32")
+    assert isinstance(codec, Adaptive)
+    delta = LAYOUT.view(heavy(LAYOUT.size))
+    for budget in (0, 1):
+        sent = codec.encode(delta, LAYOUT, CodecContext(1, 2, budget=budget))
+        assert codec.rung(sent, LAYOUT) == (4 if budget else 0)
+        made = codec.decode(sent, LAYOUT, CodecContext(1, 2))
+        assert np.array_equal(made["b"], delta["b"])
+        assert not np.array_equal(made["w"], delta["w"])
+    with pytest.raises(WireError, match="not on the ladder"):
+        CODEC.decode(codec.encode(delta, LAYOUT, CodecContext()), LAYOUT, CodecContext())
+
+
+def test_rungs_are_numbered_as_on_the_whole_ladder(heavy: Heavy) -> None:
+    delta, codec = LAYOUT.view(heavy(LAYOUT.size)), Adaptive(best=2, worst=3)
+    for budget, rung in ((0, 2), (1, 3)):
+        assert codec.rung(codec.encode(delta, LAYOUT, CodecContext(budget=budget)), LAYOUT) == rung
+
+
+def test_bad_rules_are_refused_when_it_is_made() -> None:
+    with pytest.raises(ConfigError, match="below = -1"):
+        Adaptive(below=-1)
+
+
+@pytest.mark.parametrize(("best", "worst"), [(3, 1), (0, 5), (-1, 4)])
+def test_bounds_that_are_no_rungs_are_refused(best: int, worst: int) -> None:
     with pytest.raises(ConfigError, match="must be rungs from 0 to 4, best not above worst: bfloat16"):
-        Adaptive(**bounds)
+        Adaptive(best, worst)
 
 
 def test_clients_behind_slow_links_are_in_time_with_fewer_bytes() -> None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 FOLDER = Path(__file__).parents[1] / "vectors" / "codecs"
 INDEX = json.loads((FOLDER / "index.json").read_text())
 GROUP = 131_072
+DEFAULTS = "tensors/1:small=bfloat16,below=1024,exempt="
 RUNGS = (
     "bfloat16/1:mode=stoch", "ecsq/1:delta=4,mode=stoch,block=4096", "ecsq/1:delta=16,mode=stoch,block=4096",
     "eden/1:bits=1,keep=0.1,scale=unbiased", "eden/1:bits=1,keep=0.05,scale=unbiased",
@@ -331,14 +332,18 @@ class Payload:
         patterns = [p for p in exempt.split("+") if p]
         return [n for n, s in self.sizes.items() if s < below or any(fnmatchcase(n, p) for p in patterns)]
 
+    def small(self, rules: Options) -> tuple[list[str], Floats]:
+        apart = self.apart(int(rules["below"]), rules["exempt"])
+        count = sum(self.sizes[name] for name in apart)
+        if rules["small"] == "bfloat16":
+            return apart, self.data.halves(count)
+        return apart, np.frombuffer(self.data.take(4 * count), "<f4")
+
     def pipeline(self, spec: str) -> Floats:
         assert self.made_by(spec)
         (_, rules), *stages = parse(spec)
-        apart = self.apart(int(rules["below"]), rules["exempt"])
-        count = sum(self.sizes[name] for name in apart)
-        d = sum(self.sizes.values()) - count
-        bfloat = rules["small"] == "bfloat16"
-        small = self.data.halves(count) if bfloat else np.frombuffer(self.data.take(4 * count), "<f4")
+        apart, small = self.small(rules)
+        d = sum(self.sizes.values()) - len(small)
         return self.join(small, self.large(stages, d) if d else np.zeros(0, np.float32), apart)
 
     def large(self, stages: Sequence[tuple[str, Options]], d: int) -> Floats:
@@ -354,10 +359,10 @@ class Payload:
             vector = back(vector)
         return vector
 
-    def powersgd(self, spec: str, rank: int) -> Floats:
+    def powersgd(self, spec: str, options: Options) -> Floats:
         assert self.made_by(spec)
-        apart, large = self.apart(1024, ""), []
-        small = self.data.halves(sum(self.sizes[name] for name in apart))
+        rank, large = int(options["rank"]), []
+        apart, small = self.small(options)
         factor = np.float32(2.0 ** (8 * int.from_bytes(self.data.take(1), "little", signed=True)))
         for name, shape in self.shapes.items():
             if name in apart:
@@ -429,28 +434,46 @@ def collect(dealt: Floats) -> Floats:
     return out
 
 
-def decode(name: str) -> Floats:
-    spec, data = INDEX["vectors"][name], (FOLDER / f"{name}.bin").read_bytes()
-    stages = parse(spec)
+def decode(spec: str, data: bytes, shapes: Shapes, own: int, shared: int, ring: Mapping[str, Any]) -> Floats:
     if spec == "none/1":
         return np.frombuffer(data, "<f4")
-    shapes = {name: (n,) for name, n in INDEX["layout"].items()}
-    payload = Payload(data, shapes, INDEX["seed"], INDEX["shared_seed"])
-    if stages[0][0] == "powersgd":
-        return payload.powersgd(spec, int(stages[0][1]["rank"]))
-    if stages[0][0].startswith("ring-"):
-        return payload.ring(spec, stages[0][1], INDEX["clients"], INDEX["scale"])
-    rules = "tensors/1:small=bfloat16,below=1024,exempt=|"
-    if stages[0][0] == "adaptive":
-        low, high = int(stages[0][1]["best"]), int(stages[0][1]["worst"])
-        (spec,) = [rung for rung in RUNGS[low : high + 1] if payload.made_by(rules + rung)]
-    return payload.pipeline(spec if spec.startswith("tensors") else rules + spec)
+    payload, (name, options) = Payload(data, shapes, own, shared), parse(spec)[0]
+    if name == "powersgd":
+        return payload.powersgd(spec, options)
+    if name.startswith("ring-"):
+        return payload.ring(spec, options, **ring)
+    if name == "adaptive":
+        low, high = int(options["best"]), int(options["worst"])
+        rules = f"tensors/1:small={options['small']},below={options['below']},exempt={options['exempt']}|"
+        (spec,) = [rules + rung for rung in RUNGS[low : high + 1] if payload.made_by(rules + rung)]
+    return payload.pipeline(spec if spec.startswith("tensors") else f"{DEFAULTS}|{spec}")
 
 
-@pytest.mark.parametrize("name", list(INDEX["vectors"]))
+SHAPES: Shapes = {tensor: (n,) for tensor, n in INDEX["layout"].items()}
+GOLDEN: dict[str, tuple[str, Shapes, int]] = {}
+for _name, _spec in INDEX["vectors"].items():
+    GOLDEN[_name] = (_spec, SHAPES, 1)
+for _name, _told in INDEX["others"].items():
+    _shapes: Shapes = {tensor: tuple(shape) for tensor, shape in _told["layout"].items()}
+    GOLDEN[_name] = (_told["spec"], _shapes, _told["every"])
+
+
+@pytest.mark.parametrize("name", list(GOLDEN))
 def test_the_page_says_enough_to_read_a_golden_payload(name: str) -> None:
-    expected = np.fromfile(FOLDER / f"{name}.f4", "<f4")
-    assert np.abs(decode(name) - expected).max() <= 1e-5 * np.abs(expected).max()
+    spec, shapes, every = GOLDEN[name]
+    data, expected = (FOLDER / f"{name}.bin").read_bytes(), np.fromfile(FOLDER / f"{name}.f4", "<f4")
+    public = {"n": INDEX["clients"], "scale": INDEX["scale"]}
+    made = decode(spec, data, shapes, INDEX["seed"], INDEX["shared_seed"], public)[::every]
+    assert np.abs(made - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", list(INDEX["downlink"]))
+def test_and_a_golden_frame_of_the_way_down(name: str) -> None:
+    data, seed = (FOLDER / f"{name}.bin").read_bytes(), derive(INDEX["seed"], "downlink", 2)
+    moved = decode(INDEX["downlink"][name], data[16:], SHAPES, seed, seed, {})
+    made = (np.fromfile(FOLDER / "input.f4", "<f4") + moved).astype("<f4")
+    assert hashlib.blake2b(made.tobytes(), digest_size=16).digest() == data[:16]
+    assert made.tobytes() == (FOLDER / f"{name}.f4").read_bytes()
 
 
 MORE: list[tuple[str, dict[str, Any]]] = [
@@ -462,7 +485,7 @@ MORE: list[tuple[str, dict[str, Any]]] = [
     ("ring-srht/1:keep=0.3,width=7,margin=2,exempt=", {"scale": 0.5, "n": 5}),
     ("ring-rotq/1:width=6,margin=1.5,exempt=out", {"scale": 0.02, "n": 3}),
     ("ring-rotq/1:width=6,margin=1.5,exempt=", {"scale": 0.0, "n": 3}),
-    ("powersgd/1:rank=3", {}),
+    ("powersgd/1:rank=3,small=bfloat16,below=1024,exempt=", {}),
 ]
 
 
@@ -479,14 +502,7 @@ def test_and_larger_ones_with_heads_blocks_and_a_public_scale(spec: str, public:
     delta, codec = layout.view((0.1 * ramp**3).astype(np.float32)), plugins.codec(spec)
     context = CodecContext(11, 12, public.get("scale", 0.0), clients=public.get("n", 1))
     data = codec.encode(delta, layout, context)
-    payload = Payload(data, shapes, 11, 12)
-    options = parse(spec)[0][1]
-    if public:
-        made = payload.ring(spec, options, **public)
-    elif "rank" in options:
-        made = payload.powersgd(spec, int(options["rank"]))
-    else:
-        made = payload.pipeline(spec)
+    made = decode(spec, data, shapes, 11, 12, public)
     expected = layout.flatten(codec.decode(data, layout, context))
     assert np.abs(made - expected).max() <= 1e-5 * np.abs(expected).max()
 

@@ -78,7 +78,10 @@ def test_side_bytes_past_their_bound_are_refused() -> None:
 
 
 @given(
-    st.lists(st.sampled_from(["rotate", "rotate:shared=true", "sample:keep=0.5", "clip:norm=2"]), max_size=3),
+    st.lists(
+        st.sampled_from(["rotate", "rotate:shared=true", "sample:keep=0.5", "clip:norm=2"]), max_size=3,
+        unique_by=lambda stage: stage.partition(":")[0],
+    ),
     st.sampled_from(
         ["bfloat16", "int8:block=64", "eden:bits=2", "eden:bits=1,keep=.2", "ecsq:delta=.5", "ecsq:mode=near",
          "ecsq:mode=dither,delta=1"]
@@ -136,7 +139,18 @@ def test_errors_of_unbiased_stages_compose(heavy: Heavy) -> None:
         ("int8|rotate", "'rotate' comes after 'int8': put it before"),
         ("int8|eden", "quantizers 'int8' and 'eden': keep one"),
         ("rotate", "no quantizer: end it with one"),
-        ("rotate|none", "'none' is whole and takes no other stages"),
+        ("rotate|none", "'none' is whole and takes no other stages: use it alone$"),
+        ("tensors|none", "'none' is whole and takes no other stages: use it alone$"),
+        (
+            "tensors:exempt=*.b|powersgd",
+            "use it alone, with rules of its own, such as 'powersgd:exempt=\\*.b'",
+        ),
+        ("tensors:below=4|adaptive", r"rules of its own, such as 'adaptive:exempt=\*\.bias'"),
+        ("topk|topk:share=.5|int8", "'topk' stands twice: keep one"),
+        ("rotate|clip|rotate|int8", "'rotate' stands twice: keep one"),
+        ("clip|topk|stc", "'stc' takes the largest entries itself: leave 'topk' out"),
+        ("sample|topk|int8", "leave 'sample' out and give 'topk' a smaller share"),
+        ("rotate|sample|stc", "leave 'sample' out and give 'stc' a smaller share"),
         ("tensors|tensors|int8", "'tensors' stands twice"),
         ("int8|tensors", "'tensors' comes after 'int8'"),
         ("ecsq:delat=4", "delat: unknown key; did you mean 'delta'"),
@@ -147,6 +161,11 @@ def test_errors_of_unbiased_stages_compose(heavy: Heavy) -> None:
 def test_specs_that_make_no_sense_are_refused(spec: str, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         plugins.codec(spec)
+
+
+@pytest.mark.parametrize("spec", ["rotate|eden", "clip|topk|int8", "rotate|sample|int8", "clip|rotate|ecsq"])
+def test_stages_that_help_each_other_are_not(spec: str) -> None:
+    assert plugins.codec(spec).id == spec
 
 
 def test_an_unknown_stage_names_the_nearest() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,7 +13,6 @@ from fedkit.errors import ConfigError, WireError
 from fedkit.seeds import stream
 from fedkit.tensors import Layout
 
-FOLDER = Path(__file__).parents[1] / "vectors" / "codecs"
 CTX = CodecContext(seed=1)
 LAYOUT = Layout(
     ("conv", "bias", "dense", "long"), ((32, 16, 3, 3), (32,), (100, 60), (2000,)), ("float32",) * 4
@@ -74,11 +71,18 @@ def test_it_may_have_error_feedback_and_goes_up_only() -> None:
     assert not PowerSgd().stateful
 
 
-def test_a_golden_payload_of_matrices_decodes_to_its_vector() -> None:
-    payload = (FOLDER / "powersgd-1-matrices.bin").read_bytes()
-    expected = np.fromfile(FOLDER / "powersgd-1-matrices.f4", "<f4")
-    made = LAYOUT.flatten(PowerSgd().decode(payload, LAYOUT, CTX))
-    assert np.abs(made - expected).max() <= 1e-5 * np.abs(expected).max()
+def test_tensors_go_around_it_by_size_and_by_name() -> None:
+    codec = plugins.codec("powersgd:exempt=den*+long,small=float32,below=40")
+    assert isinstance(codec, PowerSgd)
+    plain = PowerSgd().max_len(LAYOUT)
+    assert codec.max_len(LAYOUT) == plain + 2 * 32 + 4 * 6000 - 4 * 2 * 160 + 2 * 2000
+    delta = LAYOUT.view(stream(6).normal(LAYOUT.size).astype(np.float32))
+    made = codec.decode(codec.encode(delta, LAYOUT, CTX), LAYOUT, CTX)
+    for name in ("bias", "dense", "long"):
+        assert np.array_equal(made[name], delta[name])
+    assert not np.array_equal(made["conv"], delta["conv"])
+    with pytest.raises(WireError):
+        PowerSgd().decode(codec.encode(delta, LAYOUT, CTX), LAYOUT, CTX)
 
 
 def test_bad_parameters_and_bytes_are_refused() -> None:
