@@ -6,6 +6,7 @@ from fedkit.federation import RoundPolicy
 from fedkit.history import History, RoundRecord
 from fedkit.messages import Pass, Task, Trained, Update
 from fedkit.rounds import Result, run
+from fedkit.secagg.settings import SecAgg
 from fedkit.strategy import Strategy
 from fedkit.tensors import State, Tensors
 
@@ -23,6 +24,7 @@ __all__ = [
     "RoundPolicy",
     "RoundRecord",
     "RunFailed",
+    "SecAgg",
     "State",
     "Strategy",
     "Task",

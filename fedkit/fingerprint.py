@@ -37,6 +37,7 @@ def fingerprint(
         "train": json.dumps(dict(sorted(job.settings.items()))),
         "seed": str(job.model_seed),
         "grid": str(dataclasses.astuple(job.grid)),
+        "secagg": str(job.secagg),
         "the tensors that travel": job.layout.digest[:16],
         "the strategy's extras": job.extras.digest[:16],
         "the initial model": digest(base)[:16],

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from fedkit import plugins
 from fedkit.aggregate import Grid
-from fedkit.config import Aggregate, Scenario
+from fedkit.config import Aggregate, Scenario, SecAggSection
 from fedkit.errors import CheckpointError, ConfigError, nearest
 from fedkit.events import RunStarted
 from fedkit.federation import Federation, RoundPolicy
@@ -21,10 +21,12 @@ from fedkit.rounds import Result, default_grid, run
 from fedkit.runfolder import replace_file
 from fedkit.scenario import changes, is_workload, read, to_toml
 from fedkit.scenario_tree import place_error
+from fedkit.secagg.parameters import Mode, Policy
+from fedkit.secagg.settings import SUITES, SecAgg
 from fedkit.strategy import Strategy
 from fedkit.trainer import Workload
 
-_SECTIONS = "aggregate|population|strategy"
+_SECTIONS = "aggregate|codec|population|rounds|secagg|strategy"
 """Sections whose keys stand first in the errors of what is made from them."""
 
 
@@ -114,6 +116,21 @@ def _grid(scenario: Scenario, workload: Workload, policy: RoundPolicy) -> Grid |
         raise _placed(scenario, error) from error
 
 
+def secure(section: SecAggSection) -> SecAgg | str:
+    """[secagg] as `run` takes it."""
+    if section.mode == "off":
+        return "off"
+    policy = Policy(section.corrupt, section.dropout, section.sigma, Mode(section.mode), section.n_min)
+    return SecAgg(
+        policy,
+        section.width,
+        (section.neighbours, section.threshold) if section.neighbours else None,
+        SUITES["aes" if section.suite == "auto" else section.suite],
+        section.retries,
+        section.verify,
+    )
+
+
 def run_scenario(
     scenario: Scenario,
     *,
@@ -132,26 +149,30 @@ def run_scenario(
     )
     if resume and out is not None:
         extra.append(_KeepScenario(Path(out), to_toml(scenario)))
-    return run(
-        built.strategy,
-        built.workload,
-        built.federation,
-        rounds=scenario.rounds.count,
-        policy=built.policy,
-        codec_up=scenario.codec.up,
-        codec_down=scenario.codec.down,
-        feedback=scenario.codec.feedback,
-        down_base=scenario.codec.down_base,
-        train=scenario.train,
-        seed=scenario.seed,
-        grid=built.grid,
-        evaluate_every=scenario.rounds.evaluate_every,
-        evaluate_on=scenario.rounds.evaluate_on,
-        observers=(*observers, *extra),
-        out=out,
-        resume=resume,
-        scenario=to_toml(scenario),
-    )
+    try:
+        return run(
+            built.strategy,
+            built.workload,
+            built.federation,
+            rounds=scenario.rounds.count,
+            policy=built.policy,
+            codec_up=scenario.codec.up,
+            codec_down=scenario.codec.down,
+            feedback=scenario.codec.feedback,
+            down_base=scenario.codec.down_base,
+            train=scenario.train,
+            seed=scenario.seed,
+            grid=built.grid,
+            secagg=secure(scenario.secagg),
+            evaluate_every=scenario.rounds.evaluate_every,
+            evaluate_on=scenario.rounds.evaluate_on,
+            observers=(*observers, *extra),
+            out=out,
+            resume=resume,
+            scenario=to_toml(scenario),
+        )
+    except ConfigError as error:
+        raise _placed(scenario, error) from error
 
 
 @dataclass(frozen=True)

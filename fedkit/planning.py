@@ -84,8 +84,7 @@ def make_plan(
     free = [client for client in reachable if client not in occupied]
     want = _count(policy.cohort, len(free)) if policy.cohort is not None else len(free)
     want = min(want, len(free))
-    # 1e-9: 10 x 1.3 is 13.000000000000002 in binary, and must not invite a 14th
-    invited = min(math.ceil(want * policy.over_select - 1e-9), len(free))
+    invited = _invited(policy, want, len(free))
     chosen = stream(seed, "cohort", kind, round).choice(len(free), invited)
     cohort = tuple(sorted(free[i] for i in chosen))
     quorum = max(1, _count(policy.quorum, want))
@@ -98,9 +97,19 @@ def most_counted(policy: RoundPolicy, registered: int) -> int:
     return min(registered, _count(policy.cohort, registered)) if policy.cohort is not None else registered
 
 
+def most_invited(policy: RoundPolicy, registered: int) -> int:
+    """The most clients that a round invites when `registered` exist."""
+    return _invited(policy, most_counted(policy, registered), registered)
+
+
 def train_seed(seed: int, round: int, client: ClientId) -> int:
     """The seed of one client's training in one round."""
     return derive(seed, "train", round, client)
+
+
+def _invited(policy: RoundPolicy, want: int, of: int) -> int:
+    # 1e-9: 10 x 1.3 is 13.000000000000002 in binary, and must not invite a 14th
+    return min(math.ceil(want * policy.over_select - 1e-9), of)
 
 
 def _count(value: int | float, of: int) -> int:

@@ -40,6 +40,8 @@ from fedkit.loop import Loop
 from fedkit.messages import Settings
 from fedkit.planning import check_policy, most_counted
 from fedkit.runfolder import RunFolder
+from fedkit.secagg.settings import SecAgg
+from fedkit.securecheck import check_secagg, demand_reach, demand_secure, fitting_codec, metric_names
 from fedkit.strategy import Strategy
 from fedkit.tensors import Tensors
 from fedkit.trainer import Workload
@@ -69,6 +71,7 @@ def run(
     train: Settings | None = None,
     seed: int = 0,
     grid: Grid | None = None,
+    secagg: SecAgg | str = "off",
     evaluate_every: int = 1,
     evaluate_on: Literal["server", "clients"] = "server",
     observers: Sequence[object] = (),
@@ -80,9 +83,9 @@ def run(
 
     strategy and codecs: instances, or names of plugins. federation: None simulates on this machine.
     feedback and down_base: as in [codec] of a scenario. train: settings of local training. grid: None
-    takes the workload's largest weight, and |delta| up to 256. out: the run folder; with `resume` the
-    run there is continued, else it must be empty. scenario: TOML text for the run folder. One seed
-    fixes everything.
+    takes the workload's largest weight, and |delta| up to 256. secagg: settings of secure aggregation,
+    the name of a mode of [secagg], or "off". out: the run folder; with `resume` the run there is
+    continued, else it must be empty. scenario: TOML text for the run folder. One seed fixes everything.
 
     Raises ConfigError before round 0, RunFailed when every client of a round fails or too many
     rounds in a row do, CheckpointError when a folder cannot be continued.
@@ -95,17 +98,23 @@ def run(
     chosen, settings = check_strategy(strategy), check_train(train)
     check_workload(workload, settings)
     title, clients = title_of(scenario, workload), client_ids(workload, policy)
-    up, down = check_codec(codec_up, "up"), check_codec(codec_down, "down")
+    secure, most = check_secagg(secagg), most_counted(policy, len(clients))
+    up = check_codec(codec_up if secure is None else fitting_codec(codec_up, most), "up")
+    down = check_codec(codec_down, "down")
     fed_back = _feedback(up, policy, feedback)
     require_uplink(up, fed_back)
     require_downlink(down)
     base = whole_model(workload, seed)
     layout, extras = layouts(chosen, workload, base)
     grid = check_grid(grid) if grid is not None else default_grid(workload, policy)
-    uses = (fed_back, _down_base(policy, len(clients), down_base), most_counted(policy, len(clients)))
+    uses = (fed_back, _down_base(policy, len(clients), down_base), most, secure, metric_names(workload))
     job = Job(chosen, up, down, layout, extras, grid, settings, seed, *uses)
+    demand_secure(job, policy, len(clients))
     mark = fingerprint(job, policy, workload, base, clients)
     federation = check_federation(federation) if federation is not None else _simulation(workload, seed, path)
+    if secure is not None:
+        demand_reach(secure, federation)
+        raise ConfigError(f"secagg.mode = '{secure.policy.mode}': secure rounds are not driven yet")
     folder = RunFolder(path, resume) if path is not None else None
     try:
         journal = Journal(job, seed, folder, mark)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 
-from fedkit.config import Scenario
+from fedkit.config import Scenario, SecAggSection
 
 _LONGEST = 1e12
 """Seconds that a clock still counts to the tenth of a millisecond."""
@@ -66,6 +67,13 @@ _RULES: tuple[Rule, ...] = (
     ("rounds.evaluate_every", _count, _COUNT),
     ("aggregate.max_weight", _positive, _FINITE),
     ("aggregate.max_delta", _positive, _FINITE),
+    ("secagg.corrupt", lambda n: 0 <= n < 1, "must be in [0, 1)"),
+    ("secagg.dropout", lambda n: 0 <= n < 1, "must be in [0, 1)"),
+    ("secagg.sigma", lambda n: 1 <= n <= 128, "must be in [1, 128]"),
+    ("secagg.n_min", lambda n: n >= 3, "must be at least 3: of two clients, each knows the other's update"),
+    ("secagg.neighbours", lambda n: n >= 0, _LEAST_0),
+    ("secagg.threshold", lambda n: n >= 0, _LEAST_0),
+    ("secagg.retries", lambda n: 0 <= n <= 100, "must be in [0, 100]"),
     ("links.up", _rate, _RATE),
     ("links.down", _rate, _RATE),
     ("links.latency", lambda n: 0 <= n <= _LONGEST, "must be in [0, 1e12]"),
@@ -83,10 +91,13 @@ _RULES: tuple[Rule, ...] = (
     ("stop.patience", lambda n: n >= 0, _LEAST_0),
 )
 
+_SECURE = ("honest_server", "lying_server")
+
 NEEDS: Sequence[tuple[str, str, tuple[str, ...]]] = (
     ("population.alpha", "population.partition", ("dirichlet", "quantity")),
     ("population.shards", "population.partition", ("shards",)),
     ("rounds.carry_rounds", "rounds.late", ("carry",)),
+    *((f"secagg.{field.name}", "secagg.mode", _SECURE) for field in fields(SecAggSection)[1:]),
     ("devices.available", "devices.availability", ("bernoulli",)),
     ("devices.on_seconds", "devices.availability", ("markov",)),
     ("devices.off_seconds", "devices.availability", ("markov",)),
@@ -128,6 +139,10 @@ def _between(scenario: Scenario) -> Iterator[tuple[str, str]]:
         yield "rounds.cohort", f"{cohort} is more than the {clients} clients of [population]"
     if rounds.late == "carry" and rounds.evaluate_on == "clients":
         yield "rounds.late", "'carry' cannot be combined with rounds.evaluate_on = 'clients'; use 'server'"
+    if rounds.late == "carry" and scenario.secagg.mode != "off":
+        yield "rounds.late", "'carry' cannot be combined with secure aggregation; use 'drop'"
+    if bool(scenario.secagg.neighbours) != bool(scenario.secagg.threshold):
+        yield "secagg.threshold", "goes with secagg.neighbours: give both, or leave both at 0"
     links, devices, stop = scenario.links, scenario.devices, scenario.stop
     if links.profile == "custom" and (links.up is None or links.down is None):
         yield "links.profile", "'custom' needs links.up and links.down (bytes per second)"

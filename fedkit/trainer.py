@@ -50,8 +50,9 @@ class Workload(Protocol):
     """Model, data and loss. What `workload = "FILE.py:ATTR"` names.
 
     Optional attributes: `frozen` (names of tensors that never train and never travel), `max_weight`
-    (the largest weight a client may have, for the grid of the sum), `train_settings` (key -> one
-    line, the settings of [train] it knows), `check_train(settings)` (ConfigError on wrong ones),
+    (the largest weight a client may have, for the grid of the sum), `metric_names` (of its trainers;
+    secure sums carry no others, and loss and accuracy where it does not say), `train_settings` (key ->
+    one line, the settings of [train] it knows), `check_train(settings)` (ConfigError on wrong ones),
     `label_counts()` and `class_names` (for the report), `fingerprint()` (a string that is another
     when the data are: a run is then not continued on other data).
 

@@ -78,6 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "usercode",
         *BASE,
     },
+    "securecheck": {"codecs", "planning", "secagg", "securesum", "usercode", *ROUND},
     "planning": {"fields", "federation", "messages"},
     "asking": {"downlink", "usercode", *ROUND},
     "stepping": {"usercode", *ROUND},
@@ -97,7 +98,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "rounds": {
         *("arguments", "codecs", "downlink", "events", "fingerprint", "journal", "loop", "planning"),
-        *("plugins", "runfolder", *ROUND),
+        *("plugins", "runfolder", "secagg", "securecheck", *ROUND),
     },
     # secure aggregation
     "secagg.primitives": {"numpy", "cryptography"},
@@ -108,7 +109,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scenario": {"config", "options", "plugins", "scenario_rules", "scenario_tree", "toml"},
     "launch": {
         *("config", "events", "observers", "options", "plugins", "rounds", "runfolder", "scenario"),
-        *("scenario_tree", *ROUND),
+        *("scenario_tree", "secagg", *ROUND),
     },
     "report": {"history", "options", "plugins", "summary", *BASE},
     "conformance": {ANY, "numpy"},

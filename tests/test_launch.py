@@ -10,8 +10,10 @@ import pytest
 
 from fedkit.errors import CheckpointError, ConfigError
 from fedkit.federation import RoundPolicy
-from fedkit.launch import build, run_scenario, saved_scenario
+from fedkit.launch import build, run_scenario, saved_scenario, secure
 from fedkit.scenario import read
+from fedkit.secagg.parameters import Mode, Policy
+from fedkit.secagg.settings import SUITES, SecAgg
 from fedkit_strategies.fedprox import FedProx
 
 OWN = """
@@ -199,3 +201,30 @@ def test_a_value_error_of_a_strangers_strategy_is_named_with_its_place(file: Pat
     assert build(read(file, [named]))
     with pytest.raises(ConfigError, match=r"my.toml:9: strategy: .*nu is even"):
         build(read(file, [named, "strategy.nu=2"]))
+
+
+def test_secure_aggregation_of_a_scenario(file: Path) -> None:
+    assert secure(read(file).secagg) == "off"
+    assert secure(read(file, ["secagg.mode=lying_server"]).secagg) == SecAgg()
+    keys = "mode=honest_server width=64 corrupt=.1 dropout=.2 sigma=80 n_min=4 neighbours=6 threshold=4"
+    keys += " retries=0 verify=true suite=chacha"
+    made = read(file, [f"secagg.{key}" for key in keys.split()]).secagg
+    policy = Policy(0.1, 0.2, 80, Mode.HONEST_SERVER, 4)
+    assert secure(made) == SecAgg(policy, 64, (6, 4), SUITES["chacha"], 0, True)
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("codec.up=int8", r"override 'codec.up=int8': \[codec\] up: '.*' cannot be added under secure agg"),
+        ("rounds.cohort=2", r"override 'rounds.cohort=2': \[rounds\] cohort: sums of 2 clients hide nobody"),
+        ("aggregate.max_delta=1e8", r"override .*: \[secagg\] width: 32 with aggregate.max_delta = 1e\+08"),
+    ],
+)
+def test_what_secure_aggregation_refuses_is_named_with_its_place(
+    file: Path, tmp_path: Path, override: str, text: str
+) -> None:
+    scenario = read(file, ["secagg.mode=honest_server", override])
+    with pytest.raises(ConfigError, match=text):
+        run_scenario(scenario, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "scenario.toml").exists()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedkit.config import Population
+from fedkit.config import Population, SecAggSection
 from fedkit.errors import ConfigError, PluginError
 from fedkit.scenario import changes, read, shipped, to_dict, to_toml
 
@@ -254,6 +254,17 @@ def test_an_error_names_file_line_key_and_the_nearest(
             "[devices] off_seconds: has no effect with devices.availability = 'always'",
         ),
         ("population.shards=2", "[population] shards: has no effect with population.partition = 'iid'"),
+        ("secagg=lying_server", "secagg: is a section, not a value; write secagg.mode = 'lying_server'"),
+        ("secagg.mode=lying", "[secagg] mode: unknown value 'lying'; it must be 'off' or 'honest_server' or"),
+        (
+            "secagg.sigma=80",
+            "[secagg] sigma: has no effect with secagg.mode = 'off': leave it out, or set secagg.mode = "
+            "'honest_server' or secagg.mode = 'lying_server'",
+        ),
+        ("secagg.width=16", "[secagg] width: unknown value 16; it must be 32 or 64"),
+        ("secagg.dropout=1", "[secagg] dropout: must be in [0, 1), not 1.0"),
+        ("secagg.n_min=2", "[secagg] n_min: must be at least 3: of two clients, each knows the other's"),
+        ("secagg.retries=101", "[secagg] retries: must be in [0, 100], not 101"),
         ("mu=0.1", "mu: unknown key; did you mean 'strategy.mu'?"),
         ("count=5", "count: unknown key; did you mean 'rounds.count'?"),
         ("daat=5", "daat: unknown key; did you mean 'workload_options.data'?"),
@@ -402,3 +413,24 @@ def test_names_and_values_on_the_command_line_that_are_too_long(file: Path) -> N
     with pytest.raises(ConfigError, match="must be a") as caught:
         read(file, ["rounds.count=" + "x" * 20000])
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (["secagg.threshold=7"], "[secagg] threshold: goes with secagg.neighbours: give both, or leave both"),
+        (["secagg.neighbours=7"], "[secagg] threshold: goes with secagg.neighbours"),
+        (["rounds.late=carry"], "[rounds] late: 'carry' cannot be combined with secure aggregation; use"),
+    ],
+)
+def test_what_does_not_go_with_secure_aggregation(file: Path, overrides: list[str], text: str) -> None:
+    secure = ["secagg.mode=honest_server"]
+    assert read(file, secure).secagg.mode == "honest_server"
+    with pytest.raises(ConfigError) as caught:
+        read(file, [*secure, *overrides])
+    assert text in str(caught.value)
+
+
+def test_turning_secure_aggregation_off_drops_what_the_file_says_of_it(file: Path) -> None:
+    file.write_text(f'{TEXT}\n[secagg]\nmode = "honest_server"\nsigma = 80\n')
+    assert (read(file).secagg.sigma, read(file, ["secagg.mode=off"]).secagg) == (80, SecAggSection())

@@ -86,6 +86,7 @@ class TorchWorkload:
         check(self.data)
         check(self.held_out)
         self.max_weight = max_weight(self.data, self.held_out)
+        self.metric_names = ("loss", *self._metrics)
 
     @property
     def resident(self) -> Resident:
