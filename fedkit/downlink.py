@@ -7,10 +7,12 @@ which every client makes from the job's seed. One encoding a round serves every 
                    encoded difference, so the error of one round is part of the next difference
                    (server-side error feedback). Clients that come often need a short chain.
     base "first"   a frame leads from version 1. Its error does not add up and any client needs one
-                   frame only, but that has to hold the whole way from the initial model.
+                   frame only, but that has to hold the whole way from the initial model. Most of that
+                   way is known to who holds an earlier frame: it is told what changed since.
 
-A frame is the BLAKE2b-128 of the resulting model, then the payload of the codec. A client that
-arrives at another model than the server drops the frame and asks for a snapshot.
+A frame is the BLAKE2b-128 of the resulting model, then the payload of the codec, or what tells it to
+one who holds the payload of another frame. A client that arrives at another model than the server
+drops the frame and asks for a snapshot.
 """
 
 from __future__ import annotations
@@ -41,6 +43,12 @@ class Release(NamedTuple):
     model: Tensors
     frame: bytes | None = None
     base: int = 0
+
+
+def relative(codec: Codec, layout: Layout, frame: bytes, held: bytes) -> bytes | None:
+    """The frame told to one who holds another from the same base; None where the codec has no way to."""
+    told = codec.relative(frame[DIGEST:], held[DIGEST:], layout)
+    return None if told is None else frame[:DIGEST] + told
 
 
 class Downlink:
@@ -97,30 +105,41 @@ class Follower:
         self.version = 0
         self.model: Tensors = {}
         self._first: Tensors = {}
+        self._payload = b""
 
     def snapshot(self, version: int, model: Tensors) -> None:
         """Take a whole model. LayoutError if it does not fit."""
         self.version, self.model = version, self._layout.view(self._layout.flatten(model))
+        self._payload = b""
         if version == 1:
             self._first = self.model
 
-    def follow(self, version: int, base: int, frame: bytes) -> None:
-        """Apply the frame that leads from version `base` to `version`.
+    def follow(self, version: int, base: int, frame: bytes, told_by: int = 0) -> None:
+        """Apply the frame that leads from version `base` to `version`; one that is not newer is ignored.
 
-        WireError, with nothing changed, if the client does not hold the base, or does not arrive at
-        the server's model: it then needs a snapshot.
+        told_by: the version by whose frame it is told; 0 where it is told whole. WireError, with nothing
+        changed, if the client does not hold the base or that version, or does not arrive at the server's
+        model: it then needs a snapshot.
         """
+        if version <= self.version:
+            return
+        if not isinstance(frame, bytes):
+            raise WireError(f"a frame is bytes, not {type(frame).__name__}")
         start = self.model if base == self.version else self._first if base == 1 else {}
-        if not start:
+        if not start or (told_by and (told_by != self.version or not self._payload)):
             raise WireError(
-                f"frame from version {base} to {version}, but version {self.version} is held: ask a snapshot"
+                f"frame from version {told_by or base} to {version}, but version {self.version} is held: "
+                "ask a snapshot"
             )
+        payload = frame[DIGEST:]
+        if told_by:
+            payload = self._codec.absolute(payload, self._payload, self._layout)
         context = _context(self._seed, version)
         held = self._layout.view(self._layout.flatten(start))
-        moved = _moved(self._codec, self._layout, held, frame[DIGEST:], context)
+        moved = _moved(self._codec, self._layout, held, payload, context)
         if not hmac.compare_digest(_digest(moved), frame[:DIGEST]):
             raise WireError(f"frame to version {version} leads to another model: ask a snapshot")
-        self.version, self.model = version, moved
+        self.version, self.model, self._payload = version, moved, payload
 
 
 def _context(seed: int, version: int) -> CodecContext:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedkit import plugins
 from fedkit.codecs import Codec, CodecContext
 from fedkit.codecs.none import Plain
-from fedkit.downlink import DIGEST, Base, Downlink, Follower, Release
+from fedkit.downlink import DIGEST, Base, Downlink, Follower, Release, relative
 from fedkit.errors import LayoutError, WireError
 from fedkit.seeds import stream
 from fedkit.tensors import Flat, Layout, Tensors, norm, subtract
@@ -185,6 +185,39 @@ def test_damage_is_refused_with_nothing_changed(base: Base) -> None:
         assert pair.held() == before
     pair.follow(release)
     assert pair.agrees(release)
+
+
+def test_a_frame_told_by_an_earlier_one_leads_to_the_same_model() -> None:
+    pair = Pair("ecsq:delta=2,mode=near", "first")
+    early, release = pair.publish(), [pair.publish() for _ in range(5)][-1]
+    assert early.frame is not None
+    assert release.frame is not None
+    told = relative(pair.codec, pair.layout, release.frame, early.frame)
+    assert told is not None
+    assert len(told) < len(release.frame)
+    before = pair.held()
+    with pytest.raises(WireError, match="version 1 is held"):  # it has not got the early one
+        pair.client.follow(release.version, 1, told, early.version)
+    assert pair.held() == before
+    pair.follow(early)
+    pair.client.follow(release.version, 1, told, early.version)
+    assert pair.agrees(release)
+    latest = pair.publish()
+    assert latest.frame is not None
+    again = relative(pair.codec, pair.layout, latest.frame, release.frame)  # which came told itself
+    assert again is not None
+    pair.client.follow(latest.version, 1, again, release.version)
+    assert pair.agrees(latest)
+
+
+def test_a_late_or_second_frame_moves_nobody_back() -> None:
+    pair = Pair("ecsq:delta=2,mode=near", "first")
+    early, late = pair.publish(), pair.publish()
+    pair.follow(late)
+    for _ in range(2):
+        pair.follow(early)
+        pair.follow(late)
+        assert pair.agrees(late)
 
 
 def test_a_client_that_has_drifted_finds_out() -> None:
