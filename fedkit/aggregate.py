@@ -35,8 +35,8 @@ class Grid:
 
     max_weight (W) bounds a client's weight, max_delta (R) bounds |delta| per entry, n_max bounds
     the number of updates in one sum, carried ones included. limit = 2^min(50, 62 - ceil(log2 n_max));
-    fraction = log2(limit) - ceil(log2(W R)) bits after the point. Raises ConfigError, naming the key,
-    on numbers that leave no grid.
+    fraction = log2(limit) - ceil(log2(R max(W, 1))) bits after the point: extras count once whatever W
+    is. Raises ConfigError, naming the key, on numbers that leave no grid.
     """
 
     max_weight: float = 2.0**10
@@ -69,8 +69,8 @@ class Grid:
 
     @cached_property
     def fraction(self) -> int:
-        """Bits after the point of a weighted delta."""
-        return self.limit_bits - math.ceil(math.log2(self.max_weight * self.max_delta))
+        """Bits after the point of a weighted delta, and of an extra."""
+        return self.limit_bits - math.ceil(math.log2(max(self.max_weight, 1.0) * self.max_delta))
 
     @cached_property
     def weight_fraction(self) -> int:

@@ -57,6 +57,7 @@ def contents(total: WeightedSum) -> tuple[object, ...]:
         (Grid(600.0, 2.0**8, 2**12), 50, 32),
         (Grid(2.0**10, 2.0**8, 1), 50, 32),
         (Grid(2.0**10, 2.0**8, 2**12 + 1), 49, 31),
+        (Grid(2.0**-6, 2.0**8, 2**12), 50, 42),
     ],
 )
 def test_bits_of_the_grid(grid: Grid, limit_bits: int, fraction: int) -> None:
@@ -290,6 +291,14 @@ def test_a_sum_from_integers_is_the_sum() -> None:
             WeightedSum.of(LAYOUT, Grid(), wrong, 1, 1)
         with pytest.raises(LayoutError, match="extras"):
             WeightedSum.of(LAYOUT, Grid(), total.total.copy(), 1, 1, (EXTRAS, wrong))
+
+
+@pytest.mark.parametrize("weight", [2.0**-9, 0.25, 1.0, 64.0])
+def test_extras_are_as_exact_where_no_weight_reaches_1(weight: float) -> None:
+    total = zero(Grid(weight, 256.0, 3))
+    for client in "abc":
+        total.add(client, Update(delta(), weight, {}, extras(250.0)))
+    assert total.extras["control"].tolist() == [750.0, 750.0]
 
 
 def test_extras_and_metrics_of_a_sum_from_integers() -> None:
