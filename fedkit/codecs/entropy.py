@@ -67,8 +67,8 @@ def decode(data: memoryview, n: int, dtype: np.dtype[Any]) -> Symbols:
         made: Symbols = np.frombuffer(reader.take(n * dtype.itemsize), dtype.newbyteorder("<")).astype(dtype)
     elif way == GAPS:
         made = np.zeros(n, dtype)
-        positions, values = gaps.decode(reader, n)
-        made[positions] = _bounded(values, dtype)
+        for positions, values in gaps.decode(reader, n):
+            made[positions] = _bounded(values, dtype)
     elif way - PACKED < len(PACKINGS):
         packing = PACKINGS[way - PACKED]
         packed = np.frombuffer(read_section(reader, -(-n // packing.width)), np.uint8)
@@ -132,11 +132,11 @@ def _unpack(packed: NDArray[np.uint8], n: int, packing: Packing) -> NDArray[np.i
 def _exceed(symbols: Symbols, most: int, reader: Reader) -> Symbols:
     """The symbols, those at the limit of the packing raised by what stands as gaps among them."""
     full = np.flatnonzero(np.abs(symbols) == most)
-    positions, excess = gaps.decode(reader, len(full))
-    if (excess < 0).any():
-        raise WireError("payload: a symbol below the limit that it exceeds")
-    at = full[positions]
-    symbols[at] = _bounded(np.sign(symbols[at]) * (most + excess), symbols.dtype)
+    for positions, excess in gaps.decode(reader, len(full)):
+        if (excess < 0).any():
+            raise WireError("payload: a symbol below the limit that it exceeds")
+        at = full[positions]
+        symbols[at] = _bounded(np.sign(symbols[at]) * (most + excess), symbols.dtype)
     return symbols
 
 

@@ -14,6 +14,7 @@ is coded within 1 % of its entropy. Every array made in decoding is bounded by t
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -26,6 +27,8 @@ from fedkit.errors import WireError
 Integers: TypeAlias = NDArray[np.int64]
 SKIP, STEP = 252, 63
 LARGEST = 2**16 - 1
+_PIECE = 1 << 17
+"""Tokens handled at a time."""
 
 
 def encode(positions: Integers, values: Integers) -> bytes:
@@ -52,44 +55,87 @@ def encode(positions: Integers, values: Integers) -> bytes:
     )
 
 
-def decode(reader: Reader, d: int) -> tuple[Integers, Integers]:
-    """Positions below d, and values; WireError on bytes that `encode` cannot have made."""
+def decode(reader: Reader, d: int, due: int | None = None) -> Iterator[tuple[Integers, Integers]]:
+    """Increasing positions below d with their values, piece by piece; `due`: how many there must be.
+
+    All bytes are taken at once. Memory beyond them is some bytes for each value, of which there are at most
+    d, and a piece. WireError, perhaps between pieces, on bytes that `encode` cannot have made.
+    """
     count = reader.varint(d)
+    if due is not None and count != due:
+        raise WireError(f"payload: {count} positions, {due} are due")
     if not count:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
+        return iter(())
     raw = reader.take(1)[0]
-    if raw > 40:
-        raise WireError(f"payload: gaps with {raw} raw bits")
+    if raw and not d >> raw:
+        raise WireError(f"payload: gaps with {raw} raw bits among {d} entries")
     total = reader.varint(count + (d >> raw) // STEP)
     tokens = np.frombuffer(read_section(reader, total), np.uint8)
-    high, marks = _tokens(tokens, count)
-    big = marks & 2 > 0
-    sizes = np.ones(count, np.int64)
-    extra = np.frombuffer(read_section(reader, int(big.sum())), np.uint8).astype(np.int64)
-    gaps = high << raw
-    for bit in range(raw):
-        gaps |= _plane(reader, count) << bit
-    extra[extra == 255] = _large(reader, int((extra == 255).sum()))
-    sizes[big] = extra + 2
-    positions = np.cumsum(gaps + 1) - 1
-    if positions[-1] >= d:
-        raise WireError(f"payload: a position past the {d} entries")
-    return positions, np.where(marks & 1, -sizes, sizes)
+    _check(tokens, count)
+    extra = np.frombuffer(read_section(reader, int(np.count_nonzero(tokens & 2))), np.uint8)
+    planes = [np.frombuffer(reader.take((count + 7) // 8), np.uint8) for _ in range(raw)]
+    large = _large(reader, int(np.count_nonzero(extra == 255)))
+    return _pieces(d, tokens, planes, extra, large)
 
 
-def _tokens(tokens: NDArray[np.uint8], count: int) -> tuple[Integers, Integers]:
-    """High parts of the gaps, and the two low bits of each token."""
-    ends = np.flatnonzero(tokens < SKIP)
-    if len(ends) != count or ends[-1] != len(tokens) - 1 or tokens.max() > SKIP:
+def _check(tokens: NDArray[np.uint8], count: int) -> None:
+    """WireError unless the tokens make `count` values and nothing is left over."""
+    if np.count_nonzero(tokens < SKIP) != count or tokens[-1] >= SKIP or tokens.max() > SKIP:
         raise WireError("payload: tokens that do not make the stated number of values")
-    last = tokens[ends].astype(np.int64)
-    skips = np.diff(ends, prepend=-1) - 1
-    return STEP * skips + (last >> 2), last & 3
 
 
-def _plane(reader: Reader, count: int) -> Integers:
-    packed = np.frombuffer(reader.take((count + 7) // 8), np.uint8)
-    return np.unpackbits(packed, count=count, bitorder="little").astype(np.int64)
+def _pieces(
+    d: int,
+    tokens: NDArray[np.uint8],
+    planes: Sequence[NDArray[np.uint8]],
+    extra: NDArray[np.uint8],
+    large: Integers,
+) -> Iterator[tuple[Integers, Integers]]:
+    """Positions and values of some tokens at a time."""
+    start, at, skips = 0, -1, 0
+    for low in range(0, len(tokens), _PIECE):
+        part = tokens[low : low + _PIECE]
+        ends = np.flatnonzero(part < SKIP)
+        if not len(ends):
+            skips += len(part)
+            continue
+        last = part[ends].astype(np.int64)
+        skipped = np.diff(ends, prepend=-1) - 1
+        skipped[0] += skips
+        skips = len(part) - 1 - int(ends[-1])
+        gaps = STEP * skipped + (last >> 2)
+        gaps <<= len(planes)
+        for bit, plane in enumerate(planes):
+            gaps |= _bits(plane, start, len(gaps)) << bit
+        if gaps.max() >= d:  # before they are summed: the sum of enormous ones would wrap
+            raise WireError(f"payload: a position past the {d} entries")
+        positions = np.cumsum(gaps + 1) + at
+        start, at = start + len(gaps), int(positions[-1])
+        if at >= d:
+            raise WireError(f"payload: a position past the {d} entries")
+        sizes, extra, large = _sizes(last & 2 > 0, extra, large)
+        yield positions, np.where(last & 1, -sizes, sizes)
+
+
+def _bits(plane: NDArray[np.uint8], start: int, count: int) -> Integers:
+    """`count` bits of a plane from the bit `start` on."""
+    first = start % 8
+    bits = np.unpackbits(plane[start // 8 :], count=first + count, bitorder="little")
+    return bits[first:].astype(np.int64)
+
+
+def _sizes(
+    big: NDArray[np.bool_], extra: NDArray[np.uint8], large: Integers
+) -> tuple[Integers, NDArray[np.uint8], Integers]:
+    """Magnitudes, and what is left of the bytes and numbers that they were read from."""
+    count = int(np.count_nonzero(big))
+    above = extra[:count].astype(np.int64)
+    full = above == 255
+    beyond = int(np.count_nonzero(full))
+    above[full] = large[:beyond]
+    sizes = np.ones(len(big), np.int64)
+    sizes[big] = above + 2
+    return sizes, extra[count:], large[beyond:]
 
 
 def _large(reader: Reader, count: int) -> Integers:

@@ -59,7 +59,7 @@ class Stc(Quantizer):
         magnitude = np.frombuffer(reader.take(4), "<f4")[0]
         if not math.isfinite(magnitude) or np.signbit(magnitude):
             raise WireError("payload: the magnitude is negative or not finite")
-        at, signs = top.decode(reader.rest(), d, top.count(d, self.share))
         out = np.zeros(d, np.float32)
-        out[at] = signs * magnitude
+        for at, signs in top.decode(reader.rest(), d, top.count(d, self.share)):
+            out[at] = signs * magnitude
         return out

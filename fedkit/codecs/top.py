@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,16 +49,18 @@ def _below(sizes: Vector, k: int) -> np.float32:
     return guess if np.count_nonzero(sizes >= guess) >= k else np.float32(0)
 
 
-def decode(data: memoryview, d: int, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """k positions below d, and a sign for each; WireError on bytes that `gaps.encode` cannot have made."""
+def decode(data: memoryview, d: int, k: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """k positions below d with a sign for each, piece by piece.
+
+    WireError on bytes that `gaps.encode` cannot have made.
+    """
     reader = Reader(data)
-    at, signs = gaps.decode(reader, d)
+    pieces = gaps.decode(reader, d, due=k)
     reader.done()
-    if len(at) != k:
-        raise WireError(f"payload: {len(at)} positions, {k} are due")
-    if (np.abs(signs) != 1).any():
-        raise WireError("payload: a magnitude where a sign is due")
-    return at, signs
+    for at, signs in pieces:
+        if (np.abs(signs) != 1).any():
+            raise WireError("payload: a magnitude where a sign is due")
+        yield at, signs
 
 
 def max_len(d: int, k: int) -> int:

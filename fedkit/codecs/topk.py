@@ -47,9 +47,10 @@ class TopK(Transform):
         return vector[at], gaps.encode(at, np.ones(len(at), np.int64))
 
     def inverse(self, vector: Vector, side: memoryview, d: int, ctx: CodecContext) -> Vector:
-        at, signs = top.decode(side, d, self.out_len(d))
-        if (signs < 0).any():
-            raise WireError("payload: a sign where none is due")
-        out = np.zeros(d, np.float32)
-        out[at] = vector
+        out, start = np.zeros(d, np.float32), 0
+        for at, signs in top.decode(side, d, self.out_len(d)):
+            if (signs < 0).any():
+                raise WireError("payload: a sign where none is due")
+            out[at] = vector[start : start + len(at)]
+            start += len(at)
         return out
