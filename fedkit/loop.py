@@ -25,6 +25,7 @@ from fedkit.journal import Journal
 from fedkit.judging import fatal_cause, make_record, verdicts, why_failed
 from fedkit.messages import ClientId, Failure, Key, Kind, Metrics
 from fedkit.planning import make_plan, train_seed
+from fedkit.secure import SecureCollector
 from fedkit.stepping import step
 from fedkit.summary import better, headline, summarise
 from fedkit.tensors import Layout, State, Tensors, pick, sealed, sealed_copy
@@ -164,6 +165,10 @@ class Loop:
             seed = plan.seeds[key.client] if now else train_seed(self.seed, key.round, key.client)
             return codec_context(self.job, key.round, seed, self.scales.get(key.round, 0.0))
 
+        if self.job.secagg is not None:
+            ctx = codec_context(self.job, plan.round, 0, self.scale)
+            secure = SecureCollector(self.federation, self.job, self.job.secagg, plan, ctx, zero, notify)
+            return secure.run(tasks)
         return Collector(self.federation, self.job, plan, context_of, zero, carries, notify).run(tasks)
 
     def _expiry(self, plan: Plan) -> float:

@@ -20,19 +20,22 @@ from fedkit.errors import ClientFailed, LayoutError, ProtocolRefused, UpdateRefu
 from fedkit.federation import Request, Verdict
 from fedkit.job import Job
 from fedkit.messages import SCALE, ClientId, EncodedUpdate, Failure, Key, Pass, Task, Trained, Update
-from fedkit.secagg.messages import FromServer
+from fedkit.secagg.messages import FromClient, FromServer
+from fedkit.secureclient import Credentials, SecureClients
 from fedkit.tensors import Memory, Tensors, add, sealed
 from fedkit.trainer import Trainer, Workload, frozen, trained_part
 from fedkit.usercode import NUMBERS, odd_state
 
-Answer: TypeAlias = EncodedUpdate | Failure
+Answer: TypeAlias = EncodedUpdate | Failure | FromClient
 STRATEGY, PERSONAL = "strategy", "personal"
 
 
 class Participant:
     """Handles the tasks of one job for any client of `workload`."""
 
-    def __init__(self, job: Job, workload: Workload, store: ClientStore) -> None:
+    def __init__(
+        self, job: Job, workload: Workload, store: ClientStore, credentials: Credentials | None = None
+    ) -> None:
         self._job = job
         self._workload = workload
         self._store = store
@@ -40,17 +43,24 @@ class Participant:
         whole = trained_part(workload.init(job.model_seed), frozen(workload))
         personal = {name: array for name, array in whole.items() if name not in job.layout.names}
         self._personal = sealed(personal)
+        self.secure = SecureClients(job, credentials, self._update)
 
     def handle(self, request: Request, budget: int = 0) -> Sequence[Answer]:
         """The replies to a request; an exception of the client's code becomes a Failure.
 
-        The task is handed on read-only: in simulation all clients share its tensors. budget: bytes
-        that the client's link has room for until the deadline; 0 when unknown.
+        A task of secure sessions has none: its sessions bring them. The task is handed on read-only: in
+        simulation all clients share its tensors. budget: bytes that the client's link has room for until
+        the deadline; 0 when unknown.
         """
         try:
             if isinstance(request, FromServer):
-                raise ProtocolRefused("session", "no task of this round has announced a secure session")
+                return [self.secure.answer(request)]
             task = _sealed(request)
+            if task.session:
+                self.secure.hold(task)
+                return []
+            if self._job.secagg is not None:
+                raise ProtocolRefused("session", "the job asks for secure sums, this task for a plain update")
             if task.key.kind == "evaluate":
                 return [self._evaluate(task)]
             return [self._train(task, budget)]
@@ -64,6 +74,7 @@ class Participant:
     def settle(self, key: Key, verdict: Verdict) -> None:
         """Commit what the client remembers of this exchange if it was counted, else forget it."""
         memories = self._pending.pop(key, {})
+        self.secure.forget(key)
         if verdict is Verdict.counted:
             for stream, memory in memories.items():
                 self._store.put(key.client, stream, memory)
@@ -77,12 +88,38 @@ class Participant:
         self._pending = dict(pending)
 
     def _evaluate(self, task: Task) -> Answer:
+        found = self._measured(task)
+        return EncodedUpdate(task.key, "none", b"", *figures(found.weight, found.metrics), 1.0)
+
+    def _measured(self, task: Task) -> Update:
         client = task.key.client
         model = {**task.model, **self._newest(client)} if self._personal else task.model
         metrics, examples = self._workload.trainer(client).evaluate(model)
-        return EncodedUpdate(task.key, "none", b"", *figures(examples, metrics), 1.0)
+        return Update({}, examples, metrics)
 
     def _train(self, task: Task, budget: int) -> Answer:
+        update, memories = self._trained(task)
+        try:
+            reply, left = self._dress(task, update, budget)
+        except LayoutError as error:
+            raise ClientFailed("update", error.subject, error.reason) from error
+        if left:
+            memories = {**memories, feedback.STREAM: left}
+        if memories:
+            self._pending[task.key] = memories
+        return reply
+
+    def _update(self, task: Task) -> Update:
+        """What a secure sum takes of the task, before it is packed."""
+        if task.key.kind == "evaluate":
+            return self._measured(task)
+        update, memories = self._trained(task)
+        if memories:
+            self._pending[task.key] = memories
+        return update
+
+    def _trained(self, task: Task) -> tuple[Update, Mapping[str, Memory]]:
+        """The update, and what the client is to remember if it is counted."""
         job, client = self._job, task.key.client
         strategy, trainer = job.strategy, self._workload.trainer(client)
         before = _unchangeable(self._store.get(client, STRATEGY))
@@ -96,15 +133,7 @@ class Participant:
         memories = {STRATEGY: after} if after is not before else {}
         if own:
             memories = {**memories, PERSONAL: {"tensors": own}}
-        try:
-            reply, left = self._dress(task, update, budget)
-        except LayoutError as error:
-            raise ClientFailed("update", error.subject, error.reason) from error
-        if left:
-            memories = {**memories, feedback.STREAM: left}
-        if memories:
-            self._pending[task.key] = memories
-        return reply
+        return update, memories
 
     def _dress(self, task: Task, update: Update, budget: int) -> tuple[EncodedUpdate, Memory]:
         """The update dressed for travel and, with error feedback, what the codec left out of it."""

@@ -114,7 +114,6 @@ def run(
     federation = check_federation(federation) if federation is not None else _simulation(workload, seed, path)
     if secure is not None:
         demand_reach(secure, federation)
-        raise ConfigError(f"secagg.mode = '{secure.policy.mode}': secure rounds are not driven yet")
     folder = RunFolder(path, resume) if path is not None else None
     try:
         journal = Journal(job, seed, folder, mark)

@@ -14,6 +14,7 @@ import numpy as np
 from fedkit.history import History, Outcome, SecureRecord
 from fedkit.job import Job
 from fedkit.messages import Metrics
+from fedkit.secagg.messages import Stage
 from fedkit.tensors import Tensors, digest
 
 _PACKAGES = ("fedkit", "numpy", "cryptography", "safetensors", "torch", "scikit-learn")
@@ -81,7 +82,7 @@ def _secure(records: Sequence[SecureRecord]) -> dict[str, Any] | None:
     if not records:
         return None
     checked = [r.verified for r in records if r.verified is not None]
-    stages = dict.fromkeys(stage for r in records for stage in r.lost)
+    stages = [stage.value for stage in Stage if any(stage in r.lost for r in records)]
     return {
         "mode": records[-1].mode,
         "identities": records[-1].identities,

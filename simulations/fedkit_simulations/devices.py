@@ -71,6 +71,12 @@ class Fleet:
             return None
         return "after" if when < self._config.drop_after else "before"
 
+    def crash_stage(self, round: int, client: ClientId, stages: int) -> int | None:
+        """At which of a secure session's stages the client crashes in this round; each is as likely."""
+        if self.crash(round, client) is None:
+            return None
+        return int(stream(self._seed, "crash", "stage", round, client).integers(0, stages, 1)[0])
+
     def work(self, round: int, cohort: Sequence[ClientId], epochs: float) -> Mapping[ClientId, float]:
         """The stragglers of the cohort, and the share of its work that each will do, in (0, 1].
 

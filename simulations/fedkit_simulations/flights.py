@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
+from fedkit.federation import Request
 from fedkit.messages import Key, Task
 from fedkit.participant import Answer
 from fedkit.tensors import Memory, State, Tensors
@@ -15,19 +17,26 @@ from fedkit.tensors import Memory, State, Tensors
 
 @dataclass(slots=True)
 class Flight:
-    """A task that has no verdict yet; times in virtual seconds.
+    """A request that has no verdict yet; times in virtual seconds.
 
     leaves: when its upload begins. at: the earliest time at which its reply can arrive; exact once
-    the client is trained. crashed: it never arrives. answered: its reply has been delivered.
+    the client is trained. crashed: it never arrives. answered: its reply has been delivered, or is brought
+    by the sessions that the task announced. arrives: when the request is with the client.
     """
 
-    task: Task
+    request: Request
     leaves: float
     at: float
     crashed: bool = False
     answered: bool = False
     note: str = ""
     reply: Answer | None = field(default=None, repr=False)
+    arrives: float = 0.0
+
+    @property
+    def task(self) -> Task:
+        """The request, where it is known to be a task."""
+        return cast("Task", self.request)
 
 
 def pack_json(value: object) -> Tensors:
@@ -42,11 +51,16 @@ def unpack_json(tensors: Tensors) -> object:
 
 
 def pack_flights(flights: Iterable[Flight]) -> State:
-    """The flights as tensors. Models are stored once per version; replies are trained again."""
+    """The flights of tasks as tensors. Models are stored once per version; replies are trained again.
+
+    A secure session does not outlive the process: its requests are left out.
+    """
     state: dict[str, Tensors] = {}
     rows = []
     for flight in flights:
-        task = flight.task
+        task = flight.request
+        if not isinstance(task, Task):
+            continue
         state[f"model/{task.version}"] = task.model
         for group, tensors in task.context.items():
             state[f"context/{task.version}/{group}"] = tensors

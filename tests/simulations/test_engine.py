@@ -32,7 +32,8 @@ from fedkit.messages import (
 )
 from fedkit.tensors import Layout, Tensors, digest
 from fedkit.trainer import Correct
-from fedkit_simulations.engine import REPLY_FRAME, Simulation
+from fedkit_simulations.engine import Simulation
+from fedkit_simulations.journeys import REPLY_FRAME
 from fedkit_strategies import FedAvg, FedProx
 
 MODEL = {"w": np.zeros(50, np.float32)}

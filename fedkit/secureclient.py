@@ -1,0 +1,171 @@
+"""A client's half of secure sessions, between the task that announces them and the verdict.
+
+A session runs while the client trains: it advertises keys and shares secrets at once, and trains when its
+masked update is asked for (or earlier, by `prepare`). Nothing of an update is kept once it is masked; if the
+session aborts and another is opened, the client trains again, which gives the same update.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from fedkit.dressing import codec_context
+from fedkit.errors import ProtocolRefused
+from fedkit.federation import Witness
+from fedkit.job import Job
+from fedkit.messages import SCALE, ClientId, Key, Kind, Task, Update
+from fedkit.secagg.client import SecAggClient
+from fedkit.secagg.identity import Floors, Identity, Random, Trust
+from fedkit.secagg.memory import Sessions
+from fedkit.secagg.messages import FromClient, FromServer, Stage
+from fedkit.secagg.rules import Expected
+from fedkit.securesum import Lanes, Tail, encoding_of, pack
+from fedkit.tensors import digest
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Who the clients of this process are in secure sessions, and what they insist on.
+
+    random: where the secrets of a client's session come from. sessions: what a client remembers of others.
+    witnessed: in simulation, what `SecureClients.witness` tells is kept.
+    """
+
+    trust: Trust
+    floors: Floors
+    identity: Callable[[ClientId], Identity]
+    random: Callable[[Key], Random]
+    sessions: Callable[[ClientId], Sessions]
+    witnessed: bool = False
+
+
+@dataclass
+class _Held:
+    """A task that waits for sessions, and where its client stands in the last one."""
+
+    task: Task
+    attempt: int = -1
+    machine: SecAggClient | None = None
+    prepared: Update | None = None
+
+
+class SecureClients:
+    """The secure sessions of all clients of one process. credentials: None refuses every session.
+
+    train: does a task and returns its update; what it raises is told as of any task.
+    """
+
+    def __init__(self, job: Job, credentials: Credentials | None, train: Callable[[Task], Update]) -> None:
+        self._job, self._credentials, self._train = job, credentials, train
+        self._witnessed = credentials is not None and credentials.witnessed
+        self._held: dict[Key, _Held] = {}
+        self._seconds: dict[tuple[Kind, int, int], float] = {}
+        self._packed: dict[tuple[Kind, int, int], dict[ClientId, tuple[Lanes, Tail]]] = {}
+
+    def hold(self, task: Task) -> None:
+        """Take a task that announces sessions; twice is as good as once."""
+        if self._job.secagg is None:
+            raise ProtocolRefused("session", "a secure session, in a job that agreed on none")
+        self._held.setdefault(task.key, _Held(task))
+
+    def prepare(self, key: Key) -> None:
+        """Train now for the task of this key, so that the masked update is there when it is asked for."""
+        held = self._held[key]
+        if held.prepared is None:
+            held.prepared = self._train(held.task)
+
+    def answer(self, request: FromServer) -> FromClient:
+        """The client's message; ProtocolRefused where the server broke a rule, or what training raises.
+
+        After either the client takes no further part in the session.
+        """
+        key = request.key
+        held = self._held.get(task_key(key))
+        if held is None:
+            raise ProtocolRefused("task", f"no task has announced the session of round {key.round}")
+        if key.stage == Stage.advertise:
+            self._join(held, key)
+        machine, held.machine = held.machine, None
+        if machine is None or held.attempt != key.attempt:
+            raise ProtocolRefused("attempt", f"no session {key.attempt} of round {key.round} is under way")
+        body = self._advance(machine, held, Stage(key.stage), request.body)
+        held.machine = machine  # reached only if nothing was raised
+        return FromClient(key, body)
+
+    def forget(self, key: Key) -> None:
+        """The task of this key has its verdict."""
+        self._held.pop(key, None)
+
+    def witness(self, kind: Kind, round: int, attempt: int) -> Witness:
+        """What was seen of that session, which is forgotten."""
+        name = (kind, round, attempt)
+        return Witness(self._seconds.pop(name, 0.0), self._packed.pop(name, {}))
+
+    def _join(self, held: _Held, key: Key) -> None:
+        who = self._credentials
+        if who is None:
+            raise ProtocolRefused("identity", "this client has no identity for secure sessions")
+        if key.attempt <= held.attempt:
+            raise ProtocolRefused("attempt", f"session {key.attempt} of round {key.round} was opened before")
+        held.attempt = key.attempt
+        client, random = key.client, who.random(key)
+        remembers = who.sessions(client)
+        held.machine = SecAggClient(who.identity(client), who.trust, who.floors, remembers, random=random)
+
+    def _advance(self, machine: SecAggClient, held: _Held, stage: Stage, body: bytes) -> bytes:
+        if stage is Stage.mask:
+            return self._mask(machine, held, body)
+        began = time.thread_time()
+        if stage is Stage.advertise:
+            made = machine.advertise(body, self._expected(held))
+        elif stage is Stage.share:
+            made = machine.share(body)
+        elif stage is Stage.agree:
+            made = machine.agree(body)
+        else:
+            made = machine.unmask(body)
+        self._spent(held, began)
+        return made
+
+    def _mask(self, machine: SecAggClient, held: _Held, body: bytes) -> bytes:
+        began = time.thread_time()
+        machine.accept(body)  # nobody trains for a session that is refused
+        self._spent(held, began)
+        task = held.task
+        update = held.prepared if held.prepared is not None else self._train(task)
+        ctx = codec_context(self._job, task.key.round, task.seed, _scale(task))
+        vector, tail = pack(self._job, task.key.kind, update, ctx)
+        if self._witnessed and self._job.secagg is not None and self._job.secagg.verify:
+            seen = self._packed.setdefault(_name(held), {})
+            seen[task.key.client] = (vector.copy(), tail.copy())
+        began = time.thread_time()
+        made = machine.mask(vector, tail)
+        self._spent(held, began)
+        return made
+
+    def _expected(self, held: _Held) -> Expected:
+        """What this client makes of the session by itself, from its job and its task."""
+        task, key = held.task, held.task.key
+        encoding = encoding_of(self._job, key.kind, key.round, _scale(task))
+        model = bytes.fromhex(digest(task.model))
+        return Expected(self._job.id, key.round, key.kind, held.attempt, model, encoding)
+
+    def _spent(self, held: _Held, began: float) -> None:
+        name = _name(held)
+        if self._witnessed:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.thread_time() - began
+
+
+def task_key(key: Key) -> Key:
+    """The key of the task that announced a session."""
+    return replace(key, stage="", attempt=0)
+
+
+def _name(held: _Held) -> tuple[Kind, int, int]:
+    return held.task.key.kind, held.task.key.round, held.attempt
+
+
+def _scale(task: Task) -> float:
+    return float(task.settings.get(SCALE, 0.0))
