@@ -138,9 +138,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     >>> nearest("fedavgg", ["fedavg", "fedprox"])
     "did you mean 'fedavg'?"
+    >>> nearest("ECSQ", ["ecsq", "eden"])
+    "did you mean 'ecsq'?"
     """
     names = sorted(known)
-    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    lowered = {known.lower(): known for known in reversed(names)}
+    close = get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
     if close:
-        return f"did you mean {close[0]!r}?"
+        return f"did you mean {lowered[close[0]]!r}?"
     return f"known: {', '.join(names)}" if names else "none is known"

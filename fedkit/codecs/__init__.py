@@ -1,5 +1,6 @@
 """Update codecs: a delta into bytes and back."""
 
+from fedkit.codecs.advice import demand_matches, notices
 from fedkit.codecs.checks import AUTO, require_downlink, require_ring, require_uplink
 from fedkit.codecs.codec import Codec, CodecContext
 from fedkit.codecs.framed import Framed
@@ -19,6 +20,8 @@ __all__ = [
     "Transform",
     "Vector",
     "build",
+    "demand_matches",
+    "notices",
     "require_downlink",
     "require_ring",
     "require_uplink",

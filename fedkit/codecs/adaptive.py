@@ -54,14 +54,18 @@ class Adaptive(Codec):
                 f"codec 'adaptive': best = {self.best} and worst = {self.worst} must be rungs from 0 to "
                 f"{len(LADDER) - 1}, best not above worst: {', '.join(LADDER)}"
             )
-        TensorRules(self.small, self.below, self.exempt)  # now, so that what it refuses is refused here
+        _ = self.rules  # made now, so that bad ones are refused now
+
+    @cached_property
+    def rules(self) -> TensorRules:
+        """Which tensors go around the ladder."""
+        return TensorRules(self.small, self.below, self.exempt)
 
     @cached_property
     def rungs(self) -> tuple[Codec, ...]:
         """The codecs of the ladder, the longest first."""
         made = (BFloat16("stoch"), Ecsq(4.0), Ecsq(16.0), Eden(1, 0.1), Eden(1, 0.05))
-        rules = TensorRules(self.small, self.below, self.exempt)
-        return tuple(Pipeline(part, (), rules) for part in made[self.best : self.worst + 1])
+        return tuple(Pipeline(part, (), self.rules) for part in made[self.best : self.worst + 1])
 
     def choose(self, layout: Layout, budget: int) -> Codec:
         """The rung for a link with room for `budget` bytes; 0 means that nothing is known."""

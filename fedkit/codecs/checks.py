@@ -27,6 +27,11 @@ def require_uplink(codec: Codec, feedback: bool = False) -> None:
 
 def require_downlink(codec: Codec) -> None:
     """ConfigError unless every client decodes the same bits and the codec keeps no state."""
+    if codec.id == "adaptive":
+        raise ConfigError(
+            "codec.down = 'adaptive' chooses for the link of each client, but one encoding of a round serves "
+            f"them all: use {AUTO['down']!r}"
+        )
     if not codec.deterministic_decode:
         raise ConfigError(
             f"codec.down = {codec.id!r} does not decode to the same bits on every platform, so clients and "

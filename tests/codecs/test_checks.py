@@ -40,6 +40,11 @@ def test_a_downlink_that_rotates_is_refused(spec: str) -> None:
         require_downlink(plugins.codec(spec))
 
 
+def test_the_ladder_is_refused_on_the_way_down_for_what_it_is() -> None:
+    with pytest.raises(ConfigError, match=r"one encoding of a round serves them all: use 'ecsq:delta=2"):
+        require_downlink(plugins.codec("adaptive:best=1"))
+
+
 def test_no_ring_is_refused_under_secure_aggregation() -> None:
     with pytest.raises(ConfigError, match="secure aggregation: use 'ring-rotq' or 'ring-srht'"):
         require_ring(plugins.codec("ecsq"))
