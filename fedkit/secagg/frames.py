@@ -96,10 +96,23 @@ class Reader:
 
     def client(self) -> ClientId:
         """An id of 1 to 255 bytes of UTF-8."""
-        name = self.text(1, MOST_ID_BYTES)
-        if not name:
-            raise WireError("an empty client id")
-        return name
+        return self.clients(1)[0]
+
+    def clients(self, count: int) -> tuple[ClientId, ...]:
+        """So many ids."""
+        names: list[ClientId] = []
+        data, at = self._data, self._at
+        try:
+            for _ in range(count):
+                end = at + 1 + data[at]
+                names.append(str(data[at + 1 : end], "utf-8"))
+                at = end
+        except (IndexError, UnicodeDecodeError) as error:
+            raise WireError(f"a client id that is none: {error}") from None
+        if at > len(data) or not all(names):
+            raise WireError("an empty client id, or one that is cut off")
+        self._at = at
+        return tuple(names)
 
     def blocks(self, count: int, size: int) -> tuple[bytes, ...]:
         """`count` items of `size` bytes."""

@@ -9,6 +9,7 @@ from fedkit.errors import PeerRefused, WireError
 from fedkit.messages import ClientId
 from fedkit.secagg import peer_rules
 from fedkit.secagg.closing import Agreed, Masked, Opened
+from fedkit.secagg.frames import sized
 from fedkit.secagg.identity import Trust
 from fedkit.secagg.messages import Advert, Boxes, Stage, kind_of
 from fedkit.secagg.outgoing import Board
@@ -45,6 +46,7 @@ class Intake:
     def advertised(self, advert: Advert) -> None:
         """Take an advert that was read."""
         self._board.adverts[advert.client] = advert
+        self._board.frames[advert.client] = sized(advert.to_bytes(), 2)
         self._used.update(dict.fromkeys((advert.mask, advert.box, advert.public), advert.client))
 
     def read(self, stage: Stage, client: ClientId, body: bytes) -> tuple[Answer, bytes]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from hashlib import sha256
 from typing import ClassVar
 
@@ -89,7 +90,7 @@ class Certificate:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Advert:
     """Kind 2: u8 length and id; keys mask and box (X25519), commitment to b, public (Ed25519), 32 bytes
     each; u8 length and voucher (the CA's signature, 64 bytes or none); signature, 64 bytes."""
@@ -103,7 +104,7 @@ class Advert:
     signature: bytes
     kind: ClassVar[int] = 2
 
-    @property
+    @cached_property
     def claims(self) -> bytes:
         """What is signed."""
         fixed = exactly((self.mask, self.box, self.commitment, self.public), KEY_BYTES, "a key")
@@ -112,7 +113,7 @@ class Advert:
     def to_bytes(self) -> bytes:
         return frame(self.kind, self.claims, exactly((self.signature,), SIGNATURE_BYTES, "a signature"))
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """SHA-256 of the frame: how a roster names this advert."""
         return sha256(self.to_bytes()).digest()
@@ -139,7 +140,9 @@ class Roster:
     kind: ClassVar[int] = 3
 
     def to_bytes(self) -> bytes:
-        return self.join(self.head(self.clients, self.digests), (a.to_bytes() for a in self.adverts))
+        return self.join(
+            self.head(self.clients, self.digests), (sized(a.to_bytes(), 2) for a in self.adverts)
+        )
 
     @staticmethod
     def head(clients: tuple[ClientId, ...], digests: tuple[bytes, ...]) -> bytes:
@@ -151,8 +154,8 @@ class Roster:
 
     @classmethod
     def join(cls, head: bytes, adverts: Iterable[bytes]) -> bytes:
-        """The frame of one client: the head and the adverts of its neighbours."""
-        parts = [sized(advert, 2) for advert in adverts]
+        """The frame of one client: the head and the adverts of its neighbours, each after its length."""
+        parts = list(adverts)
         return frame(cls.kind, head, len(parts).to_bytes(2, "little"), *parts)
 
     @classmethod
@@ -162,7 +165,7 @@ class Roster:
         n = reader.number(2)
         if n > most:
             raise WireError(f"a roster of {n} clients where {most} were invited")
-        clients = tuple(reader.client() for _ in range(n))
+        clients = reader.clients(n)
         digests = reader.blocks(n, DIGEST_BYTES)
         k = reader.number(2)
         if k >= max(n, 1):
@@ -208,7 +211,12 @@ class Inbox:
     kind: ClassVar[int] = 5
 
     def to_bytes(self) -> bytes:
-        return frame(self.kind, packed(self.sharers), exactly(self.boxes, BOX_BYTES, "a box"))
+        return self.join(self.sharers, exactly(self.boxes, BOX_BYTES, "a box"))
+
+    @classmethod
+    def join(cls, sharers: Flags, boxes: bytes) -> bytes:
+        """The frame of boxes that are joined already."""
+        return frame(cls.kind, packed(sharers), boxes)
 
     @classmethod
     def from_bytes(cls, data: bytes, clients: int, neighbours: int) -> Inbox:

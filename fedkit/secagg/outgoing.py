@@ -24,6 +24,7 @@ class Board:
     header: Header
     opening: bytes
     adverts: dict[ClientId, Advert] = field(default_factory=dict)
+    frames: dict[ClientId, bytes] = field(default_factory=dict)  # of the adverts, as a roster has them
     signatures: dict[ClientId, bytes] = field(default_factory=dict)
     session: Session = field(init=False)
     head: bytes = field(init=False)
@@ -36,10 +37,10 @@ class Board:
         """The adverts by the clients' places."""
         return [self.adverts[client] for client in self.session.clients]
 
-    def near(self, client: ClientId) -> list[Advert]:
-        """The adverts of a client's neighbours."""
+    def near(self, client: ClientId) -> list[ClientId]:
+        """A client's neighbours."""
         numbers = self.session.graph[self.session.number[client]].tolist()
-        return [self.adverts[self.session.clients[number]] for number in numbers]
+        return [self.session.clients[number] for number in numbers]
 
 
 class Outbox(Mapping[ClientId, bytes]):
@@ -69,7 +70,7 @@ def _opening(board: Board, _: ClientId) -> bytes:
 
 
 def _roster(board: Board, client: ClientId) -> bytes:
-    return Roster.join(board.head, (advert.to_bytes() for advert in board.near(client)))
+    return Roster.join(board.head, (board.frames[peer] for peer in board.near(client)))
 
 
 def _inbox(board: Board, client: ClientId) -> bytes:
@@ -78,7 +79,7 @@ def _inbox(board: Board, client: ClientId) -> bytes:
     near = session.graph[own]
     senders = near[sharers[near]]
     places = np.count_nonzero(session.graph[senders] < own, axis=1)
-    return Inbox(sharers, tuple(box.tobytes() for box in board.boxes[senders, places])).to_bytes()
+    return Inbox.join(sharers, board.boxes[senders, places].tobytes())
 
 
 def _survivors(board: Board, _: ClientId) -> bytes:
@@ -88,7 +89,7 @@ def _survivors(board: Board, _: ClientId) -> bytes:
 def _last(board: Board, client: ClientId) -> bytes:
     if not board.header.agrees:
         return _survivors(board, client)
-    near = [advert.client for advert in board.near(client)]
+    near = board.near(client)
     signed = np.array([peer in board.signatures for peer in near], np.bool_)
     return Quorum(signed, tuple(board.signatures[p] for p in near if p in board.signatures)).to_bytes()
 

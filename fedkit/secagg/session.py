@@ -43,8 +43,8 @@ class Session:
     @cached_property
     def context(self) -> bytes:
         """What binds everything to this header and this roster."""
-        names = map(client_bytes, self.clients)
-        root = merkle_root([name + digest for name, digest in zip(names, self.digests, strict=True)])
+        both = zip(self.clients, self.digests, strict=True)
+        root = merkle_root([digest + client.encode() for client, digest in both])
         return graph_seed(self.header.digest, root)
 
     @cached_property
