@@ -16,6 +16,7 @@ NEEDS = {
     "mnist-iid": "mnist.npz",
     "mnist-shards": "mnist.npz",
     "mnist-writers": "mnist.npz",
+    "private-heart": "heart_disease.npz",
     "shakespeare": "shakespeare_roles.npz",
     "wisdm": "wisdm_har.npz",
 }
@@ -28,6 +29,7 @@ CLIENTS = {
     "mnist-iid": 100,
     "mnist-shards": 100,
     "mnist-writers": 539,
+    "private-heart": 4,
     "shakespeare": 639,
     "wisdm": 36,
 }
