@@ -11,12 +11,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkit.errors import CheckpointError
-from fedkit.history import Carried, Fate, History, Outcome, RoundRecord
+from fedkit.history import Carried, Fate, History, Outcome, RoundRecord, SecureRecord
 
 names = st.text(max_size=8)
 outcomes = st.sampled_from(Outcome)
 metrics = st.dictionaries(names, st.floats(allow_nan=False, allow_infinity=False), max_size=3)
 seconds = st.floats(0, 1e12)
+counts = st.integers(0, 2**40)
+texts = st.lists(names, max_size=3).map(tuple)
+secure = st.builds(
+    SecureRecord,
+    mode=names,
+    suite=names,
+    identities=names,
+    width=counts,
+    reached=st.dictionaries(names, counts, max_size=3),
+    neighbours=counts,
+    threshold=counts,
+    colluding=counts,
+    attempts=counts,
+    aborts=texts,
+    lost=st.dictionaries(names, texts, max_size=3),
+    bytes_up=counts,
+    bytes_down=counts,
+    client_seconds=st.none() | seconds,
+    server_seconds=seconds,
+    verified=st.none() | st.booleans(),
+    offenders=texts,
+)
 records = st.builds(
     RoundRecord,
     round=st.integers(0, 999),
@@ -30,6 +52,7 @@ records = st.builds(
     virtual_start=seconds,
     virtual_end=seconds,
     wall_seconds=seconds,
+    secagg=st.none() | secure,
 )
 
 
@@ -55,6 +78,29 @@ def test_a_line_gives_back_the_record(made: RoundRecord) -> None:
 def test_another_line_is_an_error_that_shows_it(line: str) -> None:
     with pytest.raises(CheckpointError, match="not a round record"):
         RoundRecord.from_json(line)
+
+
+@given(secure, st.sampled_from([one.name for one in dataclasses.fields(SecureRecord)]), st.booleans())
+def test_a_secure_record_with_another_field_is_an_error(made: SecureRecord, name: str, gone: bool) -> None:
+    told = json.loads(dataclasses.replace(record(0), secagg=made).to_json())
+    if gone:
+        del told["secagg"][name]
+    else:
+        told["secagg"][name] = {"x": [1.5]}
+    with pytest.raises(CheckpointError, match="not a round record"):
+        RoundRecord.from_json(json.dumps(told))
+
+
+def test_cpu_seconds_do_not_tell_secure_records_apart() -> None:
+    base = SecureRecord("m", "s", "i", 32, {}, 4, 3, 1, 1, (), {}, 1, 2, 0.5, 0.25, None, ())
+    assert dataclasses.replace(base, client_seconds=None, server_seconds=9.0) == base
+    assert dataclasses.replace(base, bytes_up=2) != base
+
+
+def test_a_line_from_before_secure_rounds_is_read() -> None:
+    told = json.loads(record(0).to_json())
+    del told["secagg"]
+    assert RoundRecord.from_json(json.dumps(told)) == record(0)
 
 
 def test_an_unknown_outcome_is_an_error() -> None:
