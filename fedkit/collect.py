@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from fedkit.aggregate import WeightedSum
 from fedkit.codecs import CodecContext
+from fedkit.codecs.adaptive import LADDER, Adaptive
 from fedkit.dressing import undress
 from fedkit.errors import LayoutError, UpdateRefused, WireError
 from fedkit.federation import Arrival, Federation, Partial, Plan, Standing, Verdict
@@ -26,7 +28,8 @@ Notify = Callable[[ClientId, Fate, int, Failure | None], None]
 class Collected:
     """What a round brought. verdicts: keys to close; `open` keys may still be carried later.
 
-    secagg: how it was summed in secret; aborted: why there is no such sum.
+    secagg: how it was summed in secret; aborted: why there is no such sum. rungs: how many counted
+    updates came by each codec of a ladder.
     """
 
     total: WeightedSum
@@ -38,6 +41,7 @@ class Collected:
     first_failure: Failure | None = None
     secagg: SecureRecord | None = None
     aborted: str = ""
+    rungs: Counter[str] = field(default_factory=Counter)
 
 
 class Collector:
@@ -144,11 +148,18 @@ class Collector:
                 self._kept[key] = (key.client, update)
             else:
                 self.result.total.add(key.client, update)
+            if key.kind == "train":
+                self._note_rung(reply)
         except UpdateRefused as error:
             return str(error)
         except (WireError, LayoutError) as error:
             return f"update of client {key.client!r} refused: {error}"
         return ""
+
+    def _note_rung(self, reply: EncodedUpdate) -> None:
+        codec = self._job.codec_up
+        if isinstance(codec, Adaptive):
+            self.result.rungs[LADDER[codec.rung(reply.payload, self._job.layout)]] += 1
 
     def _partial(self, partial: Partial) -> None:
         """Add a sum that a worker has merged; all its members count or none does."""

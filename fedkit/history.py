@@ -107,6 +107,7 @@ class RoundRecord:
     one. Bytes are those of this round; bytes_up_float32 is what the counted updates would have
     taken as float32, bytes_down_float32 a whole float32 model for each invited client. virtual_*:
     seconds on the federation's clock. wall_seconds: on ours. secagg: None without secure aggregation.
+    rungs: with `adaptive`, how many counted updates came by each codec of the ladder.
     """
 
     round: int
@@ -126,6 +127,7 @@ class RoundRecord:
     bytes_down_float32: int = 0
     fatal: str = ""
     secagg: SecureRecord | None = None
+    rungs: Mapping[str, int] = field(default_factory=dict)
 
     def count(self, outcome: Outcome) -> int:
         """How many invited clients had this outcome."""
@@ -153,6 +155,7 @@ class RoundRecord:
                 "bytes_down_float32": 0,
                 "fatal": "",
                 "secagg": None,
+                "rungs": {},
                 **fields.mapping(json.loads(line), "record"),
             }
             fields.exactly(given, *(one.name for one in dataclasses.fields(cls)))
@@ -171,6 +174,8 @@ def _field(name: str, value: object) -> Any:
         return value
     if name == "secagg":
         return None if value is None else _secure(fields.mapping(value, name))
+    if name == "rungs":
+        return {rung: fields.integer(n, name) for rung, n in fields.mapping(value, name).items()}
     if name in ("fates", "carried"):
         told = fields.mapping(value, name).items()
         return {client: _fate(fields.mapping(one, name), name) for client, one in told}

@@ -109,4 +109,5 @@ def make_record(
         wall_seconds=wall,
         fatal=fatal_cause(got),
         secagg=got.secagg,
+        rungs=dict(sorted(got.rungs.items())),
     )

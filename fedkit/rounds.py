@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from fedkit.arguments import (
     whole,
     whole_model,
 )
-from fedkit.codecs import Codec, require_downlink, require_uplink
+from fedkit.codecs import Codec, demand_matches, notices, require_downlink, require_uplink
 from fedkit.downlink import Base
 from fedkit.errors import ConfigError, shown
 from fedkit.events import check_observers
@@ -43,8 +44,10 @@ from fedkit.runfolder import RunFolder
 from fedkit.secagg.settings import SecAgg
 from fedkit.securecheck import check_secagg, demand_reach, demand_secure, fitting_codec, metric_names
 from fedkit.strategy import Strategy
-from fedkit.tensors import Tensors
+from fedkit.tensors import Layout, Tensors
 from fedkit.trainer import Workload
+
+log = logging.getLogger("fedkit")
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ def run(
     require_downlink(down)
     base = whole_model(workload, seed)
     layout, extras = layouts(chosen, workload, base)
+    _fit(up, down, layout, fed_back)
     grid = check_grid(grid) if grid is not None else default_grid(workload, policy)
     uses = (fed_back, _down_base(policy, len(clients), down_base), most, secure, metric_names(workload))
     job = Job(chosen, up, down, layout, extras, grid, settings, seed, *uses)
@@ -147,6 +151,14 @@ def _feedback(codec: Codec, policy: RoundPolicy, feedback: Literal["auto", "on",
     """Whether clients keep residuals: those of clients that come rarely grow stale and do harm."""
     everyone = policy.cohort is None and policy.over_select == 1.0
     return feedback == "on" or (feedback == "auto" and everyone and codec.contractive and not codec.unbiased)
+
+
+def _fit(up: Codec, down: Codec, layout: Layout, fed_back: bool) -> None:
+    """ConfigError for rules that no tensor meets; what else is odd with this model is said once."""
+    demand_matches(up, layout, "codec.up")
+    demand_matches(down, layout, "codec.down")
+    for notice in notices(up, down, layout, fed_back):
+        log.warning("%s", notice)
 
 
 def _down_base(policy: RoundPolicy, clients: int, given: Literal["auto", "last", "first"]) -> Base:

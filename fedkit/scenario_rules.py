@@ -143,6 +143,8 @@ def _between(scenario: Scenario) -> Iterator[tuple[str, str]]:
         yield "rounds.late", "'carry' cannot be combined with secure aggregation; use 'drop'"
     if bool(scenario.secagg.neighbours) != bool(scenario.secagg.threshold):
         yield "secagg.threshold", "goes with secagg.neighbours: give both, or leave both at 0"
+    if scenario.codec.down == "none" and scenario.codec.down_base != "auto":
+        yield "codec.down_base", "has no effect with codec.down = 'none': leave it out, or set codec.down"
     links, devices, stop = scenario.links, scenario.devices, scenario.stop
     if links.profile == "custom" and (links.up is None or links.down is None):
         yield "links.profile", "'custom' needs links.up and links.down (bytes per second)"

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
+from fedkit.codecs.adaptive import LADDER
+from fedkit.codecs.none import Plain
 from fedkit.history import History, Outcome, SecureRecord
 from fedkit.job import Job
 from fedkit.messages import Metrics
 from fedkit.secagg.messages import Stage
 from fedkit.tensors import Tensors, digest
 
+_BYTES = ("bytes_up", "bytes_down", "bytes_up_float32", "bytes_down_float32")
 _PACKAGES = ("fedkit", "numpy", "cryptography", "safetensors", "torch", "scikit-learn")
 
 
@@ -54,6 +58,9 @@ def summarise(
     rounds = history.rounds
     count = {o: sum(r.count(o) for r in rounds) for o in Outcome}
     last = next((r.metrics for r in reversed(rounds) if r.metrics), history.initial)
+    sizes = {name: sum(getattr(r, name) for r in rounds) for name in _BYTES}
+    up, down, plain_up, plain_down = sizes.values()
+    to_best = [r.bytes_up + r.bytes_down for r in rounds if best and r.round < best[2]]
     return {
         "workload": workload,
         "strategy": type(job.strategy).__name__,
@@ -66,14 +73,35 @@ def summarise(
         "metrics": dict(last),
         "initial": dict(history.initial),
         "best": {"metric": best[0], "value": best[1], "round": best[2]} if best else None,
-        "bytes_up": sum(r.bytes_up for r in rounds),
-        "bytes_down": sum(r.bytes_down for r in rounds),
-        "bytes_up_float32": sum(r.bytes_up_float32 for r in rounds),
-        "bytes_down_float32": sum(r.bytes_down_float32 for r in rounds),
+        **sizes,
+        "bytes_to_best": sum(to_best) if best else None,
+        "ratio_up": _ratio(plain_up, up),
+        "ratio_down": _ratio(plain_down, down),
+        "ratio": _ratio(plain_up + plain_down, up + down),
+        "codec": _codec(job, history),
         "clients_invited": sum(len(r.fates) for r in rounds),
         **{f"clients_{o.value}": n for o, n in count.items()},
         "clients_carried": sum(r.carried_in for r in rounds),
         "secagg": _secure([r.secagg for r in rounds if r.secagg is not None]),
+    }
+
+
+def _ratio(plain: int, size: int) -> float | None:
+    """How many times fewer bytes than float32; None where nothing was sent."""
+    return plain / size if plain and size else None
+
+
+def _codec(job: Job, history: History) -> dict[str, Any]:
+    """What was decided about codecs: whole specs, feedback, from which version differences lead."""
+    rungs: Counter[str] = Counter()
+    for record in history.rounds:
+        rungs.update(record.rungs)
+    return {
+        "up": job.codec_up.spec,
+        "down": job.codec_down.spec,
+        "feedback": job.feedback,
+        "down_base": None if isinstance(job.codec_down, Plain) else job.down_base,
+        "rungs": {rung: rungs[rung] for rung in LADDER if rungs[rung]} or None,
     }
 
 

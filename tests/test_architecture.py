@@ -93,7 +93,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ending": {"federation", "history"},
     "fingerprint": {"usercode", *ROUND},
     "observers": {"events", "history", "summary"},
-    "summary": {"secagg", *ROUND},
+    "summary": {"codecs", "secagg", *ROUND},
     "journal": {"checkpoint", "fingerprint", "planning", "runfolder", "summary", "usercode", *ROUND},
     "arguments": {"codecs", "plugins", "usercode", *ROUND},
     "loop": {

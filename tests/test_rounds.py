@@ -169,6 +169,19 @@ def test_bytes_are_counted_both_ways() -> None:
     assert result.summary["bytes_up"] == sum(r.bytes_up for r in result.history.rounds)
 
 
+def test_what_a_codec_would_lose_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    run("fedavg", workload(), rounds=2, codec_up="sign", policy=RoundPolicy(cohort=5))
+    (said,) = [text for text in caplog.messages if text.startswith("codec.")]
+    assert said.startswith("codec.up: 'sign' is biased and there is no error feedback")
+
+
+def test_an_exemption_that_matches_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"codec.up: exempt: 'weigth' matches no tensor; did you mean"):
+        run("fedavg", workload(), rounds=1, codec_up="tensors:exempt=weigth|int8")
+    with pytest.raises(ConfigError, match=r"codec.down: exempt: 'x\*' matches no tensor; known: "):
+        run("fedavg", workload(), rounds=1, codec_down="tensors:exempt=x*|int8")
+
+
 def test_the_default_grid_has_room_for_everyone() -> None:
     work = workload()
     assert default_grid(work, RoundPolicy()) == Grid(16.0, 256.0, 4096)

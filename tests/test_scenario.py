@@ -329,6 +329,9 @@ def test_overrides_that_need_each_other(file: Path) -> None:
         read(file, ["rounds=5", "rounds.count=5"])
     with pytest.raises(ConfigError, match=r"'carry' cannot be combined"):
         read(file, ["rounds.late=carry", "rounds.evaluate_on=clients"])
+    with pytest.raises(ConfigError, match=r"down_base: has no effect with codec.down = 'none'"):
+        read(file, ["codec.down_base=first"])
+    assert read(file, ["codec.down_base=first", "codec.down=int8"]).codec.down_base == "first"
     with pytest.raises(ConfigError, match=r"stop.patience=2.*\[stop\] patience: needs stop.metric"):
         read(file, ["stop.patience=2"])
 

@@ -125,6 +125,7 @@ def _show(summary: Mapping[str, Any]) -> None:
     """The summary as a table, and where the report is."""
     from fedkit.cli.progress import show_metrics
     from fedkit.history import Outcome
+    from fedkit.report.codecs import codec_facts
     from fedkit.report.units import show_seconds
 
     best, outcomes = summary["best"], [o.value for o in Outcome]
@@ -138,6 +139,7 @@ def _show(summary: Mapping[str, Any]) -> None:
         "rounds": f"{summary['rounds']}, {summary['rounds_failed']} failed",
         "stopped": summary["stopped"],
         "bytes": f"{up}, {down}",
+        "codec": "; ".join(codec_facts(summary.get("codec") or {})),
         "clients": ", ".join(f"{n} {word}{carried.get(word, '')}" for word, n in clients.items() if n),
         "secagg": _secure(summary.get("secagg")),
         "time": f"{virtual} virtual, {wall} here",

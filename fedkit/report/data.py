@@ -60,6 +60,11 @@ class Run:
         value = self.summary.get(key)
         return "" if value is None else str(value)
 
+    @property
+    def codec(self) -> Mapping[str, object]:
+        """What was decided about codecs; empty where the summary does not say."""
+        return _mapping(self.summary.get("codec"))
+
     def setting(self, key: str) -> str:
         """A value of the config as text, with the summary as the fall-back; empty if neither has it."""
         value = self.config.get(key, self.summary.get(key.split(".")[0]))
@@ -219,6 +224,7 @@ _KINDS: Mapping[str, type] = {
     "initial": dict,
     "metrics": dict,
     "best": dict,
+    "codec": dict,
 }
 """What some fields of summary.json must be where they are not null; all that are not here are numbers or
 plain text to the pages."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from fedkit.history import Outcome
 from fedkit.report.charts import Line, line_chart
 from fedkit.report.clients import missing_section, participation_chart, rounds_section
+from fedkit.report.codecs import codec_facts
 from fedkit.report.data import Over, Run, read_run
 from fedkit.report.labels import labels_section
 from fedkit.report.markup import Html, el, join, section, table, tabs, write_page
@@ -182,6 +183,7 @@ def _rounds_and_traffic(run: Run) -> Html:
     saved = show_saving(total, sum(run.bytes_up_float32) + sum(run.bytes_down_float32))
     note = f"{show_bytes(total)} were sent in all" + (f", {saved}. " if saved else ". ")
     note += "A round fails when too few replies were counted; the model is then left as it was."
+    note += "".join(f" Codec {fact}." for fact in codec_facts(run.codec))
     charts = el("div", participation_chart(run), _traffic_chart(run), class_="charts")
     return section("Participation and traffic", charts, note=note)
 

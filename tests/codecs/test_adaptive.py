@@ -135,15 +135,18 @@ def test_clients_behind_slow_links_are_in_time_with_fewer_bytes() -> None:
         clients[name] = (x, (x[:, 0] > 0).astype(np.int64))
     workload = NumpyWorkload(MLP(100, (100,), 2), clients, test=clients["slow0"])
 
-    def sent(up: str, rate: float) -> tuple[int, int]:
+    def sent(up: str, rate: float) -> tuple[int, int, dict[str, int]]:
         links = Links(profile="custom", up=rate, down=1e9, latency=0.0)
         federation = Simulation(workload, links=links, devices=Devices(profile="server"))
         policy = RoundPolicy(deadline=10.0, max_failures=9)
         result = run("fedavg", workload, federation, rounds=2, policy=policy, codec_up=up)
-        return result.summary["clients_counted"], result.summary["bytes_up"]
+        told = result.summary
+        return told["clients_counted"], told["bytes_up"], told["codec"]["rungs"]
 
     with pytest.raises(RunFailed, match=r"0 of 3 invited clients were counted.*late"):
         sent("none", 2000.0)
     slow, fast = sent("adaptive", 2000.0), sent("adaptive", 1e6)
     assert slow[0] == fast[0] == 6
     assert fast[1] > 5 * slow[1]  # bfloat16 where there is room
+    assert fast[2] == {LADDER[0]: 6}
+    assert slow[2] == {LADDER[1]: 6}
