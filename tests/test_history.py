@@ -53,6 +53,7 @@ records = st.builds(
     virtual_end=seconds,
     wall_seconds=seconds,
     secagg=st.none() | secure,
+    rungs=st.dictionaries(names, counts, max_size=3),
 )
 
 

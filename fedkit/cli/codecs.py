@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import typer
 
 from fedkit.cli.output import echo_table
-from fedkit.codecs import TensorRules, Transform
+from fedkit.codecs import AUTO, TensorRules, Transform
 from fedkit.codecs.codec import word
 from fedkit.options import signature
 from fedkit.tensors import Layout
@@ -19,10 +19,15 @@ REFERENCE = Layout(("hidden", "output", "bias"), ((784, 256), (256, 10), (266,))
 PARTNER = "int8"
 """What stands behind a transform in the table, since it sends nothing alone."""
 
+EXAMPLES = {"sample": f"rotate|sample|{PARTNER}"}
+"""Stages that make sense behind another one only."""
+
 NOTE = f"""
 bits: expected for one parameter of a model of {REFERENCE.size:,}, with default options.
 unbiased: right in the mean over seeds. feedback: biased; error feedback makes up for it where all clients
-take part. secure: encodings add up under secure aggregation."""
+take part. biased: wrong in the mean, and error feedback would not help. secure: encodings add up under
+secure aggregation.
+auto: the codec that suits the direction, whole: codec.up = {AUTO["up"]}, codec.down = {AUTO["down"]}."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def _row(name: str, owner: str) -> Row:
 
     thing = plugins.load("fedkit.codecs", name)
     kind = _kind(thing)
-    example = name if kind == "codec" else f"{name}|{PARTNER}"
+    example = name if kind == "codec" else EXAMPLES.get(name, f"{name}|{PARTNER}")
     codec = plugins.codec(example)
     return Row(
         name=name,

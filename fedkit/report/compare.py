@@ -22,6 +22,7 @@ from fedkit.report.units import (
     number_axis,
     show_bytes,
     show_number,
+    show_saving,
     show_seconds,
     times,
 )
@@ -83,11 +84,12 @@ def _body(found: Sequence[Group], page: Path, sheet: Path) -> list[Html]:
         note += " The runs have different workloads: their metrics cannot be compared."
     link = el("p", "All rounds as ", el("a", "CSV", href=quote(sheet.name)), ".", class_="sub")
     panels = [(said, _curves(found, over)) for over, said in OVER]
+    first = int(any(key.startswith("codec.") for key in found[0].differs))  # over bytes is the second
     drawn = "The line is the mean of a group's seeds, the band reaches from the lowest to the highest."
     return [
         el("header", el("h1", _title(found)), link),
         section("Results", table(head, cells, class_="figures"), note=note),
-        section("Learning", tabs("over", panels), note=drawn),
+        section("Learning", tabs("over", panels, first), note=drawn),
         _differences(found),
         _runs(found, page),
     ]
@@ -146,13 +148,17 @@ def _spread(values: Sequence[float | None], show: Callable[[float], str]) -> str
 
 
 def _savings(runs: Sequence[Run]) -> dict[str, str]:
-    """How many times fewer bytes than with float32: up, down, and both together."""
+    """How many times fewer bytes than with float32: up, down, and both together; how many more, if so."""
     records = [record for run in runs for record in run.rounds]
     up, plain_up = sum(r.bytes_up for r in records), sum(r.bytes_up_float32 for r in records)
     down, plain_down = sum(r.bytes_down for r in records), sum(r.bytes_down_float32 for r in records)
     ways = {"up": (up, plain_up), "down": (down, plain_down), "in all": (up + down, plain_up + plain_down)}
     known = all(size and plain for size, plain in ways.values())
-    return {f"saving {way}": times(plain / size) if known else "–" for way, (size, plain) in ways.items()}
+    return {f"saving {way}": _saving(size, plain) if known else "–" for way, (size, plain) in ways.items()}
+
+
+def _saving(size: int, plain: int) -> str:
+    return times(plain / size) if plain >= size else f"none, {show_saving(size, plain)}"
 
 
 def _axis(found: Sequence[Group], over: Over) -> Axis:

@@ -56,21 +56,21 @@ def section(title: str, *children: str, note: str = "") -> Html:
     return el("section", el("h2", title), *said, *children)
 
 
-def choice(name: str, titles: Sequence[str]) -> list[Html]:
-    """Buttons of which one is pressed, the first at first; style.css acts on them (t0, t1 ...)."""
+def choice(name: str, titles: Sequence[str], first: int = 0) -> list[Html]:
+    """Buttons of which one is pressed, `first` at first; style.css acts on them (t0, t1 ...)."""
     parts: list[Html] = []
     for index, title in enumerate(titles):
         key = f"{name}{index}"
-        checked = {"checked": ""} if index == 0 else {}
+        checked = {"checked": ""} if index == first else {}
         parts.append(el("input", type="radio", name=name, id=key, class_=f"tab t{index}", **checked))
         parts.append(el("label", title, for_=key))
     return parts
 
 
-def tabs(name: str, panels: Sequence[tuple[str, Html]]) -> Html:
-    """Panels of which one is seen at a time, without any script; on paper all are."""
+def tabs(name: str, panels: Sequence[tuple[str, Html]], first: int = 0) -> Html:
+    """Panels of which one is seen at a time, `first` at first, without any script; on paper all are."""
     shown = [el("div", el("h3", title, class_="paper"), body, class_="panel") for title, body in panels]
-    return el("div", *choice(name, [title for title, _ in panels]), *shown, class_="tabs")
+    return el("div", *choice(name, [title for title, _ in panels], first), *shown, class_="tabs")
 
 
 def write_page(path: Path, title: str, *body: str) -> Path:

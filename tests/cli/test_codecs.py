@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fedkit import plugins
+from fedkit.codecs import AUTO
 
 Command = Callable[..., Any]
 
@@ -48,7 +49,23 @@ def test_what_is_no_codec_alone_is_shown_before_one(fedkit: Command) -> None:
         assert f"{row['example']} " in (whole if row["kind"] == "codec" else parts)
         assert row["paper"] in text
     assert rows["topk"]["example"] == "topk|int8"
+    assert rows["sample"]["example"] == "rotate|sample|int8"
     assert "delta=4,mode=stoch,block=4096" in text
+
+
+def test_every_trait_and_auto_are_explained(fedkit: Command) -> None:
+    text = fedkit("codecs").stdout
+    legend = text[text.index("\nbits: ") :]
+    shown = {word for row in listed(fedkit).values() for word in _traits(row)}
+    assert shown == {"unbiased", "feedback", "biased", "secure"}
+    for word in shown:
+        assert f"{word}: " in legend
+    assert f"auto: the codec that suits the direction, whole: codec.up = {AUTO['up']}" in legend
+    assert AUTO["down"] in legend
+
+
+def _traits(row: dict[str, Any]) -> list[str]:
+    return [name for name in ("unbiased", "feedback", "secure") if row[name]] or ["biased"]
 
 
 def test_a_broken_codec_does_not_hide_the_others(

@@ -187,3 +187,27 @@ def test_the_summary_tells_how_much_smaller_each_way(make_run: Callable[..., Pat
     assert row["saving down"] == times(64_000 / sum(run.bytes_down))
     assert row["saving in all"] == times(192_000 / sum(run.bytes_up + run.bytes_down))
     assert summary_rows([make_run("old", rounds=2)])[0]["saving up"] == "–"
+
+
+def test_what_costs_more_than_float32_saves_nothing_and_says_how_much(make_run: Callable[..., Path]) -> None:
+    folder = _sized(make_run("a", rounds=2), 1.25)
+    run = read_run(folder)
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["bytes_up_float32"] = line["bytes_up"] * 4 // 5
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run.bytes_up == read_run(folder).bytes_up
+    assert summary_rows([folder])[0]["saving up"] == "none, 1.25× float32"
+
+
+@pytest.mark.parametrize(("key", "panel"), [("codec.up", "over1"), ("mu", "over0")])
+def test_runs_that_differ_in_their_codecs_are_drawn_over_bytes_first(
+    make_run: Callable[..., Path], tmp_path: Path, key: str, panel: str
+) -> None:
+    folders = [make_run(name, rounds=3) for name in ("one", "two")]
+    for folder, value in zip(folders, ("int8", "eden"), strict=True):
+        with (folder / "scenario.toml").open("a") as file:
+            file.write(f'\n[{key.rpartition(".")[0] or "extra"}]\n{key.rpartition(".")[2]} = "{value}"\n')
+    text = write_compare(folders, tmp_path / "cmp.html")[0].read_text(encoding="utf-8")
+    (opened,) = re.findall(r"<input [^>]*checked[^>]*>", text)
+    assert f'id="{panel}"' in opened

@@ -49,6 +49,12 @@ def test_tabs_show_the_first_panel_at_first() -> None:
     assert made.index("checked") < made.index("one") < made.index("two")
 
 
+def test_tabs_can_begin_with_another_panel() -> None:
+    made = tabs("x", [("one", el("p", "1")), ("two", el("p", "2"))], first=1)
+    assert made.count("checked") == 1
+    assert made.index('id="x1"') < made.index("checked")
+
+
 def test_page_allows_only_its_own_script(tmp_path: Path) -> None:
     text = write_page(tmp_path / "x.html", "<title>", "body & soul").read_text(encoding="utf-8")
     scripts = re.findall(r"<script>(.*?)</script>", text, re.S)

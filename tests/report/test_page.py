@@ -178,6 +178,19 @@ def test_bytes_are_compared_with_float32_both_ways(make_run: Callable[..., Path]
     assert "4.50 kB were sent in all, 26.7× smaller than float32. A round fails" in " ".join(texts)
 
 
+def test_what_was_decided_about_codecs_is_said(make_run: Callable[..., Path]) -> None:
+    folder = make_run(rounds=3)
+    told = json.loads((folder / "summary.json").read_text())
+    codec = {"up": "adaptive/1:best=1,worst=4,small=bfloat16,below=1024,exempt=", "feedback": False}
+    codec |= {"down": "tensors/1:small=bfloat16,below=1024,exempt=|int8/1:block=1024", "down_base": "first"}
+    codec |= {"rungs": {"ecsq:delta=4": 12, "ecsq:delta=16": 3}}
+    (folder / "summary.json").write_text(json.dumps(told | {"codec": codec}))
+    said = " ".join(_read(write_report(folder)).texts)
+    assert "Codec up: adaptive:best=1,worst=4, 12 × ecsq:delta=4, 3 × ecsq:delta=16." in said
+    assert "Codec down: int8:block=1024, differences to the first version." in said
+    assert "Codec" not in " ".join(_read(write_report(make_run("plain", rounds=3))).texts)
+
+
 def test_traffic_that_differs_much_is_drawn_on_a_logarithmic_scale(make_run: Callable[..., Path]) -> None:
     small = _with_bytes(make_run("a", rounds=3), bytes_up=100, bytes_up_float32=32_000)
     plain = _with_bytes(make_run("b", rounds=3), bytes_up=3000, bytes_down=2000, bytes_up_float32=2900)
