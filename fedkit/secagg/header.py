@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Final, Literal, TypeAlias, get_args
@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeAlias, get_args
 from fedkit.errors import ConfigError, WireError
 from fedkit.messages import Kind
 from fedkit.secagg.frames import MOST_ID_BYTES, Reader, frame, sized
-from fedkit.secagg.parameters import DENSEST, MOST, Mode, Parameters, Policy, assess, choose
+from fedkit.secagg.parameters import DENSEST, MOST, SMALLEST, Mode, Parameters, Policy, assess, choose
 from fedkit.secagg.primitives.digests import DIGEST_BYTES
 from fedkit.secagg.primitives.keys import KEY_BYTES
 from fedkit.secagg.primitives.suite import Suite
@@ -127,7 +127,10 @@ class Header:
         if self.explicit is None:
             return choose(clients, self.policy)
         k, t = self.explicit
-        made = assess(clients, k if k <= DENSEST * clients else clients - 1, t, self.policy)
+        policy = self.policy
+        if policy.corrupt and clients > SMALLEST:  # a share that rounds to nobody would allow any t
+            policy = replace(policy, corrupt=max(policy.corrupt, 1 / clients))
+        made = assess(clients, k if k <= DENSEST * clients else clients - 1, t, policy)
         fails, allowed = max(made.disconnected, made.privacy), -(self.policy.sigma + 1)
         if fails > allowed:
             raise ConfigError(

@@ -84,7 +84,8 @@ class Intake:
         return agreed, agreed.signature
 
     def _opened(self, client: ClientId, body: bytes) -> tuple[Answer, bytes]:
-        circle = self._board.session.circle(self._board.session.number[client])
+        session = self._board.session
+        circle = session.circles[session.number[client]]
         opened = Opened.from_bytes(body, len(circle))
         peer_rules.check_tag(self._link(client), Stage.unmask, opened.claims, opened.tag)
         peer_rules.check_owners(client, opened, self._board.sharers[circle])

@@ -93,7 +93,7 @@ class Recovery:
         return self._session.parameters.threshold
 
     def _held(self, owner: int) -> Held:
-        holders = self._session.circle(owner)
+        holders = self._session.circles[owner]
         places = np.count_nonzero(self._session.circles[holders] < owner, axis=1)
         given = self._given[holders, places]
         return Held(holders[given] + 1, self._shares[holders[given], places[given]])

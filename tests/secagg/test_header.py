@@ -144,3 +144,13 @@ def test_neighbours_given_by_hand_are_at_most_all() -> None:
 def test_parameters_given_by_hand_keep_the_policy(k: int, t: int, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         replace(HEADER, explicit=(k, t)).parameters(100)
+
+
+@pytest.mark.parametrize(("k", "t"), [(2, 2), (11, 6)])
+def test_parameters_given_by_hand_for_a_few_clients_bear_a_corrupt_one(k: int, t: int) -> None:
+    """5 % of 11 clients are nobody, for whom any t would do."""
+    with pytest.raises(ConfigError, match="secrecy fails"):
+        replace(HEADER, explicit=(k, t)).parameters(11)
+    assert replace(HEADER, explicit=(k, t), policy=Policy(corrupt=0.0)).parameters(11).threshold == t
+    assert replace(HEADER, explicit=(10, 7)).parameters(11).colluding == 2
+    assert replace(HEADER, explicit=(2, 2)).parameters(3).complete
