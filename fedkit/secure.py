@@ -26,8 +26,7 @@ from fedkit.secagg.messages import Stage
 from fedkit.secagg.server import SecAggServer, SecureSum
 from fedkit.secagg.settings import SecAgg
 from fedkit.securesession import Session, deadlines
-from fedkit.securesum import encoding_of, unpack
-from fedkit.tensors import digest
+from fedkit.securesum import encoding_of, given_to_all, unpack
 
 log = logging.getLogger("fedkit")
 
@@ -118,7 +117,7 @@ class SecureCollector:
             round=key.round,
             kind=key.kind,
             attempt=attempt,
-            model=bytes.fromhex(digest(task.model)),
+            model=given_to_all(task),
             encoding=encoding_of(job, key.kind, key.round, self._ctx.scale),
             policy=settings.policy,
             clients=len(invited),

@@ -21,8 +21,7 @@ from fedkit.secagg.identity import Floors, Identity, Random, Trust
 from fedkit.secagg.memory import Sessions
 from fedkit.secagg.messages import FromClient, FromServer, Stage
 from fedkit.secagg.rules import Expected
-from fedkit.securesum import Lanes, Tail, encoding_of, pack
-from fedkit.tensors import digest
+from fedkit.securesum import Lanes, Tail, encoding_of, given_to_all, pack
 
 
 @dataclass(frozen=True)
@@ -149,8 +148,7 @@ class SecureClients:
         """What this client makes of the session by itself, from its job and its task."""
         task, key = held.task, held.task.key
         encoding = encoding_of(self._job, key.kind, key.round, _scale(task))
-        model = bytes.fromhex(digest(task.model))
-        return Expected(self._job.id, key.round, key.kind, held.attempt, model, encoding)
+        return Expected(self._job.id, key.round, key.kind, held.attempt, given_to_all(task), encoding)
 
     def _spent(self, held: _Held, began: float) -> None:
         name = _name(held)

@@ -8,6 +8,7 @@ equal plain ones bit for bit. A ring codec is handed delta * weight / max_weight
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -22,11 +23,11 @@ from fedkit.codecs.ring import RingCodec
 from fedkit.dressing import figures, shared_seed
 from fedkit.errors import ClientFailed, ConfigError, LayoutError, SecAggAborted, UpdateRefused
 from fedkit.job import Job
-from fedkit.messages import Kind, Metrics, Update
+from fedkit.messages import Kind, Metrics, Task, Update
 from fedkit.secagg.fixedpoint import FixedPoint
 from fedkit.secagg.header import Encoding
 from fedkit.seeds import stream
-from fedkit.tensors import Layout, Tensors
+from fedkit.tensors import Layout, Tensors, digest
 
 Lanes: TypeAlias = NDArray[np.unsignedinteger[Any]]
 Tail: TypeAlias = NDArray[np.uint64]
@@ -59,6 +60,18 @@ def encoding_of(job: Job, kind: Kind, round: int, scale: float) -> Encoding:
         size = ring.words(job.layout, CodecContext(shared_seed=seed, scale=scale, clients=job.cohort))
         spec |= {"encoder": ring.spec, "scale": float(scale).hex(), "seed": f"{seed:016x}"}
     return Encoding(size + job.extras.size, delta.width, tail, _canonical(spec))
+
+
+def given_to_all(task: Task) -> bytes:
+    """SHA-256 of what every client of a session is given alike: model, context, settings.
+
+    It is in the header, so clients that were given different things have no mask in common.
+    """
+    sha = hashlib.sha256(bytes.fromhex(digest(task.model)))
+    for name in sorted(task.context):
+        sha.update(hashlib.sha256(name.encode()).digest() + bytes.fromhex(digest(task.context[name])))
+    sha.update(json.dumps(dict(task.settings), sort_keys=True, separators=(",", ":")).encode())
+    return sha.digest()
 
 
 def pack(job: Job, kind: Kind, update: Update, ctx: CodecContext) -> tuple[Lanes, Tail]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,8 @@ from fedkit.secagg.server import SecAggServer
 from fedkit.secagg.settings import SecAgg
 from fedkit.secureclient import Credentials, SecureClients
 from fedkit.securesession import deadlines
-from fedkit.securesum import encoding_of
-from fedkit.tensors import Layout, Tensors, digest
+from fedkit.securesum import encoding_of, given_to_all
+from fedkit.tensors import Layout, Tensors
 from fedkit.trainer import Correct
 from fedkit_simulations.identities import Identities
 from fedkit_strategies import FedAvg
@@ -107,7 +108,7 @@ class Bench:
             round=0,
             kind="train",
             attempt=attempt,
-            model=bytes.fromhex(digest(model)),
+            model=given_to_all(replace(task(self.job, NAMES[0]), model=model)),
             encoding=encoding_of(self.job, "train", 0, 0.0),
             policy=policy,
             clients=3,
@@ -237,6 +238,20 @@ def test_the_first_task_of_a_round_is_the_one_that_counts() -> None:
     other: Tensors = {"w": np.ones(5, np.float32)}
     assert bench.clients.handle(replace(task(bench.job, "ann"), model=other)) == []
     assert [refused(reply) for reply in bench.stage(bench.server(model=other))] == ["model"] * 3
+
+
+@pytest.mark.parametrize(
+    "change", [{"settings": {"mu": 9.0}}, {"context": {"c": {"w": np.ones(5, np.float32)}}}]
+)
+def test_all_clients_are_given_the_same(change: dict[str, Any]) -> None:
+    """With settings or a context that make others' updates nothing, one would stand alone in the sum."""
+    bench = Bench()
+    for name in NAMES:
+        made = task(bench.job, name)
+        assert bench.clients.handle(replace(made, **change) if name == "bob" else made) == []
+    replies = {reply.key.client: reply for reply in bench.stage(bench.server())}
+    assert refused(replies["bob"]) == "model"
+    assert all(isinstance(replies[name], FromClient) for name in ("ann", "cay"))
 
 
 def test_floors_of_the_clients_own_hold_whatever_the_job_says() -> None:

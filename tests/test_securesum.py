@@ -23,9 +23,9 @@ from fedkit.codecs.ring_srht import RingSrht
 from fedkit.dressing import codec_context, next_scale, shared_seed
 from fedkit.errors import ClientFailed, ConfigError, SecAggAborted
 from fedkit.job import Job
-from fedkit.messages import Update
+from fedkit.messages import Key, Task, Update
 from fedkit.secagg.settings import SecAgg
-from fedkit.securesum import Lanes, Tail, encoding_of, pack, unpack
+from fedkit.securesum import Lanes, Tail, encoding_of, given_to_all, pack, unpack
 from fedkit.seeds import stream
 from fedkit.tensors import Layout
 from fedkit_strategies import FedAvg, FedProx
@@ -362,3 +362,21 @@ def test_a_hostile_ring_sum_is_cut_to_what_clients_can_send() -> None:
     total = unpack(of, "train", vector, tail, [1], codec_context(of, ROUND, 0, 2.0**60))
     assert np.abs(total.total).max() == of.grid.limit
     assert np.isfinite(total.mean().vector).all()
+
+
+def test_what_all_are_given_is_told_apart_by_everything_in_it_and_by_nothing_else() -> None:
+    one = {"w": np.ones(2, np.float32)}
+    made = Task(Key("job", 1, "train", "", 0, "a"), 1, one, {"c": one}, {"mu": 0.5, "n": 1}, 3, 1.0, 9.0)
+    alike = [replace(made, seed=4), replace(made, settings={"n": 1, "mu": 0.5})]
+    zero = {"w": np.zeros(2, np.float32)}
+    other = [
+        replace(made, model=zero),
+        replace(made, context={"c": zero}),
+        replace(made, context={"d": one}),
+        replace(made, context={}),
+        replace(made, context={"c": one, "d": one}),
+        replace(made, settings={"mu": 0.25, "n": 1}),
+        replace(made, settings={"mu": 0.5}),
+    ]
+    assert {given_to_all(task) for task in alike} == {given_to_all(made)}
+    assert len({given_to_all(task) for task in [made, *other]}) == len(other) + 1
