@@ -75,7 +75,7 @@ class Fake:
         return []
 
     def send(self, requests: Iterable[Request]) -> None:
-        self.sent += requests
+        self.sent += [request for request in requests if isinstance(request, Task)]
 
     def receive(self, until: float, want: int | None = None) -> Iterator[Arrival]:
         for seconds, key, reply in sorted(self.replies, key=lambda r: r[0]):

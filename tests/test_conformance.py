@@ -23,12 +23,14 @@ from fedkit.conformance import (
 from fedkit.downlink import Release
 from fedkit.dressing import dress
 from fedkit.errors import ConformanceError, LayoutError, WireError
-from fedkit.federation import Arrival, Standing, Traffic, Verdict
+from fedkit.federation import Arrival, Request, Standing, Traffic, Verdict
 from fedkit.job import Job
 from fedkit.messages import ClientId, Key, Pass, Settings, Task, Trained, Update
 from fedkit.seeds import stream
 from fedkit.strategy import Strategy
 from fedkit.tensors import Array, Layout, Memory, State, Tensors, add, scale, zeros, zeros_like
+from fedkit.trainer import Correct
+from fedkit_simulations.engine import Simulation
 from fedkit_strategies import FedAvg
 
 # Strategies
@@ -515,7 +517,7 @@ class Paper:
     def clients(self) -> Sequence[ClientId]:
         return self.names
 
-    def send(self, requests: Iterable[Task]) -> None:
+    def send(self, requests: Iterable[Request]) -> None:
         for task in requests:
             if task.key not in self.flying and task.key not in self.answered:
                 self.flying[task.key] = self.clock + 10.0 / (1 + self.names.index(task.key.client))
@@ -582,7 +584,7 @@ class Stranger(Paper):
 
 
 class Echo(Paper):
-    def send(self, requests: Iterable[Task]) -> None:
+    def send(self, requests: Iterable[Request]) -> None:
         for task in requests:
             again = task.key in self.flying
             self.flying[replace(task.key, stage="again") if again else task.key] = self.clock + 1.0
@@ -593,8 +595,8 @@ class Echo(Paper):
 
 
 class Scribbled(Paper):
-    def send(self, requests: Iterable[Task]) -> None:
-        tasks = list(requests)
+    def send(self, requests: Iterable[Request]) -> None:
+        tasks = [request for request in requests if isinstance(request, Task)]
         for array in tasks[0].model.values():
             array += 1
         super().send(tasks)
@@ -647,7 +649,73 @@ class Dropping(Paper):
         self.flying = {}
 
 
-BAD_FEDERATIONS: list[tuple[type[Paper], str]] = [
+class Stepping:
+    """Three clients that move each weight by their number."""
+
+    examples = 2
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+
+    def init(self, seed: int) -> Tensors:
+        return zeros(LAYOUT)
+
+    def clients(self) -> Sequence[ClientId]:
+        return ["a", "b", "c"]
+
+    def trainer(self, client: ClientId) -> Stepping:
+        return Stepping(ord(client))
+
+    def train(self, pass_: Pass, task: Task, correct: Correct | None) -> Trained:
+        return Trained({"w": np.full(4, self.number * task.work, np.float32)}, 1, 2.0, {})
+
+    def evaluate(self, model: Tensors) -> Any:
+        return {}
+
+
+class Deaf(Simulation):
+    """Loses the requests for shares on their way."""
+
+    def __init__(self) -> None:
+        super().__init__(Stepping())
+
+    def send(self, requests: Iterable[Request]) -> None:
+        super().send(one for one in requests if one.key.stage != "share")
+
+
+class Biased(Simulation):
+    """Has its clients do half the work unless they are in a secure session."""
+
+    def __init__(self) -> None:
+        super().__init__(Stepping())
+
+    def send(self, requests: Iterable[Request]) -> None:
+        super().send(
+            replace(one, work=0.5) if isinstance(one, Task) and not one.session else one for one in requests
+        )
+
+
+def test_a_simulation_passes_all_laws_and_its_secure_sums_are_compared() -> None:
+    calls: list[str] = []
+
+    class Noted(Simulation):
+        def send(self, requests: Iterable[Request]) -> None:
+            made = list(requests)
+            calls.extend(one.key.stage for one in made)
+            super().send(made)
+
+    assert check_federation(lambda: Noted(Stepping()), JOB) == list(FEDERATION_LAWS)
+    assert {"advertise", "share", "mask", "agree", "unmask"} < set(calls)
+
+
+@pytest.mark.parametrize(("make", "why"), [(Deaf, "came to nothing"), (Biased, "gives another sum")])
+def test_a_federation_whose_secure_sums_are_not_the_plain_ones_is_caught(make: Any, why: str) -> None:
+    with pytest.raises(ConformanceError, match=why) as caught:
+        check_federation(make, JOB)
+    assert caught.value.law == "a secure sum is the plain sum"
+
+
+BAD_FEDERATIONS: list[tuple[Any, str]] = [
     (Unsorted, "clients are sorted"),
     (Stranger, "replies answer what was sent"),
     (Scribbled, "tasks are left as they were"),
@@ -660,6 +728,7 @@ BAD_FEDERATIONS: list[tuple[type[Paper], str]] = [
     (Free, "traffic is counted"),
     (Amnesiac, "a checkpoint continues alike"),
     (Dropping, "a checkpoint within a round continues alike"),
+    (Deaf, "a secure sum is the plain sum"),
 ]
 
 

@@ -95,6 +95,7 @@ class Told:
 
     def send(self, requests: Iterable[Request]) -> None:
         for task in requests:
+            assert isinstance(task, Task)
             self.sent.append(task)
             answer = self.answer(self.job, task)
             self.out[task.key] = answer and (self.clock + answer[0], answer[1])

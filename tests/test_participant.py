@@ -21,6 +21,7 @@ from fedkit.federation import Verdict
 from fedkit.job import Job
 from fedkit.messages import EncodedUpdate, Failure, Key, Kind, Metrics, Pass, Task, Trained, Update
 from fedkit.participant import Participant
+from fedkit.secagg.messages import FromClient
 from fedkit.strategy import Strategy
 from fedkit.tensors import Layout, Memory, State, Tensors, add
 from fedkit.trainer import Correct, travelling
@@ -123,6 +124,7 @@ class Bench:
         model = {name: BASE[name] for name in self.job.layout.names}
         task = Task(self.key(client, round, kind), 1, model, {}, {}, 7, 1.0, 1e6, "", 1e6)
         (reply,) = self.participant.handle(task)
+        assert not isinstance(reply, FromClient)
         return reply
 
     def update(self, client: str, round: int = 0) -> Update:

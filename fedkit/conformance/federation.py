@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TypeAlias
 
 from fedkit.conformance.laws import demand, demand_state, restored, run_laws, same, snapshot
+from fedkit.conformance.secure import secure_sums
 from fedkit.federation import Arrival, Federation, Verdict
 from fedkit.job import Job
 from fedkit.messages import EncodedUpdate, Failure, Key, Task
@@ -245,4 +246,5 @@ FEDERATION_LAWS: Mapping[str, Law] = {
     "traffic is counted": _traffic,
     "a checkpoint continues alike": _continues,
     "a checkpoint within a round continues alike": _mid_flight,
+    "a secure sum is the plain sum": secure_sums,
 }
