@@ -13,6 +13,7 @@ import numpy as np
 from fedkit import plugins
 from fedkit.aggregate import Grid
 from fedkit.codecs import Codec
+from fedkit.coding import demand_traits
 from fedkit.errors import ConfigError, nearest, shown
 from fedkit.federation import Federation, RoundPolicy
 from fedkit.messages import ClientId, Settings
@@ -53,6 +54,7 @@ def check_codec(codec: object, way: Literal["up", "down"]) -> Codec:
     made = plugins.codec(codec, way) if isinstance(codec, str) else codec
     if not isinstance(made, Codec):
         raise ConfigError(f"codec_{way} is {_a(made)}: give a Codec, or the name of one, as in 'int8'")
+    demand_traits(made, f"codec.{way}")
     return made
 
 

@@ -25,9 +25,11 @@ import numpy as np
 
 from fedkit.codecs import Codec, CodecContext
 from fedkit.codecs.none import Plain
-from fedkit.errors import WireError
+from fedkit.coding import decoded, odd_payload
+from fedkit.errors import LayoutError, RunFailed, WireError
 from fedkit.seeds import derive
-from fedkit.tensors import Flat, Layout, State, Tensors, add, subtract
+from fedkit.tensors import Flat, Layout, State, Tensors, add, sealed_copy, subtract
+from fedkit.usercode import called
 
 Base: TypeAlias = Literal["last", "first"]
 DIGEST = 16
@@ -61,19 +63,40 @@ class Downlink:
         self._from: Flat | None = None
 
     def publish(self, model: Tensors) -> Release:
-        """The next version; the first is a snapshot. LayoutError if `model` does not fit."""
-        target = self._layout.view(self._layout.flatten(model))
-        self.version += 1
+        """The next version; the first is a snapshot.
+
+        LayoutError if `model` does not fit or cannot be encoded; RunFailed, naming the codec, on anything
+        else that it raises or returns. Nothing has changed then.
+        """
+        target = self._kept(model)
         if self._from is None or isinstance(self._codec, Plain):
-            self._held = self._from = target
+            self.version, self._held, self._from = self.version + 1, target, target
             return Release(self.version, target)
-        context = _context(self._seed, self.version)
-        payload = self._codec.encode(subtract(target, self._from), self._layout, context)
-        self._held = _moved(self._codec, self._layout, self._from, payload, context)
+        payload, moved = self._encoded(subtract(target, self._from), self._from)
+        self.version, self._held = self.version + 1, moved
         if self._base == "last":
-            self._from = self._held
+            self._from = moved
         base = self.version - 1 if self._base == "last" else 1
-        return Release(self.version, self._held, _digest(self._held) + payload, base)
+        return Release(self.version, moved, _digest(moved) + payload, base)
+
+    def _kept(self, model: Tensors) -> Flat:
+        """The model as nobody can change it: a copy, unless it refuses assignment already."""
+        if isinstance(model, Flat) and model.layout == self._layout and not model.vector.flags.writeable:
+            return model
+        return sealed_copy(model, self._layout)
+
+    def _encoded(self, step: Tensors, start: Flat) -> tuple[bytes, Flat]:
+        """The payload for the next version, and where it leads from `start`."""
+        context, name = _context(self._seed, self.version + 1), f"codec.down {self._codec.id!r}"
+        with called(name, RunFailed, (LayoutError,)):
+            payload = self._codec.encode(step, self._layout, context)
+            why = odd_payload(self._codec, self._layout, payload)
+        if why:
+            raise RunFailed(f"{name} {why}")
+        try:
+            return payload, _moved(self._codec, self._layout, start, payload, context)
+        except WireError as error:
+            raise RunFailed(f"{name} does not decode what it has encoded: {error}") from error
 
     def save(self) -> State:
         """The version and, unless the codec is `none`, the models that clients hold and start from."""
@@ -148,7 +171,7 @@ def _context(seed: int, version: int) -> CodecContext:
 
 
 def _moved(codec: Codec, layout: Layout, held: Flat, payload: bytes, context: CodecContext) -> Flat:
-    moved = add(held, codec.decode(payload, layout, context))
+    moved = add(held, decoded(codec, payload, layout, context))
     return layout.view(layout.flatten(moved))
 
 

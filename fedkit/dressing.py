@@ -10,6 +10,7 @@ from fedkit.aggregate import WeightedSum
 from fedkit.codecs import CodecContext
 from fedkit.codecs.none import Plain
 from fedkit.codecs.ring import RingCodec
+from fedkit.coding import decoded, odd_payload
 from fedkit.errors import ClientFailed, WireError
 from fedkit.job import Job
 from fedkit.messages import EncodedUpdate, Key, Metrics, Update
@@ -40,10 +41,12 @@ def dress(job: Job, key: Key, update: Update, ctx: CodecContext) -> EncodedUpdat
     """The update as bytes: the coded delta, then the extras uncompressed.
 
     LayoutError, naming the tensor, if delta or extras do not fit the job or are not finite;
-    ClientFailed, naming it, if the weight or a metric is not a finite number.
+    ClientFailed, naming it, if the weight or a metric is not a finite number, or the codec makes no bytes.
     """
     weight, metrics = figures(update.weight, update.metrics)
     payload = job.codec_up.encode(update.delta, job.layout, ctx)
+    if why := odd_payload(job.codec_up, job.layout, payload):
+        raise ClientFailed("codec", job.codec_up.id, why)
     if job.extras.size:
         payload += _PLAIN.encode(update.extras, job.extras, ctx)
     return EncodedUpdate(key, job.codec_up.id, payload, weight, metrics, float(update.work))
@@ -70,7 +73,7 @@ def undress(job: Job, encoded: EncodedUpdate, ctx: CodecContext) -> Update:
     if not 0 <= cut <= job.codec_up.max_len(job.layout):
         raise WireError(f"payload of {len(encoded.payload)} bytes is outside the bounds of the job")
     body = encoded.payload if not job.extras.size else encoded.payload[:cut]
-    delta = job.codec_up.decode(body, job.layout, ctx)
+    delta = decoded(job.codec_up, body, job.layout, ctx)
     extras = _PLAIN.decode(encoded.payload[cut:], job.extras, ctx) if job.extras.size else {}
     return Update(delta, encoded.weight, encoded.metrics, extras, encoded.work)
 

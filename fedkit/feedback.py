@@ -26,9 +26,9 @@ def compensated(delta: Tensors, memory: Memory, round: int) -> Tensors:
 
 
 def remainder(wanted: Tensors, decoded: Tensors, delta: Tensors, round: int) -> Memory:
-    """The memory to commit: wanted - decoded, its norm at most CAP times that of `delta`."""
+    """The memory to commit: wanted - decoded, its norm at most CAP times that of `delta` unless that is 0."""
     left = subtract(wanted, decoded)
     size, most = norm(left), CAP * norm(delta)
-    if size > most:
+    if size > most > 0:
         left = scale(left, most / size)
     return {"residual": left, "round": {"round": np.array([round], np.int64)}}

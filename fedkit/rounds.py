@@ -29,6 +29,7 @@ from fedkit.arguments import (
     whole_model,
 )
 from fedkit.codecs import Codec, demand_matches, notices, require_downlink, require_uplink
+from fedkit.coding import demand_lengths
 from fedkit.downlink import Base
 from fedkit.errors import ConfigError, shown
 from fedkit.events import check_observers
@@ -106,12 +107,15 @@ def run(
     down = check_codec(codec_down, "down")
     fed_back = _feedback(up, policy, feedback)
     require_uplink(up, fed_back)
-    require_downlink(down)
+    start = _down_base(policy, len(clients), down_base)
+    require_downlink(down, start)
     base = whole_model(workload, seed)
     layout, extras = layouts(chosen, workload, base)
+    demand_lengths(up, "codec.up", layout, most)
+    demand_lengths(down, "codec.down", layout, most)
     _fit(up, down, layout, fed_back)
     grid = check_grid(grid) if grid is not None else default_grid(workload, policy)
-    uses = (fed_back, _down_base(policy, len(clients), down_base), most, secure, metric_names(workload))
+    uses = (fed_back, start, most, secure, metric_names(workload))
     job = Job(chosen, up, down, layout, extras, grid, settings, seed, *uses)
     demand_secure(job, policy, len(clients))
     mark = fingerprint(job, policy, workload, base, clients)

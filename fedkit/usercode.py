@@ -33,16 +33,20 @@ log = logging.getLogger("fedkit")
 
 
 @contextmanager
-def called(what: str, error: type[FedkitError] = RunFailed) -> Iterator[None]:
+def called(
+    what: str, error: type[FedkitError] = RunFailed, passing: tuple[type[FedkitError], ...] = ()
+) -> Iterator[None]:
     """Around a call of a user's code: what it raises becomes `error`, which says what, why and where.
 
-    Errors that a user's code raises on purpose (ConfigError, RunFailed, CheckpointError) pass, and so does
-    a closed pipe: whoever read the output has seen enough. The cause is chained, and its traceback is in
-    the log of whoever keeps one.
+    Errors that a user's code raises on purpose (ConfigError, RunFailed, CheckpointError, those of `passing`)
+    pass, and so does a closed pipe: whoever read the output has seen enough. The cause is chained, and its
+    traceback is in the log of whoever keeps one.
     """
     try:
         yield
     except (ConfigError, RunFailed, CheckpointError, BrokenPipeError):
+        raise
+    except passing:
         raise
     except (Exception, SystemExit, GeneratorExit) as cause:
         if log.hasHandlers():  # else Python's last resort would show what the chain shows again

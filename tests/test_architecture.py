@@ -51,10 +51,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         *BASE,
     },
     "securesum": {"aggregate", "codecs", "dressing", "job", "secagg", *BASE},
-    "dressing": {"aggregate", "codecs", "job", "usercode", *BASE},
+    "coding": {"codecs", "tensors", "usercode"},
+    "dressing": {"aggregate", "codecs", "coding", "job", "usercode", *BASE},
     "usercode": BASE,
     "feedback": {"numpy", "tensors"},
-    "downlink": {"codecs", "numpy", "tensors"},
+    "downlink": {"codecs", "coding", "numpy", "tensors", "usercode"},
     # what is kept
     "config": BASE,
     "history": {"fields", *BASE},
@@ -95,14 +96,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observers": {"events", "history", "summary"},
     "summary": {"codecs", "secagg", *ROUND},
     "journal": {"checkpoint", "fingerprint", "planning", "runfolder", "summary", "usercode", *ROUND},
-    "arguments": {"codecs", "plugins", "usercode", *ROUND},
+    "arguments": {"codecs", "coding", "plugins", "usercode", *ROUND},
     "loop": {
         *("asking", "checkpoint", "codecs", "collect", "downlink", "dressing", "ending", "events", "journal"),
         *("judging", "planning", "secure", "stepping", "summary", "usercode", *ROUND),
     },
     "rounds": {
-        *("arguments", "codecs", "downlink", "events", "fingerprint", "journal", "loop", "planning"),
-        *("plugins", "runfolder", "secagg", "securecheck", *ROUND),
+        *("arguments", "codecs", "coding", "downlink", "events", "fingerprint", "journal", "loop"),
+        *("planning", "plugins", "runfolder", "secagg", "securecheck", *ROUND),
     },
     # secure aggregation
     "secagg.primitives": {"numpy", "cryptography"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fedkit import plugins
-from fedkit.codecs import Codec, CodecContext
+from fedkit.codecs import Codec, CodecContext, require_downlink
 from fedkit.codecs.none import Plain
 from fedkit.downlink import DIGEST, Base, Downlink, Follower, Release, relative
-from fedkit.errors import LayoutError, WireError
+from fedkit.errors import ConfigError, LayoutError, RunFailed, WireError
 from fedkit.seeds import stream
-from fedkit.tensors import Flat, Layout, Tensors, norm, subtract
+from fedkit.tensors import Flat, Layout, Tensors, norm, sealed_copy, subtract
 
 LAYOUT = Layout(("w", "b"), ((3,), (2,)), ("float32", "float32"))
 
@@ -56,12 +56,73 @@ def test_the_first_publish_is_a_snapshot(codec: Codec) -> None:
 
 def test_without_a_codec_clients_hold_the_model_itself() -> None:
     downlink = Downlink(Plain(), LAYOUT)
-    flat = LAYOUT.view(LAYOUT.flatten(model(0.3)))
+    flat = sealed_copy(model(0.3), LAYOUT)
     for _ in range(2):
         held = downlink.publish(flat)[1]
         assert isinstance(held, Flat)
         assert held.vector is flat.vector
     assert set(downlink.save()) == {"version"}
+
+
+@pytest.mark.parametrize("codec", [Plain(), Coarse()])
+def test_a_vector_that_its_owner_changes_later_is_copied(codec: Codec) -> None:
+    mine = LAYOUT.view(LAYOUT.flatten(model(0.25)))
+    downlink = Downlink(codec, LAYOUT)
+    held = downlink.publish(mine).model
+    mine.vector[:] = 7
+    assert held["w"].tolist() == [0.25] * 3
+    assert downlink.current(mine).model["w"].tolist() == [0.25] * 3
+
+
+class Broken(Coarse):
+    """Does what `how` says, from the second version on."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def encode(self, delta: Tensors, layout: Layout, ctx: CodecContext) -> Any:
+        if self.how == "encode":
+            raise IndexError("boom")
+        made = super().encode(delta, layout, ctx)
+        return {"none": None, "long": made + b"..."}.get(self.how, made)
+
+    def decode(self, payload: bytes, layout: Layout, ctx: CodecContext) -> Any:
+        if self.how == "decode":
+            raise IndexError("boom")
+        return None if self.how == "nothing" else super().decode(payload, layout, ctx)
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ("encode", "'coarse' raised IndexError: boom"),
+        ("none", "'coarse' made NoneType, not bytes"),
+        ("long", "'coarse' made 8 bytes, and says 5 to 5"),
+        ("decode", "'coarse' does not decode what it has encoded: codec 'coarse' raised IndexError: boom"),
+        ("nothing", "'coarse' does not decode what it has encoded: codec 'coarse' returned None"),
+    ],
+)
+def test_a_codec_that_fails_is_named_and_nothing_is_published(how: str, text: str) -> None:
+    downlink = Downlink(Broken(how), LAYOUT)
+    first = downlink.publish(model(0.5))
+    with pytest.raises(RunFailed, match=f"codec.down {text}"):
+        downlink.publish(model(1.0))
+    assert downlink.version == 1
+    assert downlink.current(model(1.0)).model is first.model
+    follower = Follower(Broken(how), LAYOUT)
+    follower.snapshot(1, first.model)
+    if how in ("decode", "nothing"):
+        with pytest.raises(WireError, match="codec 'coarse'"):
+            follower.follow(2, 1, bytes(DIGEST) + bytes(5))
+        assert follower.version == 1
+
+
+def test_a_model_that_cannot_be_encoded_leaves_the_version_as_it_was() -> None:
+    downlink = Downlink(plugins.codec("int8", "down"), LAYOUT)
+    downlink.publish(model(0.0))
+    with pytest.raises(LayoutError, match="'w': holds nan"):
+        downlink.publish(model(float("nan")))
+    assert downlink.version == 1
 
 
 def test_a_lossy_codec_leaves_an_error_that_does_not_grow() -> None:
@@ -257,3 +318,22 @@ def test_a_restarted_server_goes_on_with_what_its_clients_hold(base: Base) -> No
     pair.server = again
     pair.follow(pair.publish())
     assert pair.agrees(pair.releases[-1])
+
+
+@pytest.mark.parametrize("spec", [*LOSSY, "ecsq:delta=1.9", "qsgd:levels=40", "topk:share=.1|int8"])
+def test_an_error_that_is_encoded_again_dies_out(spec: str) -> None:
+    """The model walks on; what clients hold stays near it, however long."""
+    require_downlink(plugins.codec(spec, "down"), "last")
+    pair = Pair(spec, "last")
+    errors = [norm(subtract(pair.publish().model, pair.layout.view(pair.model))) for _ in range(120)]
+    assert max(errors[80:]) <= 3 * max(errors[20:60])
+
+
+@pytest.mark.parametrize("spec", ["ecsq:delta=8", "qsgd", "sample|bfloat16:mode=stoch"])
+def test_one_that_would_not_is_refused(spec: str) -> None:
+    pair = Pair(spec, "last")
+    errors = [norm(subtract(pair.publish().model, pair.layout.view(pair.model))) for _ in range(60)]
+    assert errors[-1] > 100 * errors[5]
+    with pytest.raises(ConfigError, match="grow without end: use 'ecsq:delta=2,mode=near'"):
+        require_downlink(plugins.codec(spec, "down"), "last")
+    require_downlink(plugins.codec(spec, "down"), "first")

@@ -160,3 +160,10 @@ def test_the_residual_is_at_most_so_many_deltas_long(size: float) -> None:
     assert norm(left) <= most * (1 + 1e-6)
     if norm(wanted) <= most:
         assert LAYOUT.flatten(left).tobytes() == wanted.vector.tobytes()
+
+
+def test_a_client_that_had_nothing_to_add_keeps_its_residual() -> None:
+    before = remainder(delta_of(1), ZERO, delta_of(1), 0)
+    wanted = compensated(ZERO, before, 1)
+    after = remainder(wanted, ZERO, ZERO, 1)["residual"]
+    assert LAYOUT.flatten(after).tobytes() == delta_of(1).vector.tobytes()

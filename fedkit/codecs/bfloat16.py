@@ -30,6 +30,10 @@ class BFloat16(Quantizer):
     def contractive(self) -> bool:
         return self.mode == "near"
 
+    @property
+    def worst_nmse(self) -> float:
+        return 2.0**-16
+
     def max_len(self, d: int) -> int:
         return 2 * d
 

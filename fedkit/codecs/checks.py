@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fedkit.codecs.codec import Codec
 from fedkit.errors import ConfigError
 
@@ -25,8 +27,11 @@ def require_uplink(codec: Codec, feedback: bool = False) -> None:
         )
 
 
-def require_downlink(codec: Codec) -> None:
-    """ConfigError unless every client decodes the same bits and the codec keeps no state."""
+def require_downlink(codec: Codec, base: Literal["last", "first"] = "last") -> None:
+    """ConfigError unless every client decodes the same bits, and the codec keeps no state.
+
+    Where frames lead from the last version, its errors must die out too: each is part of the next difference.
+    """
     if codec.id == "adaptive":
         raise ConfigError(
             "codec.down = 'adaptive' chooses for the link of each client, but one encoding of a round serves "
@@ -40,6 +45,13 @@ def require_downlink(codec: Codec) -> None:
     if codec.stateful:
         raise ConfigError(
             f"codec.down = {codec.id!r} keeps state of its own; the downlink has error feedback already: "
+            f"use {AUTO['down']!r}"
+        )
+    bound = codec.worst_nmse
+    if base == "last" and not codec.contractive and (bound is None or bound >= 1):
+        raise ConfigError(
+            f"codec.down = {codec.id!r} may be off by more than the whole difference that it tells, and with "
+            "codec.down_base = 'last' the error is part of the next one, so it would grow without end: "
             f"use {AUTO['down']!r}"
         )
 

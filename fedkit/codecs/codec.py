@@ -56,6 +56,11 @@ class Described(ABC):
         return False
 
     @property
+    def worst_nmse(self) -> float | None:
+        """Bound of the expected |x - decode(encode(x))|^2 / |x|^2 for every x; None where none is known."""
+        return 1.0 if self.contractive else None
+
+    @property
     def ring(self) -> bool:
         """Whether encodings can be added under secure aggregation."""
         return False

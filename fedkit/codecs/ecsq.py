@@ -54,6 +54,12 @@ class Ecsq(Quantizer):
         return self.mode == "near"
 
     @property
+    def worst_nmse(self) -> float:
+        step = 1.01 * self.delta**2  # scales are rounded to bfloat16
+        bound = step / 12 if self.mode == "dither" else step / 4
+        return min(bound, 1.0) if self.contractive else bound
+
+    @property
     def _dtype(self) -> np.dtype[Any]:
         """Symbols reach sqrt(block) / delta, where all of a block's energy is in one entry."""
         return np.dtype(np.int8 if 1.01 * math.sqrt(self.block) / self.delta + 1 <= 127 else np.int16)

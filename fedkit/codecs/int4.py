@@ -39,6 +39,10 @@ class Int4(Quantizer):
     def contractive(self) -> bool:
         return self.block * (1.01 / LEVELS) ** 2 <= 1  # no entry is off by more than a step
 
+    @property
+    def worst_nmse(self) -> float:
+        return self.block * (1.01 / LEVELS) ** 2 / 4
+
     def _scales_len(self, d: int) -> int:
         return 2 * -(-d // self.block)
 

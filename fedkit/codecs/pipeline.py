@@ -79,6 +79,23 @@ class Pipeline(Framed):
             total *= 1.0 + own
         return total - 1.0
 
+    @property
+    def worst_nmse(self) -> float | None:
+        """Bound for large tensors: errors of unbiased stages multiply; a projection passes what it keeps."""
+        total, unbiased = self.quantizer.worst_nmse, self.quantizer.unbiased
+        for stage in reversed(self.transforms):
+            own = stage.worst_nmse
+            if own is None or total is None:
+                return None
+            if stage.unbiased and (unbiased or not own):
+                total = (1 + own) * (1 + total) - 1
+            elif stage.contractive and not stage.unbiased:
+                total = max(total, own + (1 - own) * total)
+            else:
+                return None
+            unbiased = unbiased and stage.unbiased
+        return total
+
     def pack(self, vector: Vector, large: Layout, ctx: CodecContext) -> Sequence[bytes]:
         sides = []
         for number, stage in enumerate(self.transforms):

@@ -40,7 +40,8 @@ from fedkit.tensors import Flat, Layout, Tensors
 
 KAPPA = 4.5
 """Half the span of the ring in standard deviations of the sum: beyond it are 7e-6 of all coordinates."""
-WIDE = 32
+WIDE, WIDEST = 32, 16
+"""Bits of a lane while nothing is known of the sum, and at most where the scale is known."""
 FIRST = 2.0**4
 """Root mean square of a delta that the first round has room for."""
 LARGEST = 2.0**8
@@ -82,7 +83,7 @@ class RingCodec(Codec):
     def id(self) -> str: ...
 
     def __post_init__(self) -> None:
-        for name, low, high in (("width", 4, 16), ("margin", 1.0, 8.0), ("keep", 2.0**-10, 1.0)):
+        for name, low, high in (("width", 4, WIDEST), ("margin", 1.0, 8.0), ("keep", 2.0**-10, 1.0)):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"codec {self.id!r}: {name} = {value} must be in [{low:g}, {high:g}]")
@@ -97,7 +98,7 @@ class RingCodec(Codec):
             least = math.ceil(math.log2(2 * reach**2 * ctx.clients / 3) / 2)
             raise ConfigError(
                 f"codec {self.id!r}: width = {width} is too small for sums of {ctx.clients} clients: "
-                f"use width={least}"
+                + (f"use width={least}" if least <= WIDEST else "use a smaller margin, or ask fewer clients")
             )
         step = 2 * reach * scale / math.sqrt(4**width - ctx.clients * reach**2 / 3)
         return Ruler(width, step, self.margin * scale)

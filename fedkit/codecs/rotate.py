@@ -21,6 +21,7 @@ class Rotate(Transform):
     unbiased: ClassVar[bool] = True
     contractive: ClassVar[bool] = True
     deterministic_decode: ClassVar[bool] = False
+    worst_nmse: ClassVar[float] = 0.0
     shared: bool = False
 
     def nmse(self, d: int) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,6 +30,10 @@ class Sample(Transform):
 
     def __post_init__(self) -> None:
         self.check("keep", 2.0**-10, 1.0)
+
+    @property
+    def worst_nmse(self) -> float:
+        return math.ceil(1.5 / self.keep) - 1.0 if self.keep < 1 else 0.0
 
     def out_len(self, d: int) -> int:
         return max(1, round(self.keep * d)) if d else 0

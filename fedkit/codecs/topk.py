@@ -30,6 +30,10 @@ class TopK(Transform):
     def __post_init__(self) -> None:
         self.check("share", 2.0**-16, 1.0)
 
+    @property
+    def worst_nmse(self) -> float:
+        return 1 - self.share / 2  # the number of entries is rounded
+
     def out_len(self, d: int) -> int:
         return top.count(d, self.share)
 
