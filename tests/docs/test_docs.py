@@ -200,3 +200,10 @@ def test_the_tutorial_explains_everything_a_run_leaves(tmp_path: Path) -> None:
     assert "summary.json" in files
     for name in (*result.summary, *record, *files):
         assert f"`{name}`" in page or f"`{name}/`" in page, f"{name} is not in docs/tutorial-simulate.md"
+
+
+def test_the_tests_that_the_threat_model_names_are_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (DOCS / "threat-model.md").read_text(encoding="utf-8")))
+    written = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 20
+    assert [name for name in sorted(named) if f"def {name}(" not in written] == []
