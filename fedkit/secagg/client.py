@@ -183,7 +183,9 @@ class SecAggClient:
         rules.check_order(clients)
         rules.check_own(roster, self._advert)
         rules.check_known(clients, self._trust)
-        return Session(header, clients, roster.digests, rules.parameters_of(header, len(clients)))
+        parameters = rules.parameters_of(header, len(clients))
+        rules.check_threshold(parameters, self._floors)
+        return Session(header, clients, roster.digests, parameters)
 
     def _check_adverts(self, adverts: Sequence[Advert]) -> None:
         rules.check_graph(self._session, self._number, adverts)

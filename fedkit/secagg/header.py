@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeAlias, get_args
 from fedkit.errors import ConfigError, WireError
 from fedkit.messages import Kind
 from fedkit.secagg.frames import MOST_ID_BYTES, Reader, frame, sized
-from fedkit.secagg.parameters import DENSEST, MOST, SMALLEST, Mode, Parameters, Policy, assess, choose
+from fedkit.secagg.parameters import MOST, SMALLEST, Mode, Parameters, Policy, by_hand, choose
 from fedkit.secagg.primitives.digests import DIGEST_BYTES
 from fedkit.secagg.primitives.keys import KEY_BYTES
 from fedkit.secagg.primitives.suite import Suite
@@ -126,13 +126,13 @@ class Header:
         """
         if self.explicit is None:
             return choose(clients, self.policy)
-        k, t = self.explicit
         policy = self.policy
         if policy.corrupt and clients > SMALLEST:  # a share that rounds to nobody would allow any t
             policy = replace(policy, corrupt=max(policy.corrupt, 1 / clients))
-        made = assess(clients, k if k <= DENSEST * clients else clients - 1, t, policy)
+        made = by_hand(clients, self.explicit, policy)
         fails, allowed = max(made.disconnected, made.privacy), -(self.policy.sigma + 1)
         if fails > allowed:
+            k, t = self.explicit
             raise ConfigError(
                 f"k={k}, t={t} for {clients} clients: secrecy fails with 2^{fails:.1f}, the policy allows "
                 f"2^{allowed}: take a larger k and t, or let them be chosen"

@@ -15,7 +15,7 @@ from fedkit.messages import ClientId
 from fedkit.secagg.frames import client_bytes, statement
 from fedkit.secagg.header import Identities
 from fedkit.secagg.messages import Certificate
-from fedkit.secagg.parameters import Policy
+from fedkit.secagg.parameters import Parameters, Policy, by_hand, choose
 from fedkit.secagg.primitives.keys import KEY_BYTES, AgreementKey
 from fedkit.secagg.primitives.signatures import SigningKey, verify
 from fedkit.secagg.primitives.suite import RANDOM, Random, draw
@@ -131,10 +131,16 @@ class Identity:
 class Floors:
     """What a client insists on, whatever the server says: no header below `policy` is joined.
 
-    With mode lying_server that includes identities.
+    With mode lying_server that includes identities. explicit: k and t that the client has agreed to; None:
+    it would choose them, and on a complete graph it takes no smaller t.
     """
 
     policy: Policy = field(default_factory=Policy)
+    explicit: tuple[int, int] | None = None
+
+    def parameters(self, clients: int) -> Parameters:
+        """What the client would take by itself. ConfigError: nothing."""
+        return by_hand(clients, self.explicit, self.policy) if self.explicit else choose(clients, self.policy)
 
 
 def fingerprint(public: bytes) -> str:

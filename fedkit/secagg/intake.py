@@ -47,7 +47,7 @@ class Intake:
         """Take an advert that was read."""
         self._board.adverts[advert.client] = advert
         self._board.frames[advert.client] = sized(advert.to_bytes(), 2)
-        self._used.update(dict.fromkeys((advert.mask, advert.box, advert.public), advert.client))
+        self._used.update(dict.fromkeys(peer_rules.keys_of(advert), advert.client))
 
     def read(self, stage: Stage, client: ClientId, body: bytes) -> tuple[Answer, bytes]:
         """The message, and what tells it from another one. PeerRefused: anything is wrong with it."""

@@ -114,8 +114,8 @@ def choose(clients: int, policy: Policy) -> Parameters:
     ConfigError, with a way out: too few clients or too many, or no graph meets the policy.
     """
     _check_clients(clients, policy)
-    found = None if clients <= COMPLETE_UP_TO else sparsest(clients, policy)
-    return found or _complete(clients, policy)
+    complete = _complete(clients, policy)  # where it cannot be had, a search of minutes finds nothing either
+    return complete if clients <= COMPLETE_UP_TO else sparsest(clients, policy) or complete
 
 
 def assess(clients: int, neighbours: int, threshold: int, policy: Policy) -> Parameters:
@@ -137,6 +137,12 @@ def assess(clients: int, neighbours: int, threshold: int, policy: Policy) -> Par
         gone = corrupt + n - alive
         failures = (_disconnected(n, k, gone), _above(n, corrupt, k, c), _below(n, alive, k, t))
     return Parameters(n, k, t, policy.mode, *failures)
+
+
+def by_hand(clients: int, explicit: tuple[int, int], policy: Policy) -> Parameters:
+    """k and t that somebody set, for those who came: the complete graph where k neighbours are nearly all."""
+    k, t = explicit
+    return assess(clients, k if k <= DENSEST * clients else clients - 1, t, policy)
 
 
 def sparsest(clients: int, policy: Policy) -> Parameters | None:

@@ -16,7 +16,7 @@ from fedkit.secagg.frames import Flags
 from fedkit.secagg.header import Header
 from fedkit.secagg.identity import Trust
 from fedkit.secagg.messages import Advert
-from fedkit.secagg.primitives.keys import check_public
+from fedkit.secagg.primitives.keys import canonical, check_public
 from fedkit.secagg.primitives.signatures import verify
 from fedkit.secagg.session import Link, Session, advert_text, agree_text, mask_text
 
@@ -41,9 +41,14 @@ def check_advert_signature(advert: Advert, header: Header) -> None:
         )
 
 
+def keys_of(advert: Advert) -> tuple[bytes, bytes, bytes]:
+    """The keys of an advert, each in the one spelling of its point."""
+    return canonical(advert.mask), canonical(advert.box), advert.public
+
+
 def check_keys(advert: Advert, used: Mapping[bytes, ClientId]) -> None:
-    """Its keys are its own, and not of low order. used: the keys of others, and of the server."""
-    keys = (advert.mask, advert.box, advert.public)
+    """Its keys are its own, and not of low order. used: `keys_of` others, and the server's key."""
+    keys = keys_of(advert)
     for key in keys:
         if used.get(key, advert.client) != advert.client:
             raise PeerRefused(advert.client, "duplicate key", f"client {used[key]!r} has this key already")

@@ -20,7 +20,7 @@ from fedkit.secagg.identity import Floors, Trust
 from fedkit.secagg.memory import Sessions
 from fedkit.secagg.messages import Advert, Inbox, Opening, Roster
 from fedkit.secagg.parameters import Mode, Parameters
-from fedkit.secagg.primitives.keys import check_public
+from fedkit.secagg.primitives.keys import canonical, check_public
 from fedkit.secagg.primitives.signatures import verify
 from fedkit.secagg.session import Session, advert_text, agree_text
 
@@ -169,6 +169,25 @@ def parameters_of(header: Header, clients: int) -> Parameters:
         raise ProtocolRefused("parameters", str(error)) from None
 
 
+def check_threshold(made: Parameters, floors: Floors) -> None:
+    """As many shares are needed as the client would choose.
+
+    A higher share of losses, and k and t given by hand, make t smaller than it could be: among few clients
+    down to where nobody may collude, though the policy is kept.
+    """
+    try:
+        own = floors.parameters(made.clients)
+    except ConfigError as error:
+        raise ProtocolRefused("threshold", str(error)) from None
+    if own.complete and (not made.complete or made.threshold < own.threshold):
+        raise ProtocolRefused(
+            "threshold",
+            f"{made.threshold} of {made.holders} shares would do; this client insists on {own.threshold} of "
+            f"{own.holders}, as by its own policy of corrupt={floors.policy.corrupt:g}, "
+            f"dropout={floors.policy.dropout:g}",
+        )
+
+
 def check_graph(session: Session, own: int, adverts: Sequence[Advert]) -> None:
     """The neighbours served are those of the graph that the client computes."""
     expected = [session.clients[number] for number in session.graph[own]]
@@ -196,7 +215,8 @@ def check_advert_signature(advert: Advert, header: Header) -> None:
 
 def check_keys(adverts: Sequence[Advert], header: Header) -> None:
     """No key stands for two, and none is of low order."""
-    keys = [key for advert in adverts for key in (advert.mask, advert.box)] + [header.server]
+    keys = [canonical(key) for advert in adverts for key in (advert.mask, advert.box)]
+    keys.append(canonical(header.server))
     names = [advert.public for advert in adverts]
     if len(set(keys)) != len(keys) or len(set(names)) != len(names):
         raise ProtocolRefused("duplicate key", "two adverts have a key in common")

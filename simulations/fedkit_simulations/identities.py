@@ -34,7 +34,7 @@ class Identities:
         remembered: dict[ClientId, MemorySessions] = {}
         return Credentials(
             trust=self._trust,
-            floors=Floors(job.secagg.policy),
+            floors=Floors(job.secagg.policy, job.secagg.explicit),
             identity=lambda client: Identity(client, self._keys[client]),
             random=self._client_random,
             sessions=lambda client: remembered.setdefault(client, MemorySessions()),

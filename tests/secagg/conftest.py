@@ -125,7 +125,7 @@ class Rehearsal:
         return SecAggClient(
             self.identity(name),
             self.trust,
-            self.floors or Floors(self.policy),
+            self.floors or Floors(self.policy, self.explicit),
             self.sessions.setdefault(name, MemorySessions()),
             random=self.stream("client", name).bytes,
         )

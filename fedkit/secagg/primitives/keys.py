@@ -17,6 +17,7 @@ from fedkit.secagg.primitives.suite import RANDOM, SECRET_BYTES, Random, draw
 
 KEY_BYTES = 32
 BOX_KEY_BYTES = 32
+PRIME = 2**255 - 19
 
 LOW_ORDER = frozenset(
     bytes.fromhex(point)
@@ -48,6 +49,12 @@ def check_public(public: bytes) -> None:
     # X25519 ignores the top bit, so a point has two spellings
     if public[:-1] + bytes([public[-1] & 0x7F]) in LOW_ORDER:
         raise CryptoError("a public key of low order: its owner would share a key that everybody knows")
+
+
+def canonical(public: bytes) -> bytes:
+    """The spelling of a public key that its owner writes: X25519 takes others for the same point."""
+    number = int.from_bytes(public, "little") % (1 << 255) % PRIME
+    return number.to_bytes(KEY_BYTES, "little")
 
 
 class AgreementKey:

@@ -159,3 +159,18 @@ def test_derived_keys_are_frozen() -> None:
     assert mask_key(HEADER, bytes(32), Label.MASK, "a", "b", 16).hex() == "8e8d6f59d6741912dfaaf92b3be773d9"
     assert self_key(HEADER, bytes(32), Label.TAIL, "a", 16).hex() == "5ac543fddcc7793ded405c7090ed26d4"
     assert box_key(HEADER, bytes(32), "b", "a")[:16].hex() == "70f98e0a57553886d52cfd4a7b200357"
+
+
+@pytest.mark.parametrize("number", [9, 0, 18, 2**254 + 1])
+def test_a_point_has_one_canonical_spelling(number: int) -> None:
+    """X25519 ignores the top bit, and takes numbers from the prime on modulo it (RFC 7748, section 5)."""
+    spelled = [number, number + 2**255] + ([number + keys.PRIME] if number + keys.PRIME < 2**255 else [])
+    found = {keys.canonical(value.to_bytes(32, "little")) for value in spelled}
+    assert found == {number.to_bytes(32, "little")}
+
+
+def test_other_spellings_agree_on_the_same_key() -> None:
+    own, peer = AgreementKey(bytes(range(32))), AgreementKey(bytes(range(1, 33))).public
+    other = peer[:-1] + bytes([peer[-1] | 0x80])
+    assert own.agree(other) == own.agree(peer)
+    assert keys.canonical(other) == keys.canonical(peer) == peer
