@@ -12,9 +12,11 @@ class Sessions(Protocol):
 
     def seen(self, sid: bytes) -> bool:
         """Whether this session was asked about before; from now on it was."""
+        ...
 
     def signed(self, job: str, round: int, kind: Kind) -> bool:
         """Whether the client has helped to open a sum of this round."""
+        ...
 
     def sign(self, job: str, round: int, kind: Kind) -> None:
         """It does now."""

@@ -222,15 +222,11 @@ class SecAggServer:
         secrets = self._recovery.secrets()
         self.offenders = self._recovery.offenders
         if secrets is None:
-            self._abort(
-                f"wrong shares, or too few right ones; {', '.join(self.offenders) or 'nobody'} is to blame"
-            )
+            self._abort(f"too few right shares; {', '.join(self.offenders) or 'nobody'} is to blame")
         board = self._board
         remove_masks(board.session, board.roster, board.survivors, secrets, self._total, self._threads)
         if (counted := int(self._total[1][0])) != len(self.u3):
-            self._abort(
-                f"the sum counts {counted} clients where {len(self.u3)} are in it: somebody masked wrongly"
-            )
+            self._abort(f"the sum counts {counted} clients, not {len(self.u3)}: somebody masked wrongly")
         self._sum = SecureSum(*self._total, self.u3)
         self._end()
         self.done = True

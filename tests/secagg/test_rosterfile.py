@@ -1,0 +1,64 @@
+"""The file that says who is who."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedkit.errors import ConfigError, DataError
+from fedkit.secagg.identity import SigningKey, Trust
+from fedkit.secagg.rosterfile import read_trust, write_trust
+
+
+def key(mark: int) -> SigningKey:
+    return SigningKey(bytes([mark]) * 32)
+
+
+SERVER = key(9).public
+ROSTER = Trust.of_roster({"a": key(1).public, "b.c": key(2).public}, SERVER)
+
+
+@pytest.mark.parametrize("trust", [ROSTER, Trust.of_ca(key(7).public, SERVER)], ids=["roster", "ca"])
+def test_a_file_there_and_back(tmp_path: Path, trust: Trust) -> None:
+    write_trust(tmp_path / "roster.toml", trust)
+    assert read_trust(tmp_path / "roster.toml") == trust
+
+
+def test_no_file_without_identities(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no key to pin"):
+        write_trust(tmp_path / "roster.toml", Trust.none())
+
+
+A, B = key(1).public.hex(), key(2).public.hex()
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (f'sever = "{B}"', r":1: sever: unknown key; did you mean 'server'"),
+        (f'[clients]\na = "{A}"', r"server: missing"),
+        (f'server = "{B}"', r"either \[clients\] or a ca"),
+        (f'server = "{B}"\nca = "{A}"\n[clients]\na = "{A}"', r"either \[clients\] or a ca"),
+        (f'server = "{B}"\n[clients]\na = "{A}"\na = "{A}"\n', r"line 4"),
+        (f'server = "{B}"\n[clients]\na = "abc"', r":3: clients.a: an Ed25519 public key"),
+        (f'server = "{B}"\n[clients]\na = 5', r":3: clients.a"),
+        (f'server = "{B}"\n[clients]', r":2: clients: a table"),
+        (f'server = "{B}"\n[clients]\na = "{A}"\nb = "{A}"', r":2: clients: .*same key"),
+        (f'server = "{B}"\nca = "{B}"', r":2: ca: .*same key"),
+        ("server = ", r"roster.toml: "),
+    ],
+)
+def test_a_bad_file_says_where(tmp_path: Path, text: str, error: str) -> None:
+    path = tmp_path / "roster.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=error):
+        read_trust(path)
+
+
+def test_a_missing_file_says_what_it_is_for(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="names the keys"):
+        read_trust(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        read_trust(tmp_path / "bad.toml")
