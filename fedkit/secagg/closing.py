@@ -34,6 +34,11 @@ class Masked:
         return frame(self.kind, self.tail, exactly((self.tag,), TAG_BYTES, "a tag"), signature, self.vector)
 
     @classmethod
+    def size(cls, vector: int, tail: int) -> int:
+        """Bytes of the message with a vector of so many bytes and a tail of so many lanes."""
+        return len(cls(bytes(8 * tail), bytes(TAG_BYTES), bytes(SIGNATURE_BYTES), b"").to_bytes()) + vector
+
+    @classmethod
     def from_bytes(cls, data: bytes, vector: int, tail: int) -> Masked:
         """vector: bytes. tail: lanes. Both stay views of `data`."""
         reader = Reader(data, cls.kind)

@@ -13,6 +13,7 @@ from fedkit.dressing import max_bytes, min_bytes
 from fedkit.job import Job
 from fedkit.messages import SCALE, ClientId, EncodedUpdate, Settings, Task
 from fedkit.participant import Answer
+from fedkit.secagg.closing import Masked
 from fedkit.secagg.messages import FromClient, FromServer, Stage
 from fedkit.securesum import encoding_of
 from fedkit.trainer import Workload
@@ -23,9 +24,6 @@ from fedkit_simulations.links import Link
 REPLY_FRAME = 256
 """Bytes that the clock charges for a reply beside its payload. The real frame differs by the digits of
 a loss; a constant lets the arrival of a fixed-size payload be known before its client is trained."""
-
-SESSION_FRAME = 512
-"""Bytes that a device allows for what frames its masked update, when it plans how much of its work fits."""
 
 MOST_EPOCHS = 2**30
 """Epochs of which stragglers do a whole number."""
@@ -62,7 +60,7 @@ class Journeys:
         there: when the client has it. work: the share of a straggler; None for anyone else.
         """
         if task.session:  # a crash then comes at one of the stages
-            flight = self._train(task, there, work, self._masked_bytes(task) + SESSION_FRAME)
+            flight = self._train(task, there, work, self._masked_bytes(task))
             flight.arrives = there
             return flight
         crash = self._fleet.crash(task.key.round, task.key.client) if task.key.kind == "train" else None
@@ -84,8 +82,8 @@ class Journeys:
             return Flight(request, there, there, crashed=True, note="its device has crashed")
         masked = stage is Stage.mask
         leaves = max(there, home.leaves if masked else home.arrives)
-        least = self._masked_bytes(home.task) if masked else 0
-        at = leaves + self._links[request.key.client].up_seconds(least)
+        frame = wire.size(FromClient(request.key, b"")) + (self._masked_bytes(home.task) if masked else 0)
+        at = leaves + self._links[request.key.client].up_seconds(frame)
         return Flight(request, leaves, at, note=home.note if masked else "")
 
     def budget(self, flight: Flight) -> int:
@@ -146,9 +144,9 @@ class Journeys:
         return self._links[client].up_seconds(REPLY_FRAME + payload)
 
     def _masked_bytes(self, task: Task) -> int:
-        """Bytes of the masked update, without what frames it."""
+        """Bytes of the message that holds the masked update: exact, or all would wait for each other's."""
         encoding = encoding_of(self._job, task.key.kind, task.key.round, float(task.settings.get(SCALE, 0.0)))
-        return encoding.vector_bytes + 8 * encoding.tail
+        return Masked.size(encoding.vector_bytes, encoding.tail)
 
     def _crashes(self, request: FromServer, stage: Stage) -> bool:
         if request.key.kind == "evaluate":

@@ -16,6 +16,8 @@ from fedkit.conformance.laws import restored, same
 from fedkit.federation import Arrival, Request, server_trust
 from fedkit.history import Outcome, RoundRecord
 from fedkit.messages import ClientId, Failure, Key, Metrics, Pass, Task, Trained
+from fedkit.secagg.client import SecAggClient
+from fedkit.secagg.closing import Masked
 from fedkit.secagg.messages import FromClient, FromServer, Stage
 from fedkit.secagg.parameters import Policy
 from fedkit.secagg.settings import SecAgg
@@ -239,3 +241,33 @@ def test_a_plain_task_of_a_secure_job_comes_back_as_a_refusal() -> None:
     (arrival,) = federation.receive(federation.now() + 100)
     assert isinstance(arrival.reply, Failure)
     assert (arrival.reply.code, arrival.reply.subject) == ("refused", "session")
+
+
+def test_masked_updates_are_made_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All arrive at one time, and yet no two of them are held at once: each is known to be the next."""
+    order: list[tuple[str, ClientId]] = []
+    deliver, mask = Simulation._deliver, SecAggClient.mask
+
+    def delivered(self: Simulation, flight: Any, reply: Any) -> Arrival:
+        order.append((f"deliver {flight.request.key.stage}", flight.request.key.client))
+        return deliver(self, flight, reply)
+
+    def masked(self: SecAggClient, vector: Any, tail: Any) -> bytes:
+        order.append(("mask", self._identity.client))
+        return mask(self, vector, tail)
+
+    monkeypatch.setattr(Simulation, "_deliver", delivered)
+    monkeypatch.setattr(SecAggClient, "mask", masked)
+    work = Work()
+    go(Simulation(work, links=LINKS, devices=DEVICES), work)
+    made = [entry for entry in order if entry[0] in ("mask", "deliver mask")]
+    assert made == [(what, name) for name in NAMES for what in ("mask", "deliver mask")]
+
+
+def test_the_size_of_a_masked_update_is_known_before_it_is_made() -> None:
+    work = Work()
+    federation = Heard(work, links=LINKS, devices=DEVICES)
+    go(federation, work)
+    reply = federation.one(Stage.mask)[2].reply
+    assert isinstance(reply, FromClient)
+    assert len(reply.body) == Masked.size(50 * 8, 2 + 2 * 2)
