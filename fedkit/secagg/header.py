@@ -67,7 +67,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Header:
-    """One session. model: SHA-256 of the model that clients train from. clients: invited, at most.
+    """One session. model: SHA-256 of what all clients are given alike. clients: invited, at most.
 
     explicit: k and t given by hand; None: chosen by the policy for those who advertise. deadlines: one for
     each stage, on the federation's clock. server: the X25519 key of this session that authenticates what

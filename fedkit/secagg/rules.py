@@ -72,7 +72,7 @@ def check_expected(header: Header, expected: Expected) -> None:
 
 
 def check_model(header: Header, expected: Expected) -> None:
-    """All train from one model: else a client who alone has another one shows in the sum."""
+    """All train from one model, context and settings: else one who alone has others shows in the sum."""
     if header.model != expected.model:
         raise ProtocolRefused("model", "the session is about another model than the one this client was sent")
 
