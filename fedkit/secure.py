@@ -66,18 +66,18 @@ class SecureCollector:
     def run(self, tasks: Mapping[Key, Task]) -> Collected:
         """Open sessions until one brings a sum, or none may follow."""
         invited, least = sorted(key.client for key in tasks), self._settings.policy.smallest
+        few = ""
         for attempt in range(1 + self._settings.retries):
             if len(invited) < least:
-                self._aborts.append(
-                    f"{len(invited)} clients can take part, a secure sum takes {least} or more"
-                )
+                few = f"{len(invited)} clients can take part, a secure sum takes {least} or more"
                 break
             again = self._attempt(attempt, invited, list(tasks.values()))
             if not again or self._federation.now() >= self._plan.deadline:
                 break
             invited = list(self._sessions[-1].left)
         if tasks and not self._members:
-            self.result.aborted = f"secure aggregation aborted: {self._aborts[-1]}"
+            reasons = filter(None, (*self._aborts[-1:], few))
+            self.result.aborted = f"secure aggregation aborted: {'; '.join(reasons)}"
         self._tell_fates(tasks)
         self.result.secagg = self._record()
         return self.result
@@ -128,7 +128,8 @@ class SecureCollector:
         )
         signer = trust.signer if trust is not None else None
         server = SecAggServer(header, believed, invited, signer=signer, agreement=agreement)
-        limits = (self._plan.want, self._plan.quorum, job.cohort)
+        quorum = self._plan.quorum if key.kind == "train" else 1  # as in the clear
+        limits = (self._plan.want, quorum, job.cohort)
         return Session(self._federation, server, header, *limits, invited)
 
     def _announced(self, task: Task, header: Header) -> Task:

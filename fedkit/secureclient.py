@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from fedkit.dressing import codec_context
 from fedkit.errors import ProtocolRefused
@@ -17,8 +18,8 @@ from fedkit.federation import Witness
 from fedkit.job import Job
 from fedkit.messages import SCALE, ClientId, Key, Kind, Task, Update
 from fedkit.secagg.client import SecAggClient
-from fedkit.secagg.identity import Floors, Identity, Random, Trust
-from fedkit.secagg.memory import Sessions
+from fedkit.secagg.identity import RANDOM, Floors, Identity, Random, SigningKey, Trust
+from fedkit.secagg.memory import MemorySessions, Sessions
 from fedkit.secagg.messages import FromClient, FromServer, Stage
 from fedkit.secagg.rules import Expected
 from fedkit.securesum import Lanes, Tail, encoding_of, given_to_all, pack
@@ -38,6 +39,16 @@ class Credentials:
     random: Callable[[Key], Random]
     sessions: Callable[[ClientId], Sessions]
     witnessed: bool = False
+
+
+def nameless(floors: Floors) -> Credentials:
+    """Clients without identities: fresh keys that nobody vouches for.
+
+    Against an honest server only; clients whose floors say otherwise refuse every session.
+    """
+    keys = lru_cache(maxsize=None)(lambda client: Identity(client, SigningKey.new()))
+    remembered = lru_cache(maxsize=None)(lambda _: MemorySessions())
+    return Credentials(Trust.none(), floors, keys, lambda _: RANDOM, remembered)
 
 
 @dataclass

@@ -11,15 +11,18 @@ import pytest
 
 from fedkit import Result, RoundPolicy, run
 from fedkit.config import Devices
-from fedkit.errors import RunFailed, SecAggAborted
+from fedkit.errors import ConfigError, RunFailed, SecAggAborted
 from fedkit.federation import Request
 from fedkit.history import Fate, Outcome, RoundRecord, SecureRecord
+from fedkit.job import Job
 from fedkit.messages import ClientId, Metrics, Pass, Task, Trained
+from fedkit.participant import Participant
+from fedkit.secagg.identity import Floors
 from fedkit.secagg.messages import FromClient, FromServer, Stage
 from fedkit.secagg.parameters import Mode, Policy
 from fedkit.secagg.server import SecAggServer
 from fedkit.secagg.settings import SecAgg
-from fedkit.secureclient import SecureClients
+from fedkit.secureclient import SecureClients, nameless
 from fedkit.tensors import Tensors
 from fedkit.trainer import Correct
 from fedkit_simulations.devices import Fleet
@@ -257,7 +260,8 @@ def test_too_few_for_a_second_session_is_said(monkeypatch: pytest.MonkeyPatch) -
     assert second.ok
     assert "2 clients can take part, a secure sum takes 3 or more" in first.reason
     assert secure(first).attempts == 1
-    assert len(secure(first).aborts) == 2
+    assert len(secure(first).aborts) == 1
+    assert secure(first).aborts[0] in first.reason
 
 
 def test_below_the_quorum_nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,9 +344,53 @@ def test_before_anybody_signed_the_same_server_gets_its_second_session(
 
 
 class Nameless(Simulation):
-    """A federation whose server has no identities; neither have its clients."""
+    """A federation in which nobody vouches for anybody's key."""
 
-    trust = None  # type: ignore[assignment]
+    floors = HONEST.policy
+
+    def trust(self) -> Any:
+        return None
+
+    def open(self, job: Job) -> None:
+        super().open(job)
+        self._participant = Participant(job, self._workload, self._store, nameless(Floors(self.floors)))
+
+
+def test_without_identities_there_are_sums_against_an_honest_server_only() -> None:
+    settings = replace(HONEST, verify=False)
+    result = go(secagg=settings, federation=Nameless(Work()))
+    (record,) = result.history.rounds
+    assert record.ok
+    assert secure(record).identities == "none"
+    assert secure(record).client_seconds == 0.0
+    assert result.model["w"][0] == mean("abcdef")
+    with pytest.raises(ConfigError, match=r"lying_server.*identities"):
+        go(federation=Nameless(Work()))
+
+
+class Wary(Nameless):
+    """Its clients insist on what only identities give."""
+
+    floors = EXACT.policy
+
+
+def test_whoever_insists_on_identities_joins_no_session_without() -> None:
+    with pytest.raises(RunFailed, match=r"all 6 clients of the round failed.*identities"):
+        go(secagg=replace(HONEST, verify=False), federation=Wary(Work()))
+
+
+def test_a_quorum_of_updates_is_none_of_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the clear: who answers is measured."""
+    answer = SecureClients.answer
+
+    def silent(self: SecureClients, request: FromServer) -> FromClient:
+        if request.key.kind == "evaluate" and request.key.client == "a":
+            raise ValueError("no test data")
+        return answer(self, request)
+
+    monkeypatch.setattr(SecureClients, "answer", silent)
+    result = go(policy=RoundPolicy(quorum=6), evaluate_on="clients")
+    assert result.history.rounds[0].metrics == {"loss": mean("bcdef")}
 
 
 def test_over_selection_ends_the_round_with_who_is_wanted() -> None:

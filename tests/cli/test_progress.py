@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedkit.cli.progress import Bar, Lines, show_metrics
+from fedkit.cli.progress import Bar, Lines, masked, show_metrics
 from fedkit.errors import RunFailed
 from fedkit.events import Replied
 from fedkit.history import Fate, Outcome
@@ -119,6 +120,19 @@ def test_what_is_carried_in_is_not_missing(folder: Path) -> None:
     missing = f", {late - carried} missing" if late > carried else ""
     counted = result.summary["clients_counted"]
     assert f"{counted} counted, {carried} carried in{missing} ·" in screen.getvalue().splitlines()[-1]
+
+
+def test_secure_rounds_say_how_many_were_summed_and_whether_it_was_verified(folder: Path) -> None:
+    console, screen = _terminal()
+    settings = ["secagg.mode=lying_server", "secagg.verify=true", "rounds.count=2"]
+    result = run_scenario(read("toy.toml", settings), observers=[Lines(console, "toy", every=0)])
+    clients = len(result.history.rounds[0].fates)
+    said = f"  secret sum of {clients}/{clients}, equal to the plain sum  "
+    assert all(said in line for line in screen.getvalue().splitlines())
+    record = result.history.rounds[-1]
+    assert masked(record).strip() == said.strip()
+    for other in (dataclasses.replace(record, ok=False), dataclasses.replace(record, secagg=None)):
+        assert masked(other) == ""
 
 
 def test_metrics_in_one_line() -> None:
