@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedkit.errors import PeerRefused, ProtocolRefused
+from fedkit.errors import PeerRefused, ProtocolRefused, SecAggAborted
 from fedkit.messages import ClientId, Kind
+from fedkit.secagg import rules
 from fedkit.secagg.client import Expected, MemorySessions, SecAggClient
 from fedkit.secagg.header import Encoding, Header, Identities
 from fedkit.secagg.identity import AgreementKey, Authority, Floors, Identity, SigningKey, Trust
@@ -24,6 +27,9 @@ from fedkit.seeds import Stream, stream
 
 Tamper = Callable[[Stage, ClientId, bytes], bytes | None]
 """Stage, client and body in; the body that arrives out, None if nothing does."""
+
+Lie: TypeAlias = Callable[["Rehearsal", ClientId, bytes], bytes]
+"""What a client is told in place of a body."""
 
 HONEST = Policy(mode=Mode.HONEST_SERVER)
 
@@ -205,6 +211,26 @@ class Rehearsal:
             self.step()
         return self.server.result()
 
+    def lying(self, stage: Stage, lie: Lie) -> Rehearsal:
+        """The server tells everybody this lie at this stage; what clients expect is the truth before it."""
+        truth = self.expected()
+        self.expected = lambda: truth  # type: ignore[method-assign]
+        self.down = lambda at, name, body: lie(self, name, body) if at is stage else body
+        return self
+
+    def refusals(self) -> set[str]:
+        """The whole session; the rules by which clients refuse, each of them."""
+        with suppress(SecAggAborted):
+            self.run()
+        assert set(self.refused) == set(self.names) - set(self.lose)
+        return {error.rule for error in self.refused.values()}
+
+    def answered(self, stage: Stage) -> bool:
+        """The whole session; whether everybody answers this stage."""
+        with suppress(SecAggAborted):
+            self.run()
+        return all((stage, name) in self.seen for name in self.names if not self.lost(name, stage))
+
     def sums(self, members: Sequence[ClientId]) -> tuple[Lanes, NDArray[np.uint64]]:
         """The reference: what the sum over `members` should be."""
         vector: Lanes = np.zeros(self.encoding.words, f"u{self.encoding.width // 8}")
@@ -219,6 +245,17 @@ class Rehearsal:
         vector, tail = self.sums(found.members)
         same_type = found.vector.dtype == vector.dtype and found.tail.dtype == tail.dtype
         return same_type and bool((found.vector == vector).all() and (found.tail == tail).all())
+
+
+@pytest.fixture
+def off(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Switches rules of the client off, by the names of their functions."""
+
+    def switch(*names: str) -> None:
+        for name in names:
+            monkeypatch.setattr(rules, name, lambda *_, **__: None)
+
+    return switch
 
 
 @pytest.fixture
