@@ -55,8 +55,9 @@ bench-simulation: $(VENV)/.dev ## A training round beside the obvious loop and p
 	$(BIN)/python tests/bench/simulation.py
 	$(BIN)/python tests/bench/overhead.py
 
-bench-secagg: $(VENV)/.dev ## Masks, sharing, keys and the graph of secure aggregation beside their floors (a minute)
+bench-secagg: $(VENV)/.dev ## Secure sums and their parts beside their floors and beside Flower's, where flwr is installed (half an hour)
 	$(BIN)/python tests/bench/secagg_primitives.py
+	$(BIN)/python -m tests.bench.secagg
 
 prove-fedprox: $(VENV)/.dev ## FedProx against FedAvg with stragglers, 3 data sets (8 minutes of CPU time)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_fedprox.py

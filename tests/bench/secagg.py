@@ -1,0 +1,176 @@
+"""CPU seconds, bytes and memory of secure sums, beside their floors and beside Flower's SecAgg+.
+
+    python -m tests.bench.secagg [table] [targets] [memory] [flower] [--clients N ...] [--sizes D ...]
+                                 [--widths W ...] [--turns N]
+
+Every client and the server run, one after the other in one process, for a server that may lie: pinned keys,
+signed survivors. Each sum is checked. time.process_time on one thread: least and median, of the server over
+turns, of a client over some in each turn, which compute graph and parameters by themselves. Encoding is not
+in it: what is masked are integers. "floor" is fedkit/secagg/estimate.py. `targets` are the rows of the table
+that have one. Flower's columns are left out where `flwr` is absent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import tracemalloc
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import product
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
+from statistics import median
+
+from fedkit.secagg.estimate import cost
+from fedkit.secagg.messages import Stage
+from tests.bench.secagg_flower import flower_sum
+from tests.bench.secagg_session import Cohort, Found, Session, Shape, Watch, serve
+
+HEAD = (
+    f"{'n':>5}{'d':>9}{'bits':>5}{'lost':>6}{'k':>5}{'t':>5}"
+    f"{'client ms':>11}{'median':>8}{'floor':>8}{'server s':>10}{'median':>8}{'floor':>8}"
+    f"{'up kB':>9}{'x vector':>9}{'down kB':>9}{'load':>6}"
+)
+TARGETS = (
+    Shape(100, 1_000_000, explicit=(28, 18)),
+    Shape(100, 1_000_000),
+    Shape(100, 1_000_000, 8, explicit=(28, 18)),
+    Shape(1000, 1_000_000),
+    Shape(1000, 1_000_000, 8),
+)
+
+
+def fedkit_sum(shape: Shape, found: Found) -> None:
+    """One sum, measured."""
+    session, watch = Session(shape), Watch()
+    cohort = Cohort(session)
+    serve(session, cohort.answer, watch)
+    found.up, found.down = cohort.up, cohort.down
+    found.server.append(watch.seconds)
+    found.client += [watch.seconds for watch in cohort.watches.values()]
+
+
+def shapes(clients: Sequence[int], sizes: Sequence[int], widths: Sequence[int]) -> Iterator[Shape]:
+    """The whole table. Of 100 clients a sparse graph that the policy allows, beside the complete one."""
+    for n, size, width, lost in product(clients, sizes, widths, (0.0, 0.1, 0.3)):
+        if n == 100:
+            yield Shape(n, size, width, lost, (68, 38) if lost > 0.1 else (28, 18))
+        yield Shape(n, size, width, lost)
+
+
+def show_table(chosen: Iterable[Shape], turns: int) -> None:
+    """A row for each shape; of more than 100 clients one turn is enough, as each has many."""
+    print(HEAD)
+    for shape in chosen:
+        found = Found()
+        for _ in range(turns if shape.clients <= 100 else 1):
+            fedkit_sum(shape, found)
+        print(row(shape, found), flush=True)
+
+
+def row(shape: Shape, found: Found) -> str:
+    """What stands under HEAD."""
+    made = shape.parameters
+    floor = cost(made, shape.size, shape.width, shape.lost)
+    return (
+        f"{shape.clients:5}{shape.size:9}{shape.width:5}{shape.lost:6.0%}"
+        f"{made.neighbours:5}{made.threshold:5}"
+        f"{1e3 * min(found.client):11.2f}{1e3 * median(found.client):8.2f}{1e3 * floor.client_seconds:8.2f}"
+        f"{min(found.server):10.3f}{median(found.server):8.3f}{floor.server_seconds:8.3f}"
+        f"{found.up / 1e3:9.1f}{found.up / floor.vector:9.4f}{found.down / 1e3:9.1f}{os.getloadavg()[0]:6.1f}"
+    )
+
+
+def show_memory() -> None:
+    """The most that the server holds, in bytes and in vectors."""
+    print(f"{'n':>5}{'d':>10}{'vector MB':>11}{'server MB':>11}{'vectors':>9}")
+    for n, size in ((100, 100_000), (100, 1_000_000), (100, 10_000_000), (1000, 1_000_000)):
+        peak = memory(Shape(n, size, explicit=(28, 18) if n == 100 else None))
+        print(f"{n:5}{size:10}{4e-6 * size:11.1f}{1e-6 * peak:11.1f}{peak / (4 * size):9.2f}", flush=True)
+
+
+def memory(shape: Shape) -> int:
+    """The most bytes that the server holds at a time, the message that it reads included.
+
+    Clients are in another process; tracemalloc sees neither them nor what OpenSSL allocates.
+    """
+    session, peak = Session(shape), 0
+    cohort, (here, there) = Cohort(session), Pipe()
+
+    def remote(name: str, stage: Stage, body: bytes) -> bytes | None:
+        here.send((name, stage, body))
+        return here.recv_bytes() or None
+
+    @contextmanager
+    def watch() -> Iterator[None]:
+        nonlocal peak
+        tracemalloc.reset_peak()
+        yield
+        peak = max(peak, tracemalloc.get_traced_memory()[1])
+
+    process = get_context("fork").Process(target=_answer_all, args=(cohort, there), daemon=True)
+    process.start()
+    del cohort
+    gc.collect()
+    tracemalloc.start()
+    serve(session, remote, watch)
+    tracemalloc.stop()
+    process.terminate()
+    return peak
+
+
+def _answer_all(cohort: Cohort, channel: Connection) -> None:
+    while True:
+        channel.send_bytes(cohort.answer(*channel.recv()) or b"")
+
+
+def show_flower(turns: int) -> None:
+    """Both with k=26 and t=16, ten of 100 clients lost after sharing; they take turns."""
+    print(
+        f"{'d':>9}{'':>8}{'client ms':>11}{'median':>8}{'server s':>10}{'median':>8}{'up kB':>9}{'load':>6}"
+    )
+    for size in (100_000, 1_000_000):
+        # our policy's share of corrupt clients, .05, would take k=28 and t=18
+        shape, ours, theirs = Shape(100, size, explicit=(26, 16), corrupt=0.04), Found(), Found()
+        for _ in range(turns):
+            fedkit_sum(shape, ours)
+            flower_sum(shape, theirs)
+        for name, found in (("fedkit", ours), ("Flower", theirs)):
+            print(
+                f"{size:9}{name:>8}{1e3 * min(found.client):11.2f}{1e3 * median(found.client):8.2f}"
+                f"{min(found.server):10.3f}{median(found.server):8.3f}{found.up / 1e3:9.1f}"
+                f"{os.getloadavg()[0]:6.1f}",
+                flush=True,
+            )
+        client, server = (
+            min(t) / min(o) for o, t in ((ours.client, theirs.client), (ours.server, theirs.server))
+        )
+        print(f"{size:9}{'ratio':>8}{client:11.1f}{'':8}{server:10.1f}")
+
+
+def main() -> None:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
+    parser.add_argument("parts", nargs="*", default=["table", "memory", "flower"])
+    parser.add_argument("--clients", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--widths", type=int, nargs="+", default=[32, 8])
+    parser.add_argument("--turns", type=int, default=3, help="of 100 clients; of more there is one")
+    given = parser.parse_args()
+    if "table" in given.parts:
+        show_table(shapes(given.clients, given.sizes, given.widths), given.turns)
+    if "targets" in given.parts:
+        show_table(TARGETS, given.turns)
+    if "memory" in given.parts:
+        show_memory()
+    if "flower" in given.parts and find_spec("flwr") is None:
+        print("flwr is not installed: there is nothing to compare with")
+    elif "flower" in given.parts:
+        show_flower(given.turns)
+
+
+if __name__ == "__main__":
+    main()

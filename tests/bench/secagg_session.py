@@ -1,0 +1,202 @@
+"""A whole secure sum, server and every client for real, one after the other."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from fedkit.secagg.client import Expected, MemorySessions, SecAggClient
+from fedkit.secagg.graph import neighbours
+from fedkit.secagg.header import Encoding, Header
+from fedkit.secagg.identity import AgreementKey, Floors, Identity, SigningKey, Trust
+from fedkit.secagg.messages import Stage
+from fedkit.secagg.parameters import Parameters, Policy, choose
+from fedkit.secagg.primitives.masks import Lanes
+from fedkit.secagg.primitives.suite import Suite
+from fedkit.secagg.server import SecAggServer
+
+WATCHED = 5  # clients of a sum whose time is taken
+TAIL = 6
+MODEL = bytes(32)
+Answer = Callable[[str, Stage, bytes], bytes | None]
+"""Client, stage and body in; its answer out, None if it is gone."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A sum. lost: the share of clients that share, and then send no vector. explicit: k and t by hand."""
+
+    clients: int
+    size: int
+    width: int = 32
+    lost: float = 0.1
+    explicit: tuple[int, int] | None = None
+    corrupt: float = 0.05
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(corrupt=self.corrupt, dropout=max(self.lost, 0.1))
+
+    @property
+    def names(self) -> list[str]:
+        return [f"client-{number:04}" for number in range(self.clients)]
+
+    @property
+    def leaving(self) -> frozenset[str]:
+        """Every tenth, or so: whom the server waits for in vain."""
+        count = round(self.clients * self.lost)
+        return frozenset(self.names[at * self.clients // count] for at in range(count))
+
+    @property
+    def parameters(self) -> Parameters:
+        return Session(self).header.parameters(self.clients)
+
+
+@dataclass
+class Watch:
+    """CPU seconds that were spent inside of `with watch():`."""
+
+    seconds: float = 0.0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        before = time.process_time()
+        yield
+        self.seconds += time.process_time() - before
+
+
+@dataclass
+class Found:
+    """What was measured: CPU seconds of the server and of clients; bytes up and down of one client."""
+
+    server: list[float] = field(default_factory=list)
+    client: list[float] = field(default_factory=list)
+    up: int = 0
+    down: int = 0
+
+
+@dataclass
+class Session:
+    """Keys, header, server and clients of one sum."""
+
+    shape: Shape
+    agreement: AgreementKey = field(default_factory=AgreementKey.new)
+    signer: SigningKey = field(default_factory=SigningKey.new)
+
+    @cached_property
+    def header(self) -> Header:
+        shape = self.shape
+        return Header(
+            suite=Suite.AES,
+            sid=os.urandom(32),
+            job="bench",
+            round=0,
+            kind="train",
+            attempt=0,
+            model=MODEL,
+            encoding=Encoding(shape.size, shape.width, TAIL, "bench"),
+            policy=shape.policy,
+            clients=shape.clients,
+            explicit=shape.explicit,
+            deadlines=(1.0, 2.0, 3.0, 4.0, 5.0),
+            identities="roster",
+            server=self.agreement.public,
+        )
+
+    @cached_property
+    def keys(self) -> Mapping[str, SigningKey]:
+        return {name: SigningKey.new() for name in self.shape.names}
+
+    @cached_property
+    def trust(self) -> Trust:
+        roster = {name: key.public for name, key in self.keys.items()}
+        return Trust.of_roster(roster, self.signer.public)
+
+    def server(self) -> SecAggServer:
+        return SecAggServer(
+            self.header, self.trust, self.shape.names, signer=self.signer, agreement=self.agreement
+        )
+
+    def client(self, name: str) -> SecAggClient:
+        identity = Identity(name, self.keys[name])
+        return SecAggClient(
+            identity, self.trust, Floors(self.shape.policy, self.shape.explicit), MemorySessions()
+        )
+
+    @property
+    def expected(self) -> Expected:
+        return Expected("bench", 0, "train", 0, MODEL, self.header.encoding)
+
+
+class Cohort:
+    """All clients, answering as they are asked. Of some the time is taken, of one the bytes."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.expected = session, session.expected
+        self.clients = {name: session.client(name) for name in session.shape.names}
+        staying = sorted(self.clients.keys() - session.shape.leaving)
+        self.watches = {staying[at * len(staying) // WATCHED]: Watch() for at in range(WATCHED)}
+        self.up = self.down = 0
+
+    def answer(self, name: str, stage: Stage, body: bytes) -> bytes | None:
+        """What this client says to a message; None if it is gone."""
+        shape = self.session.shape
+        if stage is Stage.mask and name in shape.leaving:
+            return None
+        vector = np.full(shape.size if stage is Stage.mask else 0, 1, f"u{shape.width // 8}")
+        if name in self.watches:  # in a process of its own it would know neither
+            neighbours.cache_clear()
+            choose.cache_clear()
+        with self.watches.get(name, Watch())():
+            made = self._step(self.clients[name], stage, body, vector)
+        if name == next(iter(self.watches)):
+            self.up, self.down = self.up + len(made), self.down + len(body)
+        return made
+
+    def _step(self, client: SecAggClient, stage: Stage, body: bytes, vector: Lanes) -> bytes:
+        match stage:
+            case Stage.advertise:
+                return client.advertise(body, self.expected)
+            case Stage.share:
+                return client.share(body)
+            case Stage.mask:
+                client.accept(body)
+                return client.mask(vector, np.ones(TAIL, np.uint64))
+            case Stage.agree:
+                return client.agree(body)
+            case Stage.unmask:
+                return client.unmask(body)
+
+
+def serve(session: Session, answer: Answer, watch: Callable[[], AbstractContextManager[None]]) -> None:
+    """One whole sum; all that the server does is done inside of `with watch():`. ValueError: it is wrong."""
+    with watch():
+        server = session.server()
+    while not server.done:
+        stage = server.stage
+        with watch():
+            outbox = server.outbox()
+        for name in outbox:
+            with watch():
+                body = outbox[name]
+            made = answer(name, stage, body)
+            if made is not None:
+                with watch():
+                    server.receive(name, made)
+        with watch():
+            server.advance()
+    check(session.shape, server)
+
+
+def check(shape: Shape, server: SecAggServer) -> None:
+    """Everyone who stayed counts one in each lane."""
+    made, staying = server.result(), shape.clients - len(shape.leaving)
+    lanes = np.concatenate([made.vector.astype(np.uint64), made.tail])
+    if not (lanes == staying % 2**shape.width).all() or len(made.members) != staying:
+        raise ValueError(f"the sum of {shape} is wrong")
