@@ -32,7 +32,7 @@ def run_laws(laws: Mapping[str, Callable[[Subject], None]], subject: Subject) ->
             law(subject)
         except Broken as error:
             raise ConformanceError(name, str(error)) from error
-        except Exception as error:  # a plugin's code may raise anything
+        except (Exception, SystemExit) as error:  # a plugin's code may raise anything
             raise ConformanceError(name, f"raised {type(error).__name__}: {error}") from error
     return list(laws)
 
