@@ -55,7 +55,7 @@ def metric_names(workload: Workload) -> tuple[str, ...]:
 
 def fitting_codec(codec: Codec | str, clients: int) -> Codec | str:
     """`auto` as the narrowest ring-rotq that is good enough for sums of `clients`; other codecs as given."""
-    if codec != "auto":
+    if not isinstance(codec, str) or codec.strip() != "auto":
         return codec
     width = next(w for w in range(4, 17) if w == 16 or _noise(w, clients) <= NOISE)
     return RingRotQ(64 // (64 // width))  # as many bits as so many lanes leave each other

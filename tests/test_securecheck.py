@@ -189,6 +189,7 @@ def test_auto_is_the_narrowest_ring_that_is_good_enough(clients: int) -> None:
 
 def test_other_codecs_are_as_given() -> None:
     assert fitting_codec("none", 10) == "none"
+    assert fitting_codec(" auto ", 10) == fitting_codec("auto", 10)
     codec = RingSrht()
     assert fitting_codec(codec, 10) is codec
 

@@ -2,8 +2,9 @@
 
 A word holds floor(64 / width) lanes as the sum of lane j times 2^(width j), modulo 2^64. Adding words
 adds their lanes, borrows included; so do masks that are added to whole words. Lanes come back exact
-while each of their sums is in [-2^(width - 1), 2^(width - 1)); one that is not comes back modulo
-2^width and moves its upper neighbour by one. Lane j of word i is value j L + i of L words.
+while each of their sums is in [-2^(width - 1), 2^(width - 1)), whatever the addends are; one that is not
+comes back modulo 2^width and moves its upper neighbour by one for each time that it has gone round. Lane j
+of word i is value j L + i of L words.
 """
 
 from __future__ import annotations

@@ -116,7 +116,8 @@ class RingCodec(Codec):
         """The vector to add; LayoutError, naming the tensor, if delta does not fit or is not finite.
 
         A delta whose root mean square exceeds margin * scale is scaled down to it, and entries of small
-        tensors are cut at +-2^8: either would wrap the sum of all.
+        tensors are cut at +-2^8: either would wrap the sum of all. Single coordinates are not cut: what
+        leaves a lane comes back in a sum that does not, and cutting gains nothing from two clients on.
         """
         parts = split(self._rules, layout)
         vector = finite(layout, layout.flatten(delta))

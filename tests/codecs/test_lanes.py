@@ -56,6 +56,20 @@ def test_a_lane_that_leaves_its_range_wraps_and_moves_its_upper_neighbour_by_one
     assert np.array_equal(lanes.unpack(lanes.pack(values, width), per_word, width), expected)
 
 
+@pytest.mark.parametrize("turns", [-20, -1, 2, 7])
+def test_and_by_more_if_it_has_gone_round_more_often(turns: int) -> None:
+    values = np.zeros(8, np.int64)
+    values[1] = 256 * turns + 5
+    assert lanes.unpack(lanes.pack(values, 8), 8, 8).tolist() == [0, 5, turns, 0, 0, 0, 0, 0]
+
+
+def test_addends_may_leave_the_range_if_their_sum_does_not() -> None:
+    """So nothing is gained by clipping them: it would only change sums that come back exact."""
+    values = np.array([5000, -5000, 127, 0, 300, 1, -1, 0]), np.array([-4990, 4900, -20, 0, -428, 0, 0, 9])
+    packed = lanes.pack(values[0], 8) + lanes.pack(values[1], 8)
+    assert lanes.unpack(packed, 8, 8).tolist() == (values[0] + values[1]).tolist()
+
+
 def test_words_hold_as_many_lanes_as_fit() -> None:
     assert [lanes.words(120, width) for width in (4, 5, 6, 8, 16, 32)] == [8, 10, 12, 15, 30, 60]
     assert [lanes.words(n, 6) for n in (0, 1, 10, 11)] == [0, 1, 1, 2]
