@@ -184,3 +184,13 @@ def remove_masks(
     suite = session.header.suite
     add_masks(total[0], (vector for vector, _ in pairs), suite, threads=threads)
     add_masks(total[1], (tail for _, tail in pairs), suite)
+
+
+def miscounted(tail: NDArray[np.uint64], members: int) -> str:
+    """What is wrong with a sum whose tail does not count its members; else nothing."""
+    counted = int(tail[0])
+    return (
+        ""
+        if counted == members
+        else f"the sum counts {counted} clients, not {members}: somebody masked wrongly"
+    )

@@ -25,7 +25,7 @@ from fedkit.secagg.messages import BOX_BYTES, Advert, Boxes, Opening, Roster, St
 from fedkit.secagg.outgoing import Board, Outbox
 from fedkit.secagg.parameters import Parameters
 from fedkit.secagg.primitives.masks import Lanes
-from fedkit.secagg.recovery import Recovery, needed, remove_masks
+from fedkit.secagg.recovery import Recovery, miscounted, needed, remove_masks
 from fedkit.secagg.rules import header_text
 from fedkit.secagg.session import Session, lanes_of
 
@@ -137,7 +137,8 @@ class SecAggServer:
             return True
         if marks[client] == mark:
             return False
-        self.evidence.append(Evidence(client, stage, marks[client], mark))
+        if not any((made.client, made.stage) == (client, stage) for made in self.evidence):
+            self.evidence.append(Evidence(client, stage, marks[client], mark))  # one pair says it all
         raise PeerRefused(client, "conflict", f"it sent two different {stage} messages; the first one counts")
 
     def advance(self) -> None:
@@ -225,8 +226,8 @@ class SecAggServer:
             self._abort(f"too few right shares; {', '.join(self.offenders) or 'nobody'} is to blame")
         board = self._board
         remove_masks(board.session, board.roster, board.survivors, secrets, self._total, self._threads)
-        if (counted := int(self._total[1][0])) != len(self.u3):
-            self._abort(f"the sum counts {counted} clients, not {len(self.u3)}: somebody masked wrongly")
+        if why := miscounted(self._total[1], len(self.u3)):
+            self._abort(why)
         self._sum = SecureSum(*self._total, self.u3)
         self._end()
         self.done = True
