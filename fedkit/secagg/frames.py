@@ -116,8 +116,8 @@ class Reader:
 
     def blocks(self, count: int, size: int) -> tuple[bytes, ...]:
         """`count` items of `size` bytes."""
-        data = self.take(count * size)
-        return tuple(data[at : at + size] for at in range(0, len(data), size))
+        data = self.view(count * size)
+        return struct.unpack(f"{size}s" * count, data)
 
     def flags(self, count: int) -> Flags:
         """`count` bits, the lowest of a byte first; the rest of the last byte is zero."""
@@ -158,7 +158,6 @@ def packed(flags: Flags) -> bytes:
 
 def exactly(data: Sequence[bytes], size: int, what: str) -> bytes:
     """Items of `size` bytes, joined. WireError: one has another size."""
-    for item in data:
-        if len(item) != size:
-            raise WireError(f"{what} of {len(item)} bytes, not {size}")
+    if wrong := set(map(len, data)) - {size}:
+        raise WireError(f"{what} of {min(wrong)} bytes, not {size}")
     return b"".join(data)

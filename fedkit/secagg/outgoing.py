@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -13,7 +14,7 @@ from fedkit.messages import ClientId
 from fedkit.secagg.closing import Quorum, Survivors
 from fedkit.secagg.frames import Flags
 from fedkit.secagg.header import Header
-from fedkit.secagg.messages import Advert, Inbox, Roster, Stage
+from fedkit.secagg.messages import BOX_BYTES, Advert, Inbox, Roster, Stage
 from fedkit.secagg.session import Session
 
 
@@ -37,10 +38,11 @@ class Board:
         """The adverts by the clients' places."""
         return [self.adverts[client] for client in self.session.clients]
 
-    def near(self, client: ClientId) -> list[ClientId]:
+    def near(self, client: ClientId) -> tuple[ClientId, ...]:
         """A client's neighbours."""
         numbers = self.session.graph[self.session.number[client]].tolist()
-        return [self.session.clients[number] for number in numbers]
+        names: tuple[ClientId, ...] = itemgetter(*numbers)(self.session.clients)  # there are at least two
+        return names
 
 
 class Outbox(Mapping[ClientId, bytes]):
@@ -70,16 +72,14 @@ def _opening(board: Board, _: ClientId) -> bytes:
 
 
 def _roster(board: Board, client: ClientId) -> bytes:
-    return Roster.join(board.head, (board.frames[peer] for peer in board.near(client)))
+    return Roster.join(board.head, itemgetter(*board.near(client))(board.frames))
 
 
 def _inbox(board: Board, client: ClientId) -> bytes:
     session, sharers = board.session, board.sharers
     own = session.number[client]
-    near = session.graph[own]
-    senders = near[sharers[near]]
-    places = np.count_nonzero(session.graph[senders] < own, axis=1)
-    return Inbox.join(sharers, board.boxes[senders, places].tobytes())
+    boxes = board.boxes.reshape(-1, BOX_BYTES)
+    return Inbox.join(sharers, boxes[session.routes[own][sharers[session.graph[own]]]].tobytes())
 
 
 def _survivors(board: Board, _: ClientId) -> bytes:
@@ -89,9 +89,9 @@ def _survivors(board: Board, _: ClientId) -> bytes:
 def _last(board: Board, client: ClientId) -> bytes:
     if not board.header.agrees:
         return _survivors(board, client)
-    near = board.near(client)
-    signed = np.array([peer in board.signatures for peer in near], np.bool_)
-    return Quorum(signed, tuple(board.signatures[p] for p in near if p in board.signatures)).to_bytes()
+    near, signatures = board.near(client), board.signatures
+    signed = np.array([peer in signatures for peer in near], np.bool_)
+    return Quorum(signed, tuple(filter(None, map(signatures.get, near)))).to_bytes()
 
 
 BODY: Final[Mapping[Stage, Callable[[Board, ClientId], bytes]]] = {

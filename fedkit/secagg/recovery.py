@@ -93,10 +93,10 @@ class Recovery:
         return self._session.parameters.threshold
 
     def _held(self, owner: int) -> Held:
-        holders = self._session.circles[owner]
-        places = np.count_nonzero(self._session.circles[holders] < owner, axis=1)
-        given = self._given[holders, places]
-        return Held(holders[given] + 1, self._shares[holders[given], places[given]])
+        routes = self._session.circle_routes[owner]
+        given = self._given.reshape(-1)[routes]
+        shares = self._shares.reshape(-1, SECRET_BYTES)[routes[given]]
+        return Held(self._session.circles[owner][given] + 1, shares)
 
     def _rebuild(self, held: Sequence[Held]) -> list[bytes]:
         """From the first t shares of each; by one vector of weights where all have the same holders."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,17 @@ class Session:
         own = np.arange(len(self.clients))[:, None]
         return np.sort(np.hstack([self.graph, own]).astype(np.int64), axis=1)
 
+    @cached_property
+    def routes(self) -> Numbers:
+        """Where, in a table with a row for each client and a column for each of its `graph`, stands what the
+        neighbours of a client have for it: places in the table laid flat, (n, k)."""
+        return _routes(self.graph)
+
+    @cached_property
+    def circle_routes(self) -> Numbers:
+        """The same for tables with a column for each of `circles`: (n, k + 1)."""
+        return _routes(self.circles)
+
     def circle(self, number: int) -> Numbers:
         """One row of `circles`, without the others."""
         near = self.graph[number].astype(np.int64)
@@ -88,6 +100,11 @@ class Session:
     def named(self, flags: Flags) -> tuple[ClientId, ...]:
         """The clients of a set, in order."""
         return tuple(self.clients[number] for number in np.flatnonzero(flags))
+
+
+def _routes(table: NDArray[np.integer[Any]]) -> Numbers:
+    """Neighbours are so mutually: the r-th row that has client j in it is that of its r-th neighbour."""
+    return np.argsort(table, axis=None, kind="stable").reshape(table.shape)
 
 
 def advert_text(header: bytes, advert: Advert) -> bytes:
