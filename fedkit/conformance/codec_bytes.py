@@ -32,35 +32,41 @@ def _other_lengths(case: Case) -> None:
 
 
 def _garbage(case: Case) -> None:
-    for delta, count in ((case.delta(1000), 64), (case.single(LARGE), 64), (case.single(HUGE), 12)):
+    for delta, count, head in (
+        (case.delta(1000), 64, 0),
+        (case.single(LARGE), 64, _HEAD),
+        (case.single(HUGE), 12, 0),
+    ):
         layout = delta.layout
         payload = case.codec.encode(delta, layout, case.context())
         for bad in (stream(case.seed, "noise").bytes(len(payload)), b"\xff" * len(payload)):
             _decodes(case, bad, layout)
-        for bad in _damaged(case, payload, count):
+        for bad in _damaged(case, payload, count, head):
             _decodes(case, bad, layout)
 
 
-def _damaged(case: Case, payload: bytes, count: int) -> Iterator[bytes]:
-    """The payload with damage, raw and, if it is a frame, with damage inside."""
+def _damaged(case: Case, payload: bytes, count: int, head: int) -> Iterator[bytes]:
+    """The payload with damage, raw and, if it is a frame, inside: there each bit of its head in turn."""
     framed = payload.startswith(frame.MAGIC) and len(payload) >= frame.OVERHEAD
     body = payload[frame.HEAD : -frame.TAIL] if framed else payload
     for number in range(count):
         yield _flipped(payload, stream(case.seed, "flip", number), 1 + number // 8)
-    for number in range(8 * min(_HEAD, len(body)) + count):
-        bad = _mutated(body, number, stream(case.seed, "mutation", number))
+    turned = (_turned(body, bit) for bit in range(8 * min(head, len(body))))
+    mutated = (_mutated(body, number, stream(case.seed, "mutation", number)) for number in range(count))
+    for bad in (*turned, *mutated):
         yield frame.seal(frame.peek(payload), bad) if framed else bad
 
 
+def _turned(body: bytes, bit: int) -> bytes:
+    out = bytearray(body)
+    out[bit // 8] ^= 1 << bit % 8
+    return bytes(out)
+
+
 def _mutated(body: bytes, number: int, noise: Stream) -> bytes:
-    """A bit of the head turned; then flips, cuts, bytes put in, huge numbers and noisy ends in turn."""
-    turned = 8 * min(_HEAD, len(body))
-    if number < turned:
-        out = bytearray(body)
-        out[number // 8] ^= 1 << number % 8
-        return bytes(out)
+    """Flips, cuts, bytes put in, huge numbers and noisy ends in turn."""
     at = int(noise.integers(0, len(body) + 1, 1)[0])
-    match (number - turned) % 5:
+    match number % 5:
         case 0:
             return _flipped(body, noise, 1 + number % 7)
         case 1:
