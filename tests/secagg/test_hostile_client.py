@@ -299,6 +299,24 @@ def test_shares_that_are_wrong(rehearse: type[Rehearsal], monkeypatch: pytest.Mo
     assert session.server.offenders == ()
 
 
+def test_wrong_shares_of_everybody_are_little_work(
+    rehearse: type[Rehearsal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All shares of the first owner are looked at; of the others those of the liar, who is known by then."""
+    looked: list[int] = []
+    fits = recovery.Recovery._fits
+
+    def counting(own: recovery.Recovery, part: recovery.Held, x: int, row: recovery.Bytes) -> bool:
+        looked.append(x)
+        return fits(own, part, x, row)
+
+    monkeypatch.setattr(recovery.Recovery, "_fits", counting)
+    session = sending(rehearse(20), Stage.unmask, LIES["bad"])
+    assert session.right(session.run())
+    assert session.server.offenders == (LIAR,)
+    assert len(looked) == 20 + 19
+
+
 def test_a_commitment_to_something_else(rehearse: type[Rehearsal], monkeypatch: pytest.MonkeyPatch) -> None:
     """The owner is named. Unchecked, it could deal what it likes and choose later what it masked with."""
 
