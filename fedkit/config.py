@@ -87,7 +87,8 @@ class SecAggSection:
     mode: against whom beside corrupt clients: a curious server that follows the protocol, or one that
     lies. width: bits of an entry of an update that no ring codec compresses; with 64 the sum is the plain
     one to the bit. corrupt, dropout: shares of the clients that may work with the server, or be lost.
-    sigma: secrecy fails with at most 2^-sigma. n_min: fewer clients are never summed. neighbours,
+    sigma: secrecy fails with at most 2^-sigma. n_min: fewer clients are never summed, nor in a session; 0: as
+    many as stay if a share `dropout` is lost, or as the cohort where fewer are wanted. neighbours,
     threshold: how many hold shares of a client, and how many of them it takes; 0: chosen for each session.
     retries: further sessions for a round whose first was aborted early enough. verify: in
     simulation, compare each sum with the plain one. suite: "auto" is "aes", "chacha" for clients
@@ -99,7 +100,7 @@ class SecAggSection:
     corrupt: float = 0.05
     dropout: float = 0.1
     sigma: int = 40
-    n_min: int = 3
+    n_min: int = 0
     neighbours: int = 0
     threshold: int = 0
     retries: int = 2

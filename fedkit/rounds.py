@@ -43,7 +43,7 @@ from fedkit.messages import Settings
 from fedkit.planning import check_policy, most_counted
 from fedkit.runfolder import RunFolder
 from fedkit.secagg.settings import SecAgg
-from fedkit.securecheck import check_secagg, demand_reach, demand_secure, fitting_codec, metric_names
+from fedkit.securecheck import check_secagg, demand_reach, demand_secure, fitting_codec, metric_names, settled
 from fedkit.strategy import Strategy
 from fedkit.tensors import Layout, Tensors
 from fedkit.trainer import Workload
@@ -102,7 +102,8 @@ def run(
     chosen, settings = check_strategy(strategy), check_train(train)
     check_workload(workload, settings)
     title, clients = title_of(scenario, workload), client_ids(workload, policy)
-    secure, most = check_secagg(secagg), most_counted(policy, len(clients))
+    secure = settled(check_secagg(secagg), policy, len(clients))
+    most = most_counted(policy, len(clients))
     up = check_codec(codec_up if secure is None else fitting_codec(codec_up, most), "up")
     down = check_codec(codec_down, "down")
     fed_back = _feedback(up, policy, feedback)

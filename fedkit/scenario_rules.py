@@ -70,7 +70,11 @@ _RULES: tuple[Rule, ...] = (
     ("secagg.corrupt", lambda n: 0 <= n < 1, "must be in [0, 1)"),
     ("secagg.dropout", lambda n: 0 <= n < 1, "must be in [0, 1)"),
     ("secagg.sigma", lambda n: 1 <= n <= 128, "must be in [1, 128]"),
-    ("secagg.n_min", lambda n: n >= 3, "must be at least 3: of two clients, each knows the other's update"),
+    (
+        "secagg.n_min",
+        lambda n: n == 0 or n >= 3,
+        "must be at least 3 (of two clients, each knows the other's update), or 0: chosen",
+    ),
     ("secagg.neighbours", lambda n: n >= 0, _LEAST_0),
     ("secagg.threshold", lambda n: n >= 0, _LEAST_0),
     ("secagg.retries", lambda n: 0 <= n <= 100, "must be in [0, 100]"),

@@ -65,7 +65,7 @@ class SecureCollector:
 
     def run(self, tasks: Mapping[Key, Task]) -> Collected:
         """Open sessions until one brings a sum, or none may follow."""
-        invited, least = sorted(key.client for key in tasks), self._settings.policy.smallest
+        invited, least = sorted(key.client for key in tasks), self._settings.policy.least
         few = ""
         for attempt in range(1 + self._settings.retries):
             if len(invited) < least:
@@ -77,7 +77,8 @@ class SecureCollector:
             invited = list(self._sessions[-1].left)
         if tasks and not self._members:
             reasons = filter(None, (*self._aborts[-1:], few))
-            self.result.aborted = f"secure aggregation aborted: {'; '.join(reasons)}"
+            what = "aborted" if self._aborts else "not begun"
+            self.result.aborted = f"secure aggregation {what}: {'; '.join(reasons)}"
         self._tell_fates(tasks)
         self.result.secagg = self._record()
         return self.result

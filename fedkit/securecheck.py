@@ -38,6 +38,14 @@ def check_secagg(value: object) -> SecAgg | None:
     return value
 
 
+def settled(secagg: SecAgg | None, policy: RoundPolicy, clients: int) -> SecAgg | None:
+    """The settings with n_min chosen for such rounds, where it is left open. clients: all registered ones."""
+    if secagg is None:
+        return None
+    wanted, invited = most_counted(policy, clients), most_invited(policy, clients)
+    return replace(secagg, policy=secagg.policy.settled(invited, wanted))
+
+
 def metric_names(workload: Workload) -> tuple[str, ...]:
     """The metrics of the workload's clients that secure sums have room for: its `metric_names`."""
     given: object = getattr(workload, "metric_names", ("loss", "accuracy"))
@@ -128,7 +136,7 @@ def _demand_room(job: Job) -> None:
 def _demand_cohort(secagg: SecAgg, policy: RoundPolicy, clients: int) -> None:
     """The rounds are large enough to hide a client, and keep enough clients to be finished."""
     want, invited = most_counted(policy, clients), most_invited(policy, clients)
-    smallest = secagg.policy.smallest
+    smallest = secagg.policy.least
     if want < smallest:
         raise ConfigError(
             f"rounds.cohort: sums of {want} clients hide nobody well enough, secagg.n_min = {smallest}: "

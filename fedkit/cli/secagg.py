@@ -43,7 +43,7 @@ def plan(
     policy = Policy(corrupt, dropout, sigma, mode)
     chosen = choose(clients, policy)
     price = cost(chosen, size, width, dropout)
-    aborts = aborted(chosen, dropout, policy.smallest)
+    aborts = aborted(chosen, dropout, policy.least)
     notes = list(_notes(chosen, policy, aborts))
     if output is Format.json:
         echo_json(_plain(chosen, policy, price, aborts, notes))
@@ -57,7 +57,7 @@ def plan(
 def _graph_rows(chosen: Parameters, policy: Policy) -> list[tuple[str, str, str]]:
     k, t, n = chosen.neighbours, chosen.threshold, chosen.clients
     if chosen.complete:
-        graph, may = "the complete graph", f"{n - max(t, policy.smallest)} of {n} clients may be lost"
+        graph, may = "the complete graph", f"{n - max(t, policy.least)} of {n} clients may be lost"
     else:
         graph = f"{k // 2} random Hamiltonian cycles, no edge twice"
         may = f"{k - t} neighbours of each client may be lost"
@@ -115,7 +115,7 @@ def _more_clients(chosen: Parameters, policy: Policy, aborts: float) -> str:
 
     said = f"{aborts:.1%} of rounds would abort: over-select."
     for n in range(chosen.clients + 1, COMPLETE_UP_TO + 1):
-        share = aborted(choose(n, policy), policy.dropout, policy.smallest)
+        share = aborted(choose(n, policy), policy.dropout, policy.least)
         if share <= RARE:
             return f"{said} With {n} clients it would be {share:.1%}."
     return f"{said} Clients that are lost less often, or fewer that may collude, would help."

@@ -28,7 +28,7 @@ def secure_sums(case: Case) -> None:
     case = replace(case, job=replace(plain, secagg=SECRET))
     federation = case.opened()
     clients = list(federation.clients())
-    small = len(clients) < SECRET.policy.smallest
+    small = len(clients) < SECRET.policy.least
     if server_trust(federation) is None or small or plain.strategy.needs_each_update:
         return
     case = replace(case, job=replace(case.job, cohort=len(clients)))

@@ -14,12 +14,12 @@ docs/secagg-parameters.md explains them and shows what is chosen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from math import ceil, exp, floor, inf, lgamma, log, log2
 
-from fedkit.errors import ConfigError
+from fedkit.errors import ConfigError, shown
 
 COMPLETE_UP_TO = 128
 SMALLEST = 3  # of two clients, each knows the other's vector from the sum
@@ -42,14 +42,16 @@ class Policy:
     """What a client insists on.
 
     corrupt, dropout: shares of all clients that may work with the server, or be lost. sigma: secrecy fails
-    with at most 2^-sigma; 80 where the server could try seeds of the graph. smallest: clients in a sum.
+    with at most 2^-sigma; 80 where the server could try seeds of the graph. smallest: the fewest clients of a
+    session and of its sum; 0: not chosen yet, and no fewer than 3. A server can keep back whom it likes, so
+    what holds of all has to hold of these.
     """
 
     corrupt: float = 0.05
     dropout: float = 0.1
     sigma: int = 40
     mode: Mode = Mode.LYING_SERVER
-    smallest: int = SMALLEST
+    smallest: int = 0
 
     def __post_init__(self) -> None:
         for name in ("corrupt", "dropout"):
@@ -57,10 +59,26 @@ class Policy:
                 raise ConfigError(f"{name} is a share of all clients, 0 <= {name} < 1: {getattr(self, name)}")
         if not 1 <= self.sigma <= 128:
             raise ConfigError(f"sigma is from 1 to 128 (40 is usual), not {self.sigma}")
-        if self.smallest < SMALLEST:
+        if self.mode not in tuple(Mode):
+            raise ConfigError(f"mode is one of {', '.join(Mode)}: {shown(self.mode)}")
+        object.__setattr__(self, "mode", Mode(self.mode))
+        if self.smallest != 0 and self.smallest < SMALLEST:
             raise ConfigError(
                 f"a sum of fewer than {SMALLEST} clients hides nobody: smallest={self.smallest}"
             )
+
+    @property
+    def least(self) -> int:
+        """The fewest clients in a sum."""
+        return max(SMALLEST, self.smallest)
+
+    def settled(self, invited: int, wanted: int) -> Policy:
+        """With `smallest` chosen, if it is not: those of `invited` who stay at least, or who are `wanted`."""
+        return (
+            self
+            if self.smallest
+            else replace(self, smallest=max(SMALLEST, min(wanted, self.alive_of(invited))))
+        )
 
     def corrupt_of(self, clients: int) -> int:
         """How many of `clients` may be corrupt."""
@@ -166,8 +184,8 @@ def _complete(n: int, policy: Policy) -> Parameters:
     corrupt, alive = policy.corrupt_of(n), policy.alive_of(n)
     needed = _threshold(n, corrupt, policy.mode)
     wished = _threshold(n, max(ceil(n / 3) - 1, corrupt), policy.mode)
-    if alive < max(needed, policy.smallest):
-        raise ConfigError(_no_way(n, max(needed, policy.smallest), alive, policy))
+    if alive < max(needed, policy.least):
+        raise ConfigError(_no_way(n, max(needed, policy.least), alive, policy))
     return assess(n, n - 1, min(wished, alive), policy)
 
 
@@ -185,8 +203,8 @@ def _no_way(n: int, needed: int, alive: int, policy: Policy) -> str:
 
 
 def _check_clients(n: int, policy: Policy) -> None:
-    if n < policy.smallest:
-        raise ConfigError(f"{n} clients: a secure sum takes at least {policy.smallest}; invite more")
+    if n < policy.least:
+        raise ConfigError(f"{n} clients: a secure sum takes at least {policy.least}; invite more")
     if n > MOST:
         raise ConfigError(f"{n} clients: a secure sum takes up to {MOST}; ask fewer in a round")
 

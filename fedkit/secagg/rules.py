@@ -133,7 +133,7 @@ def check_unsigned(header: Header, sessions: Sessions) -> None:
 
 def check_clients(count: int, header: Header, floors: Floors) -> None:
     """Enough clients are in it."""
-    least = max(header.policy.smallest, floors.policy.smallest)
+    least = max(header.policy.least, floors.policy.least)
     if count < least:
         raise ProtocolRefused("n_min", f"{count} clients where {least} are the fewest")
 
@@ -238,7 +238,7 @@ def check_self(flags: Flags, own: int, what: str) -> None:
 
 def check_enough(flags: Flags, header: Header, floors: Floors, what: str) -> None:
     """The set is not too small to hide in."""
-    count, least = int(np.count_nonzero(flags)), max(header.policy.smallest, floors.policy.smallest)
+    count, least = int(np.count_nonzero(flags)), max(header.policy.least, floors.policy.least)
     if count < least:
         raise ProtocolRefused("n_min", f"{count} {what} where {least} are the fewest")
 

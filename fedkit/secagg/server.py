@@ -244,7 +244,7 @@ class SecAggServer:
         self.stage, self._asked = self._order[self.stage], frozenset(asked)
 
     def _check_enough(self, clients: Sequence[ClientId], did: str) -> None:
-        if len(clients) < (least := self.header.policy.smallest):
+        if len(clients) < (least := self.header.policy.least):
             self._abort(f"{len(clients)} clients {did}; {least} are the fewest")
 
     def _check_holders(self, owners: Sequence[int], alive: Flags) -> None:
