@@ -24,7 +24,8 @@ from fedkit.secagg.primitives.keys import canonical, check_public
 from fedkit.secagg.primitives.signatures import verify
 from fedkit.secagg.session import Session, advert_text, agree_text
 
-FLOORS = ("corrupt", "dropout", "sigma", "smallest")
+FLOORS = {"corrupt": "corrupt", "dropout": "dropout", "sigma": "sigma", "smallest": "least"}
+"""Rules by what they compare of a policy."""
 
 
 class Expected(NamedTuple):
@@ -104,8 +105,8 @@ def check_floors(header: Header, floors: Floors) -> None:
     own, said = floors.policy, header.policy
     if own.mode is Mode.LYING_SERVER and said.mode is not Mode.LYING_SERVER:
         raise ProtocolRefused("mode", f"the session is {said.mode}, this client insists on {own.mode}")
-    for name in FLOORS:
-        offered, least = getattr(said, name), getattr(own, name)
+    for name, value in FLOORS.items():
+        offered, least = getattr(said, value), getattr(own, value)
         if offered < least:
             raise ProtocolRefused(
                 name,

@@ -80,10 +80,17 @@ def test_a_header_that_is_not_what_the_client_wants(
 
 
 def test_a_floor_says_by_how_much(rehearse: type[Rehearsal]) -> None:
-    session = rehearse(5, floors=Floors(Policy(smallest=5)))
-    error = refused(session, body_of(session))
-    assert error.rule == "smallest"
-    assert "smallest 3, 2 below the 5 of this client" in str(error)
+    for said in (Policy(), Policy(smallest=3)):
+        session = rehearse(5, policy=said, floors=Floors(Policy(smallest=5)))
+        error = refused(session, body_of(session))
+        assert error.rule == "smallest"
+        assert "smallest 3, 2 below the 5 of this client" in str(error)
+
+
+def test_fewest_that_are_not_chosen_are_three(rehearse: type[Rehearsal]) -> None:
+    session = rehearse(5, floors=Floors(Policy(smallest=3)))
+    assert session.right(session.run())
+    assert not session.refused
 
 
 def test_a_higher_policy_than_the_floor_will_do(rehearse: type[Rehearsal]) -> None:
