@@ -29,8 +29,8 @@ from fedkit_simulations.devices import Fleet
 from fedkit_simulations.engine import Simulation
 
 SIX = tuple("abcdef")
-EXACT = SecAgg(Policy(dropout=0.3), width=64, verify=True)
-HONEST = replace(EXACT, policy=Policy(dropout=0.3, mode=Mode.HONEST_SERVER))
+EXACT = SecAgg(Policy(dropout=0.3, smallest=3), width=64, verify=True)
+HONEST = replace(EXACT, policy=Policy(dropout=0.3, mode=Mode.HONEST_SERVER, smallest=3))
 
 
 @dataclass

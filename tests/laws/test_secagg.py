@@ -22,8 +22,8 @@ from fedkit_clients import MLP, NumpyWorkload
 from fedkit_simulations.devices import Crash, Fleet
 from fedkit_simulations.engine import Simulation
 
-EXACT = SecAgg(Policy(dropout=0.3), width=64, verify=True)
-HONEST = SecAgg(Policy(dropout=0.3, mode=Mode.HONEST_SERVER), width=64, verify=True)
+EXACT = SecAgg(Policy(dropout=0.3, smallest=3), width=64, verify=True)
+HONEST = SecAgg(Policy(dropout=0.3, mode=Mode.HONEST_SERVER, smallest=3), width=64, verify=True)
 
 
 def workload() -> NumpyWorkload:

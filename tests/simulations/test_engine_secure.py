@@ -30,7 +30,7 @@ from fedkit_simulations.identities import Identities
 NAMES = ("ann", "bob", "cay")
 LINKS = Links(profile="custom", up=10_000.0, down=20_000.0, latency=0.25)
 DEVICES = Devices(profile="custom", speed=10.0)
-SECRET = SecAgg(Policy(dropout=0.0), width=64, verify=True)
+SECRET = SecAgg(Policy(dropout=0.0, smallest=3), width=64, verify=True)
 TRAINING = 8.0  # seconds: 80 examples, 10 in a second
 
 
