@@ -263,7 +263,10 @@ def test_an_error_names_file_line_key_and_the_nearest(
         ),
         ("secagg.width=16", "[secagg] width: unknown value 16; it must be 32 or 64"),
         ("secagg.dropout=1", "[secagg] dropout: must be in [0, 1), not 1.0"),
-        ("secagg.n_min=2", "[secagg] n_min: must be at least 3: of two clients, each knows the other's"),
+        (
+            "secagg.n_min=2",
+            "[secagg] n_min: must be at least 3 (of two clients, each knows the other's update)",
+        ),
         ("secagg.retries=101", "[secagg] retries: must be in [0, 100], not 101"),
         ("mu=0.1", "mu: unknown key; did you mean 'strategy.mu'?"),
         ("count=5", "count: unknown key; did you mean 'rounds.count'?"),

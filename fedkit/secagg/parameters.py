@@ -85,8 +85,12 @@ class Policy:
         return _part(self.corrupt, clients)
 
     def alive_of(self, clients: int) -> int:
-        """How many of `clients` stay at least."""
-        return clients - _part(self.dropout, clients)
+        """How many of `clients` stay at least: with fewer than `smallest` there is no sum to open."""
+        return max(clients - self.lost_of(clients), min(clients, self.smallest))
+
+    def lost_of(self, clients: int) -> int:
+        """How many of `clients` may be lost."""
+        return _part(self.dropout, clients)
 
 
 @dataclass(frozen=True)
@@ -152,8 +156,8 @@ def assess(clients: int, neighbours: int, threshold: int, policy: Policy) -> Par
     if k == n - 1:  # nothing is left to chance
         failures = (-inf, -inf if corrupt <= c else 0.0, -inf if alive >= t else 0.0)
     else:
-        gone = corrupt + n - alive
-        failures = (_disconnected(n, k, gone), _above(n, corrupt, k, c), _below(n, alive, k, t))
+        lost = policy.lost_of(n)
+        failures = (_disconnected(n, k, corrupt + lost), _above(n, corrupt, k, c), _below(n, n - lost, k, t))
     return Parameters(n, k, t, policy.mode, *failures)
 
 
@@ -167,7 +171,7 @@ def sparsest(clients: int, policy: Policy) -> Parameters | None:
     """The fewest neighbours that meet the policy, or None. For few clients the policy may mean "nobody"."""
     n, c, secret = clients, 0, -(policy.sigma + 1)
     _check_clients(n, policy)
-    corrupt, gone = policy.corrupt_of(n), policy.corrupt_of(n) + n - policy.alive_of(n)
+    corrupt, gone = policy.corrupt_of(n), policy.corrupt_of(n) + policy.lost_of(n)
     for k in range(2, int(DENSEST * n) + 1, 2):
         if _disconnected(n, k, gone) > secret:
             continue

@@ -203,3 +203,19 @@ def test_shares_of_clients_are_not_cut_by_floating_point() -> None:
     assert Policy(corrupt=0.29).corrupt_of(100) == 29
     assert Policy(dropout=0.57).alive_of(100) == 43
     assert Policy(corrupt=0.05).corrupt_of(19) == 0
+
+
+def test_who_is_lost_before_the_roster_is_lost_no_second_time() -> None:
+    """Two of twenty may be lost: a session of the other eighteen goes on, and none of them may be lost."""
+    policy = Policy().settled(20, 20)
+    assert policy.smallest == 18
+    assert [choose(n, policy).threshold for n in (18, 19, 20)] == [12, 13, 14]
+    assert all(choose(n, policy).meets(policy) for n in (18, 19, 20))
+    assert choose(20, Policy(smallest=20)).threshold == 14
+
+
+def test_a_sparse_graph_is_as_dense_for_those_who_came() -> None:
+    policy = Policy().settled(1000, 1000)
+    assert policy.smallest == 900
+    assert choose(1000, policy).neighbours == 78
+    assert choose(900, policy).neighbours >= 70
