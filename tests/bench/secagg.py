@@ -3,31 +3,27 @@
     python -m tests.bench.secagg [table] [targets] [memory] [flower] [--clients N ...] [--sizes D ...]
                                  [--widths W ...] [--turns N]
 
-Every client and the server run, one after the other in one process, for a server that may lie: pinned keys,
-signed survivors. Each sum is checked. time.process_time on one thread: least and median, of the server over
-turns, of a client over some in each turn, which compute graph and parameters by themselves. Encoding is not
-in it: what is masked are integers. "floor" is fedkit/secagg/estimate.py. `targets` are the rows of the table
+A server that may lie, in one process, and all clients, one after the other in another: pinned keys, signed
+survivors. Each sum is checked. time.process_time on one thread: least and median, of the server over turns,
+of a client over some in each turn, which compute graph and parameters by themselves. Encoding is not in it:
+what is masked are integers. "floor" is fedkit/secagg/estimate.py. `targets` are the rows of the table
 that have one. Flower's columns are left out where `flwr` is absent.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import tracemalloc
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import product
-from multiprocessing import Pipe, get_context
-from multiprocessing.connection import Connection
 from statistics import median
 
 from fedkit.secagg.estimate import cost
-from fedkit.secagg.messages import Stage
 from tests.bench.secagg_flower import flower_sum
-from tests.bench.secagg_session import Cohort, Found, Session, Shape, Watch, serve
+from tests.bench.secagg_session import Cohort, Found, Remote, Session, Shape, Watch, serve
 
 HEAD = (
     f"{'n':>5}{'d':>9}{'bits':>5}{'lost':>6}{'k':>5}{'t':>5}"
@@ -46,11 +42,11 @@ TARGETS = (
 def fedkit_sum(shape: Shape, found: Found) -> None:
     """One sum, measured."""
     session, watch = Session(shape), Watch()
-    cohort = Cohort(session)
-    serve(session, cohort.answer, watch)
-    found.up, found.down = cohort.up, cohort.down
+    remote = Remote(Cohort(session))
+    serve(session, remote.answer, watch)
+    seconds, found.up, found.down = remote.end()
     found.server.append(watch.seconds)
-    found.client += [watch.seconds for watch in cohort.watches.values()]
+    found.client += seconds
 
 
 def shapes(clients: Sequence[int], sizes: Sequence[int], widths: Sequence[int]) -> Iterator[Shape]:
@@ -95,14 +91,10 @@ def show_memory() -> None:
 def memory(shape: Shape) -> int:
     """The most bytes that the server holds at a time, the message that it reads included.
 
-    Clients are in another process; tracemalloc sees neither them nor what OpenSSL allocates.
+    tracemalloc does not see what OpenSSL allocates.
     """
     session, peak = Session(shape), 0
-    cohort, (here, there) = Cohort(session), Pipe()
-
-    def remote(name: str, stage: Stage, body: bytes) -> bytes | None:
-        here.send((name, stage, body))
-        return here.recv_bytes() or None
+    remote = Remote(Cohort(session))
 
     @contextmanager
     def watch() -> Iterator[None]:
@@ -111,20 +103,11 @@ def memory(shape: Shape) -> int:
         yield
         peak = max(peak, tracemalloc.get_traced_memory()[1])
 
-    process = get_context("fork").Process(target=_answer_all, args=(cohort, there), daemon=True)
-    process.start()
-    del cohort
-    gc.collect()
     tracemalloc.start()
-    serve(session, remote, watch)
+    serve(session, remote.answer, watch)
     tracemalloc.stop()
-    process.terminate()
+    remote.end()
     return peak
-
-
-def _answer_all(cohort: Cohort, channel: Connection) -> None:
-    while True:
-        channel.send_bytes(cohort.answer(*channel.recv()) or b"")
 
 
 def show_flower(turns: int) -> None:

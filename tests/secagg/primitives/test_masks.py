@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkit.secagg.primitives import masks
-from fedkit.secagg.primitives.masks import CHUNK, GROUP, Lanes, Mask, add_masks
+from fedkit.secagg.primitives.masks import CHUNK, GCM_FROM, GROUP, Lanes, Mask, add_masks
 from fedkit.secagg.primitives.suite import Suite
 from fedkit.seeds import stream
 
@@ -162,6 +162,41 @@ def test_threads_make_no_difference(suite: Suite, threads: int, extra: int) -> N
     add_masks(alone, there, suite)
     add_masks(shared, there, suite, threads=threads)
     assert np.array_equal(alone, shared)
+
+
+@pytest.mark.parametrize("faster", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("size", [GCM_FROM - 8, GCM_FROM, 2 * GCM_FROM + 3 * CHUNK + 40])
+def test_a_long_stream_is_that_of_ctr_by_either_cipher(
+    monkeypatch: pytest.MonkeyPatch, size: int, threads: int, faster: bool
+) -> None:
+    opened: list[bytes] = []
+    rest = masks._rest_stream
+
+    def noted(secret: bytes) -> CipherContext:
+        opened.append(secret)
+        return rest(secret)
+
+    monkeypatch.setattr(masks, "gcm_is_faster", lambda: faster)
+    monkeypatch.setattr(masks, "_rest_stream", noted)
+    expected = np.zeros(size // 8, np.uint64)
+    for number, combine in ((0, np.add), (1, np.subtract)):
+        made = Cipher(algorithms.AES(key(Suite.AES, number)), modes.CTR(bytes(16))).encryptor()
+        combine(expected, np.frombuffer(made.update(bytes(size)), "<u8"), out=expected)
+    found = np.zeros(size // 8, np.uint64)
+    there = [Mask(key(Suite.AES, number), 1 - 2 * number) for number in (0, 1)]
+    add_masks(found, there, Suite.AES, threads=threads)
+    assert np.array_equal(found, expected)
+    long = next(masks._cuts(size, threads))[1] >= GCM_FROM
+    assert len(opened) == (2 if faster and long else 0)
+
+
+def test_no_other_stream_is_had_from_gcm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "gcm_is_faster", lambda: True)
+    assert masks._takes_gcm(Suite.AES, 0, GCM_FROM)
+    assert not masks._takes_gcm(Suite.AES, 64, GCM_FROM)
+    assert not masks._takes_gcm(Suite.CHACHA, 0, GCM_FROM)
+    assert not masks._takes_gcm(Suite.AES, 0, masks.GCM_LIMIT + 1)
 
 
 def test_threads_share_all_bytes_and_small_vectors_stay_whole() -> None:
