@@ -45,19 +45,20 @@ class Participant:
         self._personal = sealed(personal)
         self.secure = SecureClients(job, credentials, self._update)
 
-    def handle(self, request: Request, budget: int = 0) -> Sequence[Answer]:
+    def handle(self, request: Request, budget: int = 0, work: float = 1.0) -> Sequence[Answer]:
         """The replies to a request; an exception of the client's code becomes a Failure.
 
         A task of secure sessions has none: its sessions bring them. The task is handed on read-only: in
         simulation all clients share its tensors. budget: bytes that the client's link has room for until
-        the deadline; 0 when unknown.
+        the deadline; 0 when unknown. work: the share of a task of secure sessions that the client can do, in
+        (0, 1]; in others the task says it.
         """
         try:
             if isinstance(request, FromServer):
                 return [self.secure.answer(request)]
             task = _sealed(request)
             if task.session:
-                self.secure.hold(task)
+                self.secure.hold(task, work)
                 return []
             if self._job.secagg is not None:
                 raise ProtocolRefused("session", "the job asks for secure sums, this task for a plain update")

@@ -17,6 +17,7 @@ from fedkit.errors import ProtocolRefused
 from fedkit.federation import Witness
 from fedkit.job import Job
 from fedkit.messages import SCALE, ClientId, Key, Kind, Task, Update
+from fedkit.planning import train_seed
 from fedkit.secagg.client import SecAggClient
 from fedkit.secagg.identity import RANDOM, Floors, Identity, Random, SigningKey, Trust
 from fedkit.secagg.memory import MemorySessions, Sessions
@@ -74,11 +75,21 @@ class SecureClients:
         self._seconds: dict[tuple[Kind, int, int], float] = {}
         self._packed: dict[tuple[Kind, int, int], dict[ClientId, tuple[Lanes, Tail]]] = {}
 
-    def hold(self, task: Task) -> None:
-        """Take a task that announces sessions; twice is as good as once."""
+    def hold(self, task: Task, work: float = 1.0) -> None:
+        """Take a task that announces sessions; twice is as good as once.
+
+        work: the share of it that the client itself means to do, where it cannot do all. The server may not
+        ask for less, nor choose the seed: with little work of all others a client would stand alone in the
+        sum, and with one seed in two rounds it would do the same in both.
+        """
         if self._job.secagg is None:
             raise ProtocolRefused("session", "a secure session, in a job that agreed on none")
-        self._held.setdefault(task.key, _Held(task))
+        key = task.key
+        if task.work != 1.0:
+            raise ProtocolRefused("work", f"{task.work:.3g} of the work, where all do the whole of it")
+        if task.seed != train_seed(self._job.model_seed, key.round, key.client):
+            raise ProtocolRefused("seed", f"another seed than that of the job for round {key.round}")
+        self._held.setdefault(key, _Held(replace(task, work=work)))
 
     def prepare(self, key: Key) -> None:
         """Train now for the task of this key, so that the masked update is there when it is asked for."""
@@ -89,19 +100,24 @@ class SecureClients:
     def answer(self, request: FromServer) -> FromClient:
         """The client's message; ProtocolRefused where the server broke a rule, or what training raises.
 
-        After either the client takes no further part in the session.
+        After either the client takes no further part in the session, unless the request could not be read or
+        was to open a session: those change nothing, as anybody can send them.
         """
         key = request.key
         held = self._held.get(task_key(key))
         if held is None:
             raise ProtocolRefused("task", f"no task has announced the session of round {key.round}")
         if key.stage == Stage.advertise:
-            self._join(held, key)
-        machine, held.machine = held.machine, None
-        if machine is None or held.attempt != key.attempt:
+            return FromClient(key, self._join(held, key, request.body))
+        if held.machine is None or held.attempt != key.attempt:
             raise ProtocolRefused("attempt", f"no session {key.attempt} of round {key.round} is under way")
-        body = self._advance(machine, held, Stage(key.stage), request.body)
-        held.machine = machine  # reached only if nothing was raised
+        machine, held.machine = held.machine, None
+        try:
+            body = self._advance(machine, held, Stage(key.stage), request.body)
+        except ProtocolRefused:
+            held.machine = machine if machine.stage else None
+            raise
+        held.machine = machine
         return FromClient(key, body)
 
     def forget(self, key: Key) -> None:
@@ -113,24 +129,29 @@ class SecureClients:
         name = (kind, round, attempt)
         return Witness(self._seconds.pop(name, 0.0), self._packed.pop(name, {}))
 
-    def _join(self, held: _Held, key: Key) -> None:
+    def _join(self, held: _Held, key: Key, body: bytes) -> bytes:
+        """The advert for a new session, which takes the place of the one before it."""
         who = self._credentials
         if who is None:
             raise ProtocolRefused("identity", "this client has no identity for secure sessions")
         if key.attempt <= held.attempt:
             raise ProtocolRefused("attempt", f"session {key.attempt} of round {key.round} was opened before")
-        held.attempt = key.attempt
-        client, random = key.client, who.random(key)
+        began, client, random = time.thread_time(), key.client, who.random(key)
         remembers = who.sessions(client)
-        held.machine = SecAggClient(who.identity(client), who.trust, who.floors, remembers, random=random)
+        machine = SecAggClient(who.identity(client), who.trust, who.floors, remembers, random=random)
+        made = machine.advertise(body, self._expected(held, key.attempt))
+        retries = self._job.secagg.retries if self._job.secagg is not None else 0
+        if remembers.joined(key.job, key.round, key.kind) > retries:
+            raise ProtocolRefused("attempts", f"more than {1 + retries} sessions of round {key.round}")
+        held.machine, held.attempt = machine, key.attempt
+        self._spent(held, began)
+        return made
 
     def _advance(self, machine: SecAggClient, held: _Held, stage: Stage, body: bytes) -> bytes:
         if stage is Stage.mask:
             return self._mask(machine, held, body)
         began = time.thread_time()
-        if stage is Stage.advertise:
-            made = machine.advertise(body, self._expected(held))
-        elif stage is Stage.share:
+        if stage is Stage.share:
             made = machine.share(body)
         elif stage is Stage.agree:
             made = machine.agree(body)
@@ -155,11 +176,11 @@ class SecureClients:
         self._spent(held, began)
         return made
 
-    def _expected(self, held: _Held) -> Expected:
+    def _expected(self, held: _Held, attempt: int) -> Expected:
         """What this client makes of the session by itself, from its job and its task."""
         task, key = held.task, held.task.key
         encoding = encoding_of(self._job, key.kind, key.round, _scale(task))
-        return Expected(self._job.id, key.round, key.kind, held.attempt, given_to_all(task), encoding)
+        return Expected(self._job.id, key.round, key.kind, attempt, given_to_all(task), encoding)
 
     def _spent(self, held: _Held, began: float) -> None:
         name = _name(held)

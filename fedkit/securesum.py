@@ -65,9 +65,12 @@ def encoding_of(job: Job, kind: Kind, round: int, scale: float) -> Encoding:
 def given_to_all(task: Task) -> bytes:
     """SHA-256 of what every client of a session is given alike: model, context, settings.
 
-    It is in the header, so clients that were given different things have no mask in common.
+    It is in the header, so clients that were given different things have no mask in common. Measuring takes
+    the model alone: that of one model has one name, whatever else the task says.
     """
     sha = hashlib.sha256(bytes.fromhex(digest(task.model)))
+    if task.key.kind == "evaluate":
+        return sha.digest()
     for name in sorted(task.context):
         sha.update(hashlib.sha256(name.encode()).digest() + bytes.fromhex(digest(task.context[name])))
     sha.update(json.dumps(dict(task.settings), sort_keys=True, separators=(",", ":")).encode())

@@ -87,7 +87,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "collect": {"codecs", "dressing", "stepping", *ROUND},
     "securesession": {"federation", "messages", "secagg", "wire"},
     "secure": {"codecs", "collect", "secagg", "securesession", "securesum", *ROUND},
-    "secureclient": {"dressing", "federation", "job", "secagg", "securesum", *BASE},
+    "secureclient": {"dressing", "federation", "job", "planning", "secagg", "securesum", *BASE},
     "judging": {"collect", "usercode", *ROUND},
     # the loop
     "events": {"federation", "history", "job", "messages", "tensors", "usercode"},

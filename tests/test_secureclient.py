@@ -17,9 +17,10 @@ from fedkit.federation import Request, Verdict
 from fedkit.job import Job
 from fedkit.messages import ClientId, Failure, Key, Metrics, Pass, Task, Trained
 from fedkit.participant import Answer, Participant
+from fedkit.planning import train_seed
 from fedkit.secagg.header import Header
 from fedkit.secagg.identity import AgreementKey, Floors
-from fedkit.secagg.messages import FromClient, FromServer, Stage
+from fedkit.secagg.messages import FromClient, FromServer, Opening, Stage
 from fedkit.secagg.parameters import Mode, Policy
 from fedkit.secagg.server import SecAggServer
 from fedkit.secagg.settings import SecAgg
@@ -29,7 +30,7 @@ from fedkit.securesum import encoding_of, given_to_all
 from fedkit.tensors import Layout, Tensors
 from fedkit.trainer import Correct
 from fedkit_simulations.identities import Identities
-from fedkit_strategies import FedAvg
+from fedkit_strategies import FedAvg, FedProx
 
 NAMES = ("ann", "bob", "cay")
 MODEL: Tensors = {"w": np.zeros(5, np.float32)}
@@ -41,9 +42,11 @@ class Trainer:
     examples: int = 2
     calls: int = 0
     error: Exception | None = None
+    done: list[Task] = field(default_factory=list)
 
     def train(self, pass_: Pass, task: Task, correct: Correct | None) -> Trained:
         self.calls += 1
+        self.done.append(task)
         if self.error is not None:
             raise self.error
         return Trained({"w": np.ones(5, np.float32)}, 1, 2.0, {"loss": 0.5})
@@ -78,7 +81,7 @@ def make_job(secagg: SecAgg | None = SECRET) -> Job:
 
 def task(job: Job, client: ClientId, session: str = "aa", round: int = 0) -> Task:
     key = Key(job.id, round, "train", "", 0, client)
-    return Task(key, 1, MODEL, {}, {}, 7, 1.0, 100.0, session, 80.0)
+    return Task(key, 1, MODEL, {}, {}, train_seed(0, round, client), 1.0, 100.0, session, 80.0)
 
 
 class Bench:
@@ -284,8 +287,67 @@ def test_after_a_breach_a_client_is_out_of_the_session() -> None:
     server = bench.server()
     bench.play(server, Stage.share)
     key = Key(bench.job.id, 0, "train", "share", 0, "ann")
-    assert isinstance(bench.ask(FromServer(key, b"rubbish")), Failure)
+    assert refused(bench.ask(FromServer(key, server.outbox()["bob"]))) == "graph"
     assert refused(bench.ask(FromServer(key, server.outbox()["ann"]))) == "attempt"
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_rubbish_ends_no_session(stage: Stage) -> None:
+    bench = Bench()
+    bench.hold()
+    server = bench.server()
+    bench.play(server, stage)
+    key = Key(bench.job.id, 0, "train", stage, 0, "ann")
+    for body in (b"", b"rubbish", server.outbox()["ann"][:-1]):
+        assert refused(bench.ask(FromServer(key, body))) == "malformed"
+    bench.play(server)
+    assert server.result().members == NAMES
+    assert bench.calls == [1, 1, 1]
+
+
+def test_a_header_that_is_not_signed_ends_no_session_and_takes_no_attempt() -> None:
+    bench = Bench()
+    bench.hold()
+    server = bench.server()
+    bench.play(server, Stage.mask)
+    opening = Opening.from_bytes(bench.server(1).outbox()["ann"])
+    forged = Opening(opening.header, bytes(64)).to_bytes()
+    key = Key(bench.job.id, 0, "train", "advertise", 1, "ann")
+    assert refused(bench.ask(FromServer(key, forged))) == "server"
+    bench.play(server)
+    assert server.result().members == NAMES
+
+
+def test_a_client_joins_no_more_sessions_of_a_round_than_the_job_has() -> None:
+    bench = Bench()
+    for attempt in range(4):
+        bench.hold()
+        replies = bench.stage(bench.server(attempt))
+        for name in NAMES:  # to announce the task again does not help
+            bench.clients.settle(task(bench.job, name).key, Verdict.unwanted)
+        if attempt <= SECRET.retries:
+            assert all(isinstance(reply, FromClient) for reply in replies)
+    assert [refused(reply) for reply in replies] == ["attempts"] * 3
+
+
+def test_the_server_chooses_neither_a_seed_nor_how_much_is_done() -> None:
+    bench = Bench()
+    made = task(bench.job, "ann")
+    assert refused(bench.ask(replace(made, work=0.5))) == "work"
+    assert refused(bench.ask(replace(made, seed=task(bench.job, "ann", round=1).seed))) == "seed"
+    assert refused(bench.ask(replace(made, seed=task(bench.job, "bob").seed))) == "seed"
+
+
+def test_a_client_says_itself_how_much_it_does() -> None:
+    bench = Bench(replace(make_job(), strategy=FedProx()))
+    for name in NAMES:
+        assert bench.clients.handle(task(bench.job, name), work=0.5 if name == "bob" else 1.0) == []
+    bench.play(bench.server())
+    assert [[done.work for done in trainer.done] for trainer in bench.work.trainers.values()] == [
+        [1.0],
+        [0.5],
+        [1.0],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 Each call takes the body of one message of the server and gives the body of the answer. Each is made once,
 in the order of NEXT. Whatever the server does wrong raises ProtocolRefused; the machine is dead then, and
-its secrets are gone, as they are after the last answer.
+its secrets are gone, as they are after the last answer. Only what cannot be read changes nothing.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class SecAggClient:
         rules.check_holders(session, own, survivors, "survivors")
         rules.check_connected(session, survivors)
         rules.check_unsigned(header, self._sessions)  # another session may have come further in between
-        self._sessions.sign(header.job, header.round, header.kind)
+        self._sessions.sign(header.job, header.round, header.kind, header.model)
         self._survivors = survivors
 
     @property
@@ -228,14 +228,14 @@ class SecAggClient:
 
     @contextmanager
     def _answering(self, step: Step) -> Iterator[None]:
-        """One step: in its turn, once; the end of the session if anything is wrong."""
+        """One step: in its turn, once; the end of the session if anything but its form is wrong."""
         try:
             rules.check_turn(step, self._next)
             yield
+        except WireError as error:  # in reading the body, before anything was done: anybody can send garbage
+            raise ProtocolRefused("malformed", str(error)) from error
         except BaseException as error:
             self._erase()
-            if isinstance(error, WireError):
-                raise ProtocolRefused("malformed", str(error)) from error
             if isinstance(error, CryptoError):
                 raise ProtocolRefused("low order", str(error)) from error
             raise

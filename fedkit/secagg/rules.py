@@ -121,11 +121,12 @@ def check_sid(header: Header, sessions: Sessions) -> None:
 
 
 def check_unsigned(header: Header, sessions: Sessions) -> None:
-    """The client has not yet helped to open a sum of this round: two sums differ by somebody's vector."""
-    if sessions.signed(header.job, header.round, header.kind):
+    """Rounds grow, and no model is measured twice: two sums of one thing differ by somebody's vector."""
+    if sessions.signed(header.job, header.round, header.kind, header.model):
         raise ProtocolRefused(
             "second sum",
-            f"this client has signed the survivors of round {header.round} ({header.kind}) already",
+            f"this client has signed the survivors of round {header.round} ({header.kind}) or of a later one "
+            "already, or has measured this model",
         )
 
 

@@ -198,7 +198,7 @@ class Simulation:
 
     def _announce(self, flight: Flight) -> None:
         """A task of secure sessions has no reply of its own, unless the client refuses it at once."""
-        told = self._participant.handle(flight.task)
+        told = self._participant.handle(flight.task, work=flight.work)
         if told:
             flight.reply, flight.at = told[0], flight.arrives + self._journeys.up_seconds(told[0])
         flight.answered = not told

@@ -21,7 +21,8 @@ class Flight:
 
     leaves: when its upload begins. at: the earliest time at which its reply can arrive; exact once
     the client is trained. crashed: it never arrives. answered: its reply has been delivered, or is brought
-    by the sessions that the task announced. arrives: when the request is with the client.
+    by the sessions that the task announced. arrives: when the request is with the client. work: the share of
+    a task of secure sessions that the client does; in other tasks it stands in the task.
     """
 
     request: Request
@@ -32,6 +33,7 @@ class Flight:
     note: str = ""
     reply: Answer | None = field(default=None, repr=False)
     arrives: float = 0.0
+    work: float = 1.0
 
     @property
     def task(self) -> Task:

@@ -118,9 +118,9 @@ class Journeys:
             # a hair less than what fits, or rounding may make it late
             fits = (1 - 1e-9) * (window - self._up_seconds(client, most)) / seconds
             work = min(work, fits) if fits > 0 else work
-        if work < 1.0:
+        if work < 1.0 and not task.session:
             task = replace(task, work=task.work * work)
-        return self._upload(task, start + seconds * work)
+        return self._upload(task, start + seconds * work, work=work)
 
     def _held(self, client: ClientId) -> int:
         """How many examples the client holds; 0 if its data cannot be read, which its reply will tell."""
@@ -135,10 +135,10 @@ class Journeys:
             else 0
         )
 
-    def _upload(self, task: Task, leaves: float, note: str = "") -> Flight:
+    def _upload(self, task: Task, leaves: float, note: str = "", work: float = 1.0) -> Flight:
         """The flight, with the earliest time at which its reply can be back."""
         payload = self._min_payload if task.key.kind == "train" else 0
-        return Flight(task, leaves, leaves + self._up_seconds(task.key.client, payload), note=note)
+        return Flight(task, leaves, leaves + self._up_seconds(task.key.client, payload), note=note, work=work)
 
     def _up_seconds(self, client: ClientId, payload: int) -> float:
         return self._links[client].up_seconds(REPLY_FRAME + payload)

@@ -52,6 +52,21 @@ def test_a_second_sum_of_a_round(rehearse: type[Rehearsal], off: Off, mode: Mode
     assert difference(first, second(first))
 
 
+@pytest.mark.parametrize("change", [{"round": 0}, {"round": 2, "kind": "evaluate"}], ids=repr)
+def test_a_sum_of_an_older_round_or_of_a_model_that_was_measured(
+    rehearse: type[Rehearsal], off: Off, change: dict[str, Any]
+) -> None:
+    """Under the number of another round, truly: the server says it to all, and gives the same model."""
+    first = rehearse(6, round=1, **{name: change[name] for name in change if name == "kind"})
+    first.run()
+    again = second(first, **change)
+    with pytest.raises(SecAggAborted):
+        again.run()
+    assert {name: e.rule for name, e in again.refused.items()} == dict.fromkeys(again.names, "second sum")
+    off("check_unsigned")
+    assert difference(first, second(first, **change))
+
+
 def told_another(first: Rehearsal, change: dict[str, Any]) -> Rehearsal:
     """The header has another name for the round; clients know better."""
     again = second(first)

@@ -32,6 +32,16 @@ def body_of(session: Rehearsal, name: str = ME) -> bytes:
     return session.server.outbox()[name]
 
 
+def unread(session: Rehearsal, body: bytes) -> ProtocolRefused:
+    """How the first client takes what it cannot read; nothing has changed."""
+    client = session.clients[ME]
+    before = client.stage
+    with pytest.raises(ProtocolRefused) as caught:
+        session.answer(session.server.stage, ME, body)
+    assert client.stage is before
+    return caught.value
+
+
 def refused(session: Rehearsal, body: bytes) -> ProtocolRefused:
     """How the first client takes a body; it is dead then, and has nothing left."""
     client = session.clients[ME]
@@ -443,7 +453,9 @@ def test_the_stages_of_a_client(rehearse: type[Rehearsal]) -> None:
 def test_bytes_that_are_no_message(rehearse: type[Rehearsal], stage: Stage) -> None:
     for body in (b"", b"x" * 100):
         session = rehearse(5).until(stage)
-        assert refused(session, body).rule == "malformed"
+        assert unread(session, body).rule == "malformed"
+        session.run()
+        assert ME in session.server.result().members
 
 
 def test_a_header_of_another_version(rehearse: type[Rehearsal]) -> None:
@@ -451,7 +463,7 @@ def test_a_header_of_another_version(rehearse: type[Rehearsal]) -> None:
     data = bytearray(session.header.to_bytes())
     data[2] = 2
     body = Opening(bytes(data), session.signer.sign(header_text(bytes(data)))).to_bytes()
-    error = refused(session, body)
+    error = unread(session, body)
     assert error.rule == "malformed"
     assert "version 2" in str(error)
 
@@ -492,10 +504,22 @@ def test_secrets_go_as_soon_as_they_are_used(rehearse: type[Rehearsal]) -> None:
 def test_memory_of_sessions() -> None:
     memory = MemorySessions()
     assert [memory.seen(b"a"), memory.seen(b"a"), memory.seen(b"b")] == [False, True, False]
-    memory.sign("job", 1, "train")
-    assert memory.signed("job", 1, "train")
-    assert not memory.signed("job", 1, "evaluate")
-    assert not memory.signed("job", 2, "train")
+    memory.sign("job", 1, "train", b"m")
+    assert memory.signed("job", 1, "train", b"m")
+    assert memory.signed("job", 0, "train", b"m")  # rounds grow
+    assert not memory.signed("other", 0, "train", b"m")
+    assert not memory.signed("job", 1, "evaluate", b"m")
+    assert not memory.signed("job", 2, "train", b"m")  # after a round that failed the model is the same
+    assert [memory.joined("job", 1, "train") for _ in range(3)] == [0, 1, 2]
+    assert memory.joined("job", 1, "evaluate") == 0
+
+
+def test_no_model_is_measured_twice() -> None:
+    memory = MemorySessions()
+    memory.sign("job", 1, "evaluate", b"m")
+    assert memory.signed("job", 7, "evaluate", b"m")
+    assert not memory.signed("job", 7, "evaluate", b"n")
+    assert not memory.signed("other", 7, "evaluate", b"m")
 
 
 def test_what_is_expected_has_all_that_a_client_can_know() -> None:
