@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedkit.cli.output import Format, FormatOption, echo_json, echo_table
-from fedkit.secagg.parameters import Mode
+from fedkit.errors import ConfigError
+from fedkit.secagg.parameters import Mode, Policy
 
 if TYPE_CHECKING:
-    from fedkit.secagg.estimate import Cost
-    from fedkit.secagg.parameters import Parameters, Policy
+    from fedkit.secagg.estimate import Cost, Cover
+    from fedkit.secagg.parameters import Parameters
 
 app = typer.Typer(no_args_is_help=True, help="Plan secure aggregation.")
 
 RARE = 0.01
 """Rounds that abort more often than this are worth a hint."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is shown. loss: the share of clients that is lost in the mean."""
+
+    policy: Policy
+    chosen: Parameters
+    cover: Cover
+    price: Cost
+    loss: float
+    aborts: float
 
 
 @app.callback()
@@ -27,50 +40,73 @@ def _group() -> None:
 
 @app.command()
 def plan(
-    clients: Annotated[int, typer.Option(help="Clients that take part in a round.")],
+    clients: Annotated[int, typer.Option(help="Clients that are invited to a round.")],
     dropout: Annotated[float, typer.Option(help="Share of them that may be lost in a round.")] = 0.1,
     corrupt: Annotated[float, typer.Option(help="Share of them that may work with the server.")] = 0.05,
     size: Annotated[int, typer.Option(help="Numbers in an update.")] = 1_000_000,
     width: Annotated[int, typer.Option(help="Bits of each number on the wire.")] = 32,
     mode: Annotated[Mode, typer.Option(help="Whom it protects against.")] = Mode.LYING_SERVER,
-    sigma: Annotated[int, typer.Option(help="Secrecy fails with at most 2^-sigma.")] = 40,
+    sigma: Annotated[int, typer.Option(help="Secrecy fails with at most 2^-sigma.")] = Policy.sigma,
+    n_min: Annotated[int, typer.Option(help="Fewest clients of a sum; 0: those who stay at least.")] = 0,
+    loss: Annotated[
+        float | None,
+        typer.Option(help="Share that is lost in the mean of many rounds; if not given, dropout."),
+    ] = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Show the graph, the threshold, how likely they fail, and what a round costs."""
-    from fedkit.secagg.estimate import aborted, cost
-    from fedkit.secagg.parameters import Policy, choose
+    """Show the graph, the threshold, how likely they fail, who hides whom, and what a round costs."""
+    from fedkit.secagg.estimate import aborted, cost, cover
+    from fedkit.secagg.parameters import choose
 
-    policy = Policy(corrupt, dropout, sigma, mode)
+    policy = Policy(corrupt, dropout, sigma, mode, n_min).settled(clients, clients)
+    mean = dropout if loss is None else _share(loss)
     chosen = choose(clients, policy)
-    price = cost(chosen, size, width, dropout)
-    aborts = aborted(chosen, dropout, policy.least)
-    notes = list(_notes(chosen, policy, aborts))
+    price = cost(chosen, size, width, mean)
+    found = _Plan(policy, chosen, cover(clients, policy), price, mean, aborted(chosen, mean, policy.least))
+    notes = list(_notes(found))
     if output is Format.json:
-        echo_json(_plain(chosen, policy, price, aborts, notes))
+        echo_json(_plain(found, notes))
         return
-    rows = [*_graph_rows(chosen, policy), *_failure_rows(chosen, policy, aborts), *_cost_rows(price)]
+    rows = [*_graph_rows(found), *_failure_rows(found), *_cost_rows(price)]
     echo_table([{"what": what, "value": value, "meaning": meaning} for what, value, meaning in rows])
     for note in notes:
         typer.echo(f"\n{note}")
 
 
-def _graph_rows(chosen: Parameters, policy: Policy) -> list[tuple[str, str, str]]:
+def _share(loss: float) -> float:
+    if not 0 <= loss < 1:
+        raise ConfigError(f"loss is a share of all clients, 0 <= loss < 1: {loss}")
+    return loss
+
+
+def _graph_rows(found: _Plan) -> list[tuple[str, str, str]]:
+    chosen, policy, cover = found.chosen, found.policy, found.cover
     k, t, n = chosen.neighbours, chosen.threshold, chosen.clients
     if chosen.complete:
         graph, may = "the complete graph", f"{n - max(t, policy.least)} of {n} clients may be lost"
     else:
         graph = f"{k // 2} random Hamiltonian cycles, no edge twice"
         may = f"{k - t} neighbours of each client may be lost"
+    helpers = "1 helper" if cover.helpers == 1 else f"{cover.helpers} helpers"
+    stand = f"of these, with {helpers} of the server; with more, nothing is promised"
     return [
         ("neighbours k", str(k), graph),
         ("threshold t", f"{t} of {chosen.holders}", f"shares that rebuild a secret; {may}"),
-        ("colluders c", str(chosen.colluding), "corrupt neighbours that a client's secrecy stands"),
+        (
+            "colluders c",
+            str(chosen.colluding),
+            "corrupt neighbours that a client's secrecy stands, if all invited come",
+        ),
+        ("smallest sum", str(cover.smallest), f"of {n}, if the server leaves out whom it likes"),
+        ("hidden among", str(cover.hidden), stand),
     ]
 
 
-def _failure_rows(chosen: Parameters, policy: Policy, aborts: float) -> list[tuple[str, str, str]]:
-    corrupt, lost = policy.corrupt_of(chosen.clients), chosen.clients - policy.alive_of(chosen.clients)
-    given = f"with {corrupt} corrupt and {lost} lost of {chosen.clients}"
+def _failure_rows(found: _Plan) -> list[tuple[str, str, str]]:
+    chosen, policy, aborts = found.chosen, found.policy, found.aborts
+    n, c, lost = chosen.clients, chosen.colluding, chosen.clients - policy.alive_of(chosen.clients)
+    corrupt = f"up to {c}" if chosen.complete else str(policy.corrupt_of(n))
+    given = f"with {corrupt} corrupt and {lost} lost of {n}"
     bound = "" if chosen.complete else "at most "
     return [
         ("P disconnected", _power(chosen.disconnected), f"parts of the sum show, {given}"),
@@ -78,8 +114,8 @@ def _failure_rows(chosen: Parameters, policy: Policy, aborts: float) -> list[tup
         ("P correctness", _power(chosen.correctness), f"the round aborts, with {lost} lost"),
         (
             "aborted rounds",
-            f"{bound}{aborts:.2g}" if aborts < RARE else f"{bound}{aborts:.1%}",
-            f"if each client is lost by itself with probability {policy.dropout:g}",
+            f"{bound}{_often(aborts)}",
+            f"if each client is lost by itself with probability {found.loss:g}",
         ),
     ]
 
@@ -97,28 +133,46 @@ def _cost_rows(price: Cost) -> list[tuple[str, str, str]]:
     ]
 
 
-def _notes(chosen: Parameters, policy: Policy, aborts: float) -> list[str]:
+def _notes(found: _Plan) -> list[str]:
     """What the figures do not say by themselves."""
     notes = []
-    if policy.mode is Mode.HONEST_SERVER:
+    if found.policy.mode is Mode.HONEST_SERVER:
         notes.append("honest_server: a server that tells clients different things can learn their vectors.")
-    if chosen.colluding == 0:
-        notes.append("c = 0: a single client that works with the server can undo the secrecy of another.")
-    if aborts > RARE:
-        notes.append(_more_clients(chosen, policy, aborts))
+    if found.cover.helpers == 0:
+        notes.append(
+            "A single client that helps the server can undo another's secrecy: raise --n-min or invite more."
+        )
+    if found.aborts > RARE:
+        notes.append(_fewer_aborts(found))
     return notes
 
 
-def _more_clients(chosen: Parameters, policy: Policy, aborts: float) -> str:
+def _fewer_aborts(found: _Plan) -> str:
+    """What would help: smaller sums while enough shares remain, then more clients."""
     from fedkit.secagg.estimate import aborted
-    from fedkit.secagg.parameters import COMPLETE_UP_TO, choose
+    from fedkit.secagg.parameters import COMPLETE_UP_TO, SMALLEST, choose
 
-    said = f"{aborts:.1%} of rounds would abort: over-select."
-    for n in range(chosen.clients + 1, COMPLETE_UP_TO + 1):
-        share = aborted(choose(n, policy), policy.dropout, policy.least)
-        if share <= RARE:
-            return f"{said} With {n} clients it would be {share:.1%}."
-    return f"{said} Clients that are lost less often, or fewer that may collude, would help."
+    chosen, loss, most = found.chosen, found.loss, found.policy.least
+    said = f"{_often(found.aborts)} of rounds would abort, as {max(chosen.threshold, most)} must stay."
+    lowest = max(chosen.threshold if chosen.complete else SMALLEST, SMALLEST)
+    for least in range(most - 1, lowest - 1, -1):
+        share = aborted(chosen, loss, least)
+        if share <= RARE or least == lowest:
+            said += f" With --n-min {least} it would be {_often(share)}, in smaller sums."
+            break
+    else:
+        share = found.aborts
+    for n in range(chosen.clients + 1, COMPLETE_UP_TO + 1) if share > RARE else ():
+        made = choose(n, replace(found.policy, smallest=0))
+        if (share := aborted(made, loss, SMALLEST)) <= RARE:
+            least = max(SMALLEST, made.threshold)
+            return f"{said} With {n} invited and --n-min {least}: {_often(share)}."
+    return said
+
+
+def _often(share: float) -> str:
+    """As a percentage, or as it is where that would be small."""
+    return f"{share:.2g}" if share < RARE / 10 else f"{share:.1%}"
 
 
 def _power(bits: float) -> str:
@@ -130,24 +184,27 @@ def _bytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
-def _plain(
-    chosen: Parameters, policy: Policy, price: Cost, aborts: float, notes: list[str]
-) -> dict[str, object]:
+def _plain(found: _Plan, notes: list[str]) -> dict[str, object]:
+    chosen, cover = found.chosen, found.cover
     return {
-        **asdict(policy),
+        **asdict(found.policy),
+        "loss": found.loss,
         "clients": chosen.clients,
         "graph": "complete" if chosen.complete else "random",
         "neighbours": chosen.neighbours,
         "threshold": chosen.threshold,
         "colluding": chosen.colluding,
+        "smallest_sum": cover.smallest,
+        "helpers": cover.helpers,
+        "hidden_among": cover.hidden,
         "p_disconnected": 2.0**chosen.disconnected,
         "p_privacy": 2.0**chosen.privacy,
         "p_correctness": 2.0**chosen.correctness,
-        "aborted": aborts,
+        "aborted": found.aborts,
         "aborted_is_exact": chosen.complete,
         **{
             f"{name}_bytes" if name in ("vector", "up", "down") else name: v
-            for name, v in asdict(price).items()
+            for name, v in asdict(found.price).items()
         },
         "notes": notes,
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import exp, lgamma, log, log1p
 
 from fedkit.errors import ConfigError
-from fedkit.secagg.parameters import Parameters
+from fedkit.secagg.parameters import COMPLETE_UP_TO, Mode, Parameters, Policy, choose
 
 WIDTHS = range(1, 65)
 _NATIVE = (8, 16, 32, 64)
@@ -26,12 +26,13 @@ _SHARE = 4.5e-9  # a product in GF(2^16)
 _REBUILD = 6.1e-9
 _SYMBOLS = 16  # of a secret of 32 bytes
 
-_ADVERT = 170  # bytes: id, two keys, commitment, flags, signature
-_SHARES = 82  # a box of two shares and an x
-_ANSWER = 34  # a share and an x
+_ADVERT = 222  # bytes: frame, id of 10 bytes, two keys, commitment, public key, signature
+_BOX_BYTES = 80  # two shares and a tag
+_ANSWER = 32  # a share
 _SIGNATURE = 64
-_FIXED = 430  # own advert, tail vector, signatures, headers
-_ENTRY = 40  # of the roster: id and hash
+_ENTRY = 43  # of the roster: id and hash
+_UP, _AGREED = 853, 177  # what does not grow: own advert, tail, frames, keys of messages; with a lying server
+_DOWN, _QUORUM = 1055, 110  # header, frames, keys of messages; with a lying server
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,47 @@ def cost(parameters: Parameters, size: int, width: int, dropout: float) -> Cost:
     sharing = 2 * _SYMBOLS * parameters.holders * t * _SHARE
     client = (k + 1) * vector / _STREAM + k * (2 * _AGREE + 2 * _VERIFY + _BOX) + sharing
     server = (n - dropped + masks) * vector / _REMOVE + masks * _UNMASK + n * (_VERIFY + vector / _HASH)
+    lying, bits = parameters.mode is Mode.LYING_SERVER, (n + 7) // 8
+    each = _ADVERT + _BOX_BYTES + lying * _SIGNATURE
     return Cost(
         vector=vector,
-        up=vector + k * (_SHARES + _ANSWER) + _FIXED,
-        down=n * _ENTRY + k * (_ADVERT + _SHARES + _SIGNATURE) + 3 * -(-n // 8),
+        up=vector + k * (_BOX_BYTES + _ANSWER) + (k + 7) // 8 + _UP + lying * _AGREED,
+        down=n * _ENTRY + k * each + (2 + lying) * bits + _DOWN + lying * _QUORUM,
         client_seconds=client,
         server_seconds=server + n * _SYMBOLS * t * _REBUILD,
     )
+
+
+@dataclass(frozen=True)
+class Cover:
+    """What a server can bring the sum of a round down to, by leaving out whom it likes.
+
+    smallest: the clients of that sum. helpers: so many of those invited may work with the server, and the
+    secrecy of the others stands. hidden: among how many of the smallest sum each of these hides.
+    """
+
+    smallest: int
+    helpers: int
+
+    @property
+    def hidden(self) -> int:
+        return self.smallest - self.helpers
+
+
+def cover(clients: int, policy: Policy) -> Cover:
+    """The worst of all sessions that so many invited clients accept, which have at least `policy.least`.
+
+    The fewer are in a session, the fewer shares rebuild a secret. In one of the very least nobody can be
+    declared lost, so that no honest client opens its share of a key, and helpers have their own alone.
+    ConfigError: as from `choose`.
+    """
+    choose(clients, policy)
+    least = policy.least
+    made = [choose(n, policy) for n in range(least, min(clients, COMPLETE_UP_TO) + 1)]
+    stand = [found.threshold - 1 if found.clients == least else found.colluding for found in made]
+    if clients > COMPLETE_UP_TO:
+        stand.append(policy.corrupt_of(max(least, COMPLETE_UP_TO + 1)))
+    return Cover(least, min(stand))
 
 
 def vector_bytes(size: int, width: int) -> int:
