@@ -45,7 +45,7 @@ test-wheel: $(VENV)/.dev ## Build the wheel and test it in a fresh environment o
 bench-codecs: $(VENV)/.dev ## Bits, error, speed and memory of every codec (half a minute)
 	$(BIN)/python tests/bench/codecs.py
 
-prove-codecs: $(VENV)/.dev ## Accuracy over bytes on real data, 3 seeds (an hour by estimate; needs FEDKIT_DATA)
+prove-codecs: $(VENV)/.dev ## Accuracy over bytes on real data, 3 seeds (two hours; needs FEDKIT_DATA)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_codecs.py tests/prove/test_codecs_ring.py
 
 prove-fuzz: $(VENV)/.dev ## Fuzz the decoder of every codec for a minute each (20 minutes on one core)
