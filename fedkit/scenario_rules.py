@@ -123,6 +123,10 @@ def without_effect(scenario: Scenario) -> Iterator[tuple[str, str, str]]:
         if value not in allowed:
             wanted = " or ".join(f"{needs} = {name!r}" for name in allowed)
             yield key, needs, f"has no effect with {needs} = {value!r}: leave it out, or set {wanted}"
+    up = scenario.codec.up.strip()
+    if scenario.secagg.mode in _SECURE and (up == "auto" or up.startswith("ring-")):
+        text = f"has no effect with codec.up = {up!r}, whose entries have a width of their own: leave it out"
+        yield "secagg.width", "codec.up", f"{text}, or set codec.up = 'none'"
 
 
 def problems(scenario: Scenario) -> Iterator[tuple[str, str]]:
@@ -144,7 +148,8 @@ def _between(scenario: Scenario) -> Iterator[tuple[str, str]]:
     if rounds.late == "carry" and rounds.evaluate_on == "clients":
         yield "rounds.late", "'carry' cannot be combined with rounds.evaluate_on = 'clients'; use 'server'"
     if rounds.late == "carry" and scenario.secagg.mode != "off":
-        yield "rounds.late", "'carry' cannot be combined with secure aggregation; use 'drop'"
+        text = "'carry' cannot be combined with secure aggregation; use 'drop'"
+        yield "rounds.late", f"{text}: an update is masked for the sum of its own round alone"
     if bool(scenario.secagg.neighbours) != bool(scenario.secagg.threshold):
         yield "secagg.threshold", "goes with secagg.neighbours: give both, or leave both at 0"
     if scenario.codec.down == "none" and scenario.codec.down_base != "auto":

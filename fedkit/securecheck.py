@@ -14,7 +14,7 @@ from fedkit.errors import ConfigError, nearest, shown
 from fedkit.federation import Federation, RoundPolicy, server_trust
 from fedkit.job import Job
 from fedkit.planning import most_counted, most_invited
-from fedkit.secagg.parameters import Mode, Parameters, Policy
+from fedkit.secagg.parameters import SMALLEST, Mode, Parameters, Policy
 from fedkit.secagg.settings import SecAgg
 from fedkit.securesum import encoding_of
 from fedkit.trainer import Workload
@@ -96,8 +96,8 @@ def demand_secure(job: Job, policy: RoundPolicy, clients: int) -> None:
         )
     if job.feedback:
         raise ConfigError(
-            "codec.feedback: what a codec leaves out cannot be carried over in secure rounds, and the codecs "
-            "that add up there need no feedback: set it to 'off'"
+            "codec.feedback = 'on': what a codec leaves out cannot be carried over in secure rounds, and the "
+            "codecs that add up there need no feedback: set it to 'off'"
         )
     if policy.late == "carry":
         raise ConfigError(
@@ -137,15 +137,19 @@ def _demand_cohort(secagg: SecAgg, policy: RoundPolicy, clients: int) -> None:
     """The rounds are large enough to hide a client, and keep enough clients to be finished."""
     want, invited = most_counted(policy, clients), most_invited(policy, clients)
     smallest = secagg.policy.least
+    if want < SMALLEST:
+        raise ConfigError(
+            f"rounds.cohort: sums of {want} clients hide nobody: ask at least {SMALLEST} clients in a round"
+        )
     if want < smallest:
         raise ConfigError(
-            f"rounds.cohort: sums of {want} clients hide nobody well enough, secagg.n_min = {smallest}: "
-            "ask more clients in a round" + (f", or set secagg.n_min to {want}" if want >= 3 else "")
+            f"secagg.n_min = {smallest}: rounds end with {want} clients: set it to {want} or less, or ask "
+            "more clients in a round (rounds.cohort)"
         )
     try:
         found = secagg.parameters(invited)
     except ConfigError as error:
-        raise ConfigError(f"secagg.mode = '{secagg.policy.mode}': {error}") from error
+        raise ConfigError(f"{_to_blame(secagg)}: {error}") from error
     if not found.meets(secagg.policy):
         raise ConfigError(
             f"secagg.neighbours = {found.neighbours} with secagg.threshold = {found.threshold} do not keep "
@@ -158,6 +162,14 @@ def _demand_cohort(secagg: SecAgg, policy: RoundPolicy, clients: int) -> None:
             f"clients, and {needed} must stay for its sum to be unmasked: set it lower"
             + _dropout_for(secagg, want, invited)
         )
+
+
+def _to_blame(secagg: SecAgg) -> str:
+    """The setting without which there would be parameters."""
+    if secagg.explicit:
+        return f"secagg.threshold = {secagg.explicit[1]}"
+    key = "corrupt" if secagg.policy.corrupt > secagg.policy.dropout else "dropout"
+    return f"secagg.{key} = {getattr(secagg.policy, key):g}"
 
 
 def _staying(found: Parameters, policy: Policy) -> int:

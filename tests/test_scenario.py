@@ -437,6 +437,25 @@ def test_what_does_not_go_with_secure_aggregation(file: Path, overrides: list[st
     assert text in str(caught.value)
 
 
+def test_the_width_of_lanes_is_a_ring_codecs_own(file: Path) -> None:
+    """Who asks for 64 bits, to have the plain sum, must not get the 8 of a codec in silence."""
+    secure = ["secagg.mode=honest_server", "codec.up=ring-rotq:width=8"]
+    for codec in ("ring-rotq:width=8", "ring-srht:keep=0.1,width=6", "auto"):
+        with pytest.raises(
+            ConfigError, match=r"secagg.width=\d+.* width: has no effect with codec.up = .* of their own"
+        ):
+            read(file, [secure[0], f"codec.up={codec}", "secagg.width=64"])
+    with pytest.raises(ConfigError, match=r"has no effect with codec\.up"):
+        read(file, [*secure, "secagg.width=32"])
+    assert read(file, [secure[0], "secagg.width=64"]).secagg.width == 64
+    file.write_text(TEXT + '[secagg]\nmode = "honest_server"\nwidth = 64\n')
+    assert read(file).secagg.width == 64
+    assert read(file, ["codec.up=auto"]).secagg.width == 32  # the file spoke of another codec
+    run = to_toml(read(file, secure[1:]))
+    file.write_text(run)
+    assert to_toml(read(file)) == run  # the defaults of a run's own file contradict nothing
+
+
 def test_turning_secure_aggregation_off_drops_what_the_file_says_of_it(file: Path) -> None:
     file.write_text(f'{TEXT}\n[secagg]\nmode = "honest_server"\nsigma = 80\n')
     assert (read(file).secagg.sigma, read(file, ["secagg.mode=off"]).secagg) == (80, SecAggSection())

@@ -17,8 +17,8 @@ def require_uplink(codec: Codec, feedback: bool = False) -> None:
         return
     if codec.unbiased:
         raise ConfigError(
-            f"codec.up = {codec.id!r} is unbiased, and error feedback with an unbiased scale diverges: "
-            "turn error feedback off, which this codec does not need"
+            f"codec.feedback = 'on': codec.up = {codec.id!r} is unbiased, and error feedback with an "
+            "unbiased scale diverges: set it to 'off' or 'auto', this codec does not need it"
         )
     if not codec.contractive:
         raise ConfigError(

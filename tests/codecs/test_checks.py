@@ -27,7 +27,7 @@ def test_contractive_codecs_may_have_error_feedback(spec: str) -> None:
 @pytest.mark.parametrize("spec", ["ecsq", "eden", "int8", "sample|bfloat16:mode=stoch"])
 def test_an_unbiased_codec_with_error_feedback_is_refused(spec: str) -> None:
     require_uplink(plugins.codec(spec))
-    with pytest.raises(ConfigError, match=r"is unbiased.*turn error feedback off"):
+    with pytest.raises(ConfigError, match=r"codec.feedback = 'on': .* is unbiased.*set it to 'off'"):
         require_uplink(plugins.codec(spec), feedback=True)
 
 
