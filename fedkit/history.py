@@ -75,7 +75,7 @@ class SecureRecord:
     it did not come so far. attempts: sessions; aborts: why some of them ended. lost: by stage, of all
     sessions. bytes: of the protocol beside tasks and vectors. seconds: of CPU, here; client_seconds, over
     all clients, is known in simulation only. verified: whether the sum equals that of the plain vectors;
-    None where nobody looked. offenders: clients that were proved to have sent wrong shares.
+    None where nobody looked. offenders: who broke the protocol and how, "a or b: ..." where it is one of two.
     """
 
     mode: str
@@ -94,7 +94,7 @@ class SecureRecord:
     client_seconds: float | None = field(compare=False)
     server_seconds: float = field(compare=False)
     verified: bool | None
-    offenders: tuple[ClientId, ...]
+    offenders: tuple[str, ...]
 
 
 @dataclass(frozen=True)

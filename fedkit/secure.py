@@ -210,7 +210,7 @@ class SecureCollector:
             client_seconds=self._client_seconds,
             server_seconds=sum(session.seconds for session in sessions),
             verified=self._verified,
-            offenders=tuple(sorted({name for s in sessions for name in s.server.offenders})),
+            offenders=tuple(sorted({str(made) for s in sessions for made in s.server.offences})),
         )
 
 

@@ -74,7 +74,7 @@ def _facts(records: Sequence[SecureRecord]) -> list[tuple[str, str]]:
         ("server CPU", show_seconds(sum(r.server_seconds for r in records))),
         ("clients' CPU, all of them", show_seconds(sum(clients)) if clients else ""),
         ("equals the plain sum", f"in {sum(checked)} of {len(checked)} sums compared" if checked else ""),
-        ("sent wrong shares", ", ".join(offenders)),
+        ("broke the protocol", "; ".join(offenders)),
     ]
     return [(name, value) for name, value in rows if value]
 

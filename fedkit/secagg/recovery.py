@@ -2,33 +2,34 @@
 
 Of a survivor b is rebuilt and its self-mask removed; of a client that was lost after sharing, its masking
 key and the masks towards those survivors that are its neighbours. Every secret is checked against what its
-owner published, so a wrong share is noticed; then other shares are tried, and somebody is named.
+owner published, so a wrong share is noticed; then those that fit together are found. (m - t) / 2 wrong ones
+of m are always worked round, among a dozen clients m - t.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from math import comb
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkit.errors import CryptoError
-from fedkit.messages import ClientId
+from fedkit.secagg.blame import Offence, known, wrong_shares
 from fedkit.secagg.closing import Opened
 from fedkit.secagg.frames import Flags
 from fedkit.secagg.messages import Advert
+from fedkit.secagg.primitives.decode import misfits
 from fedkit.secagg.primitives.digests import opens, same
 from fedkit.secagg.primitives.keys import AgreementKey
 from fedkit.secagg.primitives.masks import Lanes, Mask, add_masks
-from fedkit.secagg.primitives.shamir import rebuild
+from fedkit.secagg.primitives.shamir import rebuild, values
 from fedkit.secagg.primitives.suite import SECRET_BYTES
 from fedkit.secagg.session import Numbers, Session, pair_masks, self_masks
-from fedkit.seeds import Stream
 
-TRIES: Final = 200  # further choices of shares for a secret that does not hold
+SUBSETS: Final = 500  # so few choices of t shares are all tried: among few clients decoding tells little
 Bytes = NDArray[np.uint8]
 
 
@@ -38,6 +39,10 @@ class Held:
 
     xs: Numbers
     rows: Bytes
+
+    def take(self, chosen: Numbers) -> Held:
+        """Some of them, by place."""
+        return Held(self.xs[chosen], self.rows[chosen])
 
 
 class Recovery:
@@ -49,7 +54,9 @@ class Recovery:
         width = session.parameters.holders
         self._given = np.zeros((len(adverts), width), np.bool_)
         self._shares = np.zeros((len(adverts), width, SECRET_BYTES), np.uint8)
-        self._wrong: list[tuple[int, int]] = []  # owner, holder
+        self._wrong: set[tuple[int, int]] = set()  # owner, holder
+        self._suspects: set[int] = set()  # holders whose shares did not fit, whoever made them so
+        self._dealt: list[Offence] = []
 
     def take(self, holder: int, opened: Opened) -> None:
         """What one client opened."""
@@ -61,36 +68,30 @@ class Recovery:
         """Owners of whom fewer than t shares came."""
         return [owner for owner in self.owners if len(self._held(owner).xs) < self._threshold]
 
-    def secrets(self) -> dict[int, bytes] | None:
-        """The secret of each owner, or None if one cannot be had from these shares."""
+    def secrets(self) -> dict[int, bytes] | str:
+        """The secret of each owner; or of which none can be had from these shares, and why."""
         held = {owner: self._held(owner) for owner in self.owners}
         found = dict(zip(held, self._rebuild(list(held.values())), strict=True))
         for owner, secret in found.items():
             if not self._holds(owner, secret):
                 repaired = self._repair(owner, held[owner])
                 if repaired is None:
-                    return None
+                    return self._refusal(owner, held[owner])
                 found[owner] = repaired
         return found
 
     @property
-    def offenders(self) -> tuple[ClientId, ...]:
-        """The fewest, about, who explain all wrong shares: a holder that lied or an owner that dealt badly.
-
-        Of a single wrong share the holder, who could have dropped it.
-        """
-        left, blamed = set(self._wrong), set[int]()
-        while left:
-            counts = Counter(client for pair in left for client in set(pair))
-            holders = {holder for _, holder in left}
-            worst = max(counts, key=lambda client: (counts[client], client in holders, -client))
-            blamed.add(worst)
-            left = {pair for pair in left if worst not in pair}
-        return tuple(self._session.clients[number] for number in sorted(blamed))
+    def offences(self) -> tuple[Offence, ...]:
+        """What wrong shares tell, and shares of other secrets than were published."""
+        return (*wrong_shares(self._wrong, self._colluding, self._session.clients), *self._dealt)
 
     @property
     def _threshold(self) -> int:
         return self._session.parameters.threshold
+
+    @property
+    def _colluding(self) -> int:
+        return max(self._session.parameters.colluding, 1)
 
     def _held(self, owner: int) -> Held:
         routes = self._session.circle_routes[owner]
@@ -116,52 +117,52 @@ class Recovery:
     def _repair(self, owner: int, held: Held) -> bytes | None:
         """The secret from other shares; whose share is wrong is noted."""
         for chosen in self._choices(held):
-            part = Held(held.xs[chosen], held.rows[chosen])
-            secret = self._rebuild([part])[0]
+            believed = chosen[: self._threshold]
+            secret = self._rebuild([held.take(believed)])[0]
             if self._holds(owner, secret):
-                wrong = [x for x, row in self._doubtful(part, held) if not self._fits(part, x, row)]
-                self._wrong += [(owner, x - 1) for x in wrong]
+                self._note(owner, held, believed)
                 return secret
-        if all(self._fits(held, x, row) for x, row in zip(held.xs, held.rows, strict=True)):
-            self._wrong.append((owner, owner))  # all agree, but not with what the owner published
         return None
 
     def _choices(self, held: Held) -> Iterator[Numbers]:
-        """Subsets of t: without those that were wrong elsewhere, in turn, then at random."""
+        """Shares to believe: those of who gave no wrong one before; what decoding leaves; any, of a few."""
         t, count = self._threshold, len(held.xs)
-        suspects = {holder for _, holder in self._wrong}
-        good = np.array([at for at, x in enumerate(held.xs.tolist()) if x - 1 not in suspects], np.int64)
-        if len(good) >= t:
-            yield good[:t]
-        if count == t:
-            return
-        for start in range(count):
-            yield np.sort((np.arange(t) + start) % count)
-        random = Stream(int.from_bytes(self._session.context[:16], "little"))
-        for _ in range(TRIES):
-            yield np.sort(random.choice(count, t))
+        good = np.flatnonzero(~np.isin(held.xs - 1, list(self._suspects)))
+        if t <= len(good) < count:
+            yield good
+        wrong = misfits(held.xs, held.rows, t)
+        if wrong is not None:
+            yield np.flatnonzero(~wrong)
+        if comb(count, t) <= SUBSETS:
+            yield from (np.array(chosen) for chosen in combinations(range(count), t))
 
-    def _doubtful(self, part: Held, held: Held) -> list[tuple[int, Bytes]]:
-        """Shares to look at: of those who were wrong before, where leaving them out was enough; else all.
+    def _note(self, owner: int, held: Held, believed: Numbers) -> None:
+        """Keep whose shares do not fit those `believed`, unless as few clients could have bent the others.
 
-        One liar among a hundred would otherwise cost the server seconds.
+        To bend a polynomial and keep its secret takes so many liars that t - 2 true shares are left on it.
         """
-        suspects = {holder + 1 for _, holder in self._wrong}
-        enough = suspects and suspects.isdisjoint(part.xs.tolist())
-        both = zip(held.xs.tolist(), held.rows, strict=True)
-        return [(x, row) for x, row in both if not enough or x in suspects]
+        part, others = held.take(believed), held.take(np.setdiff1d(np.arange(len(held.xs)), believed))
+        seen = self._suspects and self._suspects.isdisjoint(part.xs - 1)
+        if seen and self._suspects <= known(self._wrong, self._colluding):
+            return  # nothing new, and with a hundred clients it takes a second
+        wrong = others.xs[(values(others.xs, part.xs, part.rows) != others.rows).any(axis=1)] - 1
+        self._suspects |= set(wrong.tolist())
+        if len(held.xs) - len(wrong) - (self._threshold - 2) > len(wrong):
+            self._wrong |= {(owner, holder) for holder in wrong.tolist()}
 
-    def _fits(self, part: Held, x: int, row: Bytes) -> bool:
-        """Whether a share is on the polynomial of the first t of `part`."""
-        t = self._threshold
-        base, rows = part.xs[:t], part.rows[:t]
-        if x in base:
-            return bool((rows[base == x] == row).all())
-        try:
-            rebuild(np.append(base, x), np.concatenate([rows, row[None]]), t)
-        except CryptoError:
-            return False
-        return True
+    def _refusal(self, owner: int, held: Held) -> str:
+        """Why there is no secret of this owner; if its shares are of another one, that is noted."""
+        t, name, count = self._threshold, self._session.clients[owner], len(held.xs)
+        wrong = misfits(held.xs, held.rows, t)
+        # true shares give the true secret: at most t - 1 of those that fit another one are
+        liars = 0 if wrong is None else int(np.count_nonzero(~wrong)) - (t - 1)
+        if liars <= 1:
+            return (
+                f"too few right shares of {name}: {count} came, {t} are needed, and it is not known whose lie"
+            )
+        why = f"shares of another secret than it published, unless {liars} of its holders lied"
+        self._dealt.append(Offence((name,), why))
+        return str(self._dealt[-1])
 
 
 def needed(session: Session, sharers: Flags, survivors: Flags) -> list[int]:

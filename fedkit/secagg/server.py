@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fedkit.errors import ConfigError, PeerRefused, SecAggAborted
 from fedkit.messages import ClientId
+from fedkit.secagg.blame import Offence
 from fedkit.secagg.closing import Agreed, Masked, Opened
 from fedkit.secagg.frames import Flags
 from fedkit.secagg.header import Header
@@ -51,16 +52,6 @@ class SecureSum:
     members: tuple[ClientId, ...]
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """Two different messages of one client for one stage, by their hashes or signatures."""
-
-    client: ClientId
-    stage: Stage
-    first: bytes
-    second: bytes
-
-
 class SecAggServer:
     """One session.
 
@@ -85,8 +76,7 @@ class SecAggServer:
         self.u2: tuple[ClientId, ...] = ()
         self.u3: tuple[ClientId, ...] = ()
         self.parameters: Parameters | None = None
-        self.evidence: list[Evidence] = []
-        self.offenders: tuple[ClientId, ...] = ()
+        self._offences: list[Offence] = []
         self._order = NEXT if header.agrees else NEXT_UNAGREED
         data = header.to_bytes()
         opening = Opening(data, signer.sign(header_text(data)) if signer else b"").to_bytes()
@@ -124,7 +114,7 @@ class SecAggServer:
         """Take an answer: True; False if it is a copy of one that was taken.
 
         PeerRefused: anything else; the session is as it was. Of two different answers the first counts, and
-        both are in `evidence`.
+        the client is among the `offences`.
         """
         stage = stage_of(client, body)
         marks, known = self._marks[stage], client in self._marks[stage]
@@ -137,8 +127,9 @@ class SecAggServer:
             return True
         if marks[client] == mark:
             return False
-        if not any((made.client, made.stage) == (client, stage) for made in self.evidence):
-            self.evidence.append(Evidence(client, stage, marks[client], mark))  # one pair says it all
+        made = Offence((client,), f"two different {stage} messages")
+        if made not in self._offences:
+            self._offences.append(made)
         raise PeerRefused(client, "conflict", f"it sent two different {stage} messages; the first one counts")
 
     def advance(self) -> None:
@@ -150,6 +141,11 @@ class SecAggServer:
             self._lost[client] = self.stage
         self._dropped.clear()
         _CLOSE[self.stage](self, tuple(sorted(answered)))
+
+    @property
+    def offences(self) -> tuple[Offence, ...]:
+        """What is known of clients that broke the protocol: answers that conflict, wrong shares."""
+        return tuple(self._offences)
 
     def result(self) -> SecureSum:
         """The sum, once `done`."""
@@ -221,9 +217,9 @@ class SecAggServer:
         if short := self._recovery.short():
             self._abort(f"fewer than t={self._threshold} shares came of {self._names(short)}")
         secrets = self._recovery.secrets()
-        self.offenders = self._recovery.offenders
-        if secrets is None:
-            self._abort(f"too few right shares; {', '.join(self.offenders) or 'nobody'} is to blame")
+        self._offences += self._recovery.offences
+        if isinstance(secrets, str):
+            self._abort(secrets)
         board = self._board
         remove_masks(board.session, board.roster, board.survivors, secrets, self._total, self._threads)
         if why := miscounted(self._total[1], len(self.u3)):

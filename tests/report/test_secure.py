@@ -79,12 +79,13 @@ def test_the_section_tells_losses_parameters_and_costs(make_run: Callable[..., P
 
 
 def test_what_was_verified_is_told_and_what_was_not_even_more(make_run: Callable[..., Path]) -> None:
-    good, bad = replace(RECORD, verified=True), replace(RECORD, verified=False, offenders=("client-003",))
+    good = replace(RECORD, verified=True)
+    bad = replace(RECORD, verified=False, offenders=("b: wrong shares", "a"))
     said = section(secured(make_run(), good, good, bad))
     assert "|equals the plain sum|in 2 of 3 sums compared|" in said
     assert said.count("|equal|") == 2
     assert "|NOT equal|" in said
-    assert "|sent wrong shares|client-003|" in said
+    assert "|broke the protocol|a; b: wrong shares|" in said
 
 
 def test_a_run_that_lost_nobody_says_so(make_run: Callable[..., Path]) -> None:

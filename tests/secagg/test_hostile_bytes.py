@@ -123,7 +123,7 @@ def state(server: SecAggServer) -> tuple[object, ...]:
         board.__dict__["boxes"].tobytes() if "boxes" in board.__dict__ else b"",
         [lanes.tobytes() for lanes in total] if total else [],
         (taken._given.tobytes(), taken._shares.tobytes()) if taken else (),
-        len(server.evidence),
+        server.offences,
     )
 
 
@@ -156,8 +156,7 @@ def test_a_server_takes_nothing_but_what_clients_sent(rehearse: type[Rehearsal],
         found = session.run()
         assert session.right(found)
         assert found.members == tuple(session.names)
-        assert not session.server.evidence
-        assert not session.server.offenders
+        assert not session.server.offences
 
 
 READ: dict[str, Read] = {

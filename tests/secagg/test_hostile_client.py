@@ -5,9 +5,9 @@ Where one check of the server is switched off, that client alone stops the sessi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from fedkit.errors import PeerRefused, SecAggAborted
 from fedkit.messages import ClientId
 from fedkit.secagg import peer_rules, recovery
 from fedkit.secagg import server as server_module
+from fedkit.secagg.blame import WRONG_SHARES, Offence
 from fedkit.secagg.closing import Masked, Opened
 from fedkit.secagg.frames import Reader
 from fedkit.secagg.identity import SigningKey
@@ -59,7 +60,7 @@ def refused(session: Rehearsal) -> tuple[SecureSum, set[str]]:
     assert session.right(found)
     assert {error.client for error in session.peer_refused} == {LIAR}
     assert not session.refused
-    assert not session.server.evidence
+    assert not session.server.offences
     return found, {error.rule for error in session.peer_refused}
 
 
@@ -184,7 +185,7 @@ def test_messages_of_the_round_before(rehearse: type[Rehearsal], lax: Off, stage
         assert session.right(session.run())
     elif stage is Stage.unmask:  # wrong shares, worked round
         assert session.right(session.run())
-        assert session.server.offenders == (LIAR,)
+        assert session.server.offences == (Offence((LIAR,), WRONG_SHARES),)
     else:
         with pytest.raises(SecAggAborted, match=r"shares came of c002|masked wrongly"):
             session.run()
@@ -251,8 +252,7 @@ def test_equivocation(rehearse: type[Rehearsal]) -> None:
         with pytest.raises(PeerRefused, match="two different mask messages"):
             session.server.receive(LIAR, other(session, lane))
     assert not session.server.receive(LIAR, first)
-    (evidence,) = session.server.evidence
-    assert (evidence.client, evidence.stage) == (LIAR, Stage.mask)
+    assert session.server.offences == (Offence((LIAR,), "two different mask messages"),)
     session.server._marks[Stage.mask].clear()  # a server that has forgotten what came
     assert session.server.receive(LIAR, other(session, 0))
     for name in session.names:
@@ -291,30 +291,33 @@ def test_shares_that_are_wrong(rehearse: type[Rehearsal], monkeypatch: pytest.Mo
     for number in (1, 2):
         session = sending(rehearse(6, round=number), Stage.unmask, LIES[lie])
         assert session.right(session.run())
-        assert session.server.offenders == (LIAR,)
+        assert session.server.offences == (Offence((LIAR,), WRONG_SHARES),)
     monkeypatch.setattr(recovery.Recovery, "_holds", lambda *_: True)
     session = sending(rehearse(6), Stage.unmask, LIES[lie])
     with pytest.raises(SecAggAborted, match="masked wrongly"):
         session.run()
-    assert session.server.offenders == ()
+    assert session.server.offences == ()
 
 
 def test_wrong_shares_of_everybody_are_little_work(
     rehearse: type[Rehearsal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All shares of the first owner are looked at; of the others those of the liar, who is known by then."""
-    looked: list[int] = []
-    fits = recovery.Recovery._fits
+    """The shares of three owners are compared: the third is the liar, who cannot say that they came so."""
+    compared: list[int] = []
+    right = recovery.values
 
-    def counting(own: recovery.Recovery, part: recovery.Held, x: int, row: recovery.Bytes) -> bool:
-        looked.append(x)
-        return fits(own, part, x, row)
+    def counting(others: Sequence[int], *known: Any) -> recovery.Bytes:
+        compared.append(len(others))
+        return right(others, *known)
 
-    monkeypatch.setattr(recovery.Recovery, "_fits", counting)
+    monkeypatch.setattr(recovery, "values", counting)
     session = sending(rehearse(20), Stage.unmask, LIES["bad"])
     assert session.right(session.run())
-    assert session.server.offenders == (LIAR,)
-    assert len(looked) == 20 + 19
+    assert session.server.offences == (Offence((LIAR,), WRONG_SHARES),)
+    assert len(compared) == 3
+
+
+FALSE = "shares of another secret than it published, unless 3 of its holders lied"
 
 
 def test_a_commitment_to_something_else(rehearse: type[Rehearsal], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,13 +332,13 @@ def test_a_commitment_to_something_else(rehearse: type[Rehearsal], monkeypatch: 
         return lied
 
     lied = session()
-    with pytest.raises(SecAggAborted, match="c002 is to blame"):
+    with pytest.raises(SecAggAborted, match=FALSE):
         lied.run()
-    assert lied.server.offenders == (LIAR,)
+    assert lied.server.offences == (Offence((LIAR,), FALSE),)
     monkeypatch.setattr(recovery, "opens", lambda *_: True)
     lied = session()
     assert lied.right(lied.run())
-    assert lied.server.offenders == ()
+    assert lied.server.offences == ()
 
 
 def test_shares_of_who_never_shared(rehearse: type[Rehearsal], lax: Off) -> None:

@@ -28,11 +28,11 @@ ME = "c000"
 
 def refused(session: Rehearsal, body: bytes, name: ClientId = ME) -> str:
     """The rule that a message breaks; the server goes on as if it had not come."""
-    before = (session.server.stage, session.server.waiting(), len(session.server.evidence))
+    before = (session.server.stage, session.server.waiting(), session.server.offences)
     with pytest.raises(PeerRefused) as caught:
         session.server.receive(name, body)
     assert caught.value.client == name
-    assert (session.server.stage, session.server.waiting(), len(session.server.evidence)) == before
+    assert (session.server.stage, session.server.waiting(), session.server.offences) == before
     return caught.value.rule
 
 
@@ -213,15 +213,15 @@ def test_an_answer_to_a_stage_to_come_is_refused(rehearse: type[Rehearsal]) -> N
 
 
 def conflicts(session: Rehearsal, first: bytes, second: bytes) -> None:
-    """Of two different answers the first counts, and the pair is kept."""
+    """Of two different answers the first counts, and it is said who gave two."""
     assert session.server.receive(ME, first)
     with pytest.raises(PeerRefused) as caught:
         session.server.receive(ME, second)
     assert caught.value.rule == "conflict"
     assert not session.server.receive(ME, first)
-    (evidence,) = session.server.evidence
-    assert (evidence.client, evidence.stage) == (ME, session.server.stage)
-    assert evidence.first != evidence.second
+    assert [str(made) for made in session.server.offences] == [
+        f"{ME}: two different {session.server.stage} messages"
+    ]
 
 
 def test_two_adverts_of_one_client(rehearse: type[Rehearsal]) -> None:

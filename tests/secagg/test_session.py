@@ -317,7 +317,7 @@ def test_order_copies_and_losses(data: st.DataObject, rehearse: type[Rehearsal])
     else:
         assert session.right(found)
         assert set(found.members) == set(names) - before(lose, EARLY)
-    assert not session.server.evidence
+    assert not session.server.offences
     assert not session.refused
 
 

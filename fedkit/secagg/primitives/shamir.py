@@ -27,7 +27,7 @@ def share(
     Several secrets for the same holders are shared at once by joining them. CryptoError: an x that is zero,
     doubled or beyond the field, a threshold that cannot be met.
     """
-    points = _points(np.asarray(xs, np.int64), field)
+    points = points_of(xs, field)
     if not 1 <= threshold <= len(points):
         raise CryptoError(f"threshold {threshold} of {len(points)} shares: it must be 1 to {len(points)}")
     if not secret or len(secret) % field.dtype.itemsize:
@@ -46,15 +46,11 @@ def rebuild(xs: ArrayLike, shares: ArrayLike, threshold: int, *, field: Field = 
     that is too low and shares that are wrong, at the cost of a rebuild each. CryptoError: they do not, too
     few shares, or an x that is zero, doubled or beyond the field.
     """
-    points = _points(np.asarray(xs, np.int64), field)
-    rows = np.ascontiguousarray(shares, np.uint8)
-    if not 1 <= threshold <= len(points) or len(rows) != len(points):
-        raise CryptoError(f"{len(rows)} shares for {len(points)} holders: {threshold} are needed")
-    if rows.shape[1:-1] != points.shape[1:] and points.ndim > 1:
-        raise CryptoError(f"shares of shape {rows.shape} do not fit holders of shape {points.shape}")
-    if not rows.shape[-1] or rows.shape[-1] % field.dtype.itemsize:
-        raise CryptoError(f"shares of {rows.shape[-1]} bytes: not a whole number of symbols of the field")
-    symbols = rows.view(field.dtype)
+    points, symbols = points_of(xs, field), symbols_of(shares, field)
+    if not 1 <= threshold <= len(points) or len(symbols) != len(points):
+        raise CryptoError(f"{len(symbols)} shares for {len(points)} holders: {threshold} are needed")
+    if symbols.shape[1:-1] != points.shape[1:] and points.ndim > 1:
+        raise CryptoError(f"shares of shape {symbols.shape} do not fit holders of shape {points.shape}")
     base, known = points[:threshold], symbols[:threshold]
     for x, claimed in zip(points[threshold:], symbols[threshold:], strict=True):
         if not np.array_equal(_at(x, base, known, field), claimed):
@@ -62,8 +58,39 @@ def rebuild(xs: ArrayLike, shares: ArrayLike, threshold: int, *, field: Field = 
     return _at(np.zeros_like(base[0]), base, known, field).view(np.uint8)
 
 
-def _points(xs: NDArray[np.int64], field: Field) -> Elements:
-    """The x of holders along the first axis, checked."""
+def values(
+    others: ArrayLike, xs: ArrayLike, shares: ArrayLike, *, field: Field = GF65536
+) -> NDArray[np.uint8]:
+    """The shares that other holders have, if these (t, bytes) are right: (len(others), bytes).
+
+    CryptoError: an x or a share that is none.
+    """
+    targets, points, symbols = points_of(others, field), points_of(xs, field), symbols_of(shares, field)
+    to_x = field.log(points[:, None] ^ targets)
+    weights = (to_x.sum(axis=0) - to_x - distances(points, field)[:, None]) % field.order
+    return field.dot(weights[:, :, None], symbols[:, None, :]).view(np.uint8)
+
+
+def distances(points: Elements, field: Field) -> Logs:
+    """Logarithms of the product of each point's distances to the others."""
+    logs: Logs = np.zeros(points.shape, np.int64)
+    for other in points:
+        # the distance of a point to itself is zero, whose logarithm is zero modulo the order
+        logs += field.log(points ^ other)
+    return logs
+
+
+def symbols_of(shares: ArrayLike, field: Field) -> Elements:
+    """Shares as symbols of the field, along the last axis. CryptoError: no whole number of them."""
+    rows = np.ascontiguousarray(shares, np.uint8)
+    if not rows.shape[-1] or rows.shape[-1] % field.dtype.itemsize:
+        raise CryptoError(f"shares of {rows.shape[-1]} bytes: not a whole number of symbols of the field")
+    return rows.view(field.dtype)
+
+
+def points_of(holders: ArrayLike, field: Field) -> Elements:
+    """The x of holders along the first axis. CryptoError: zero, doubled, or beyond the field."""
+    xs = np.asarray(holders, np.int64)
     if not xs.size:
         raise CryptoError("no share")
     ordered = np.sort(xs, axis=0)
@@ -83,9 +110,5 @@ def _at(x: Elements, points: Elements, rows: Elements, field: Field) -> Elements
 def _weights(x: Elements, points: Elements, field: Field) -> Logs:
     """Logarithms of Lagrange's weights: product over j != i of (x - x_j) / (x_i - x_j)."""
     to_x = field.log(points ^ x)
-    logs: Logs = to_x.sum(axis=0) - to_x
-    for other in points:
-        # the distance of a point to itself is zero, whose logarithm is zero modulo the order
-        logs -= field.log(points ^ other)
-    logs %= field.order
+    logs: Logs = (to_x.sum(axis=0) - to_x - distances(points, field)) % field.order
     return logs
