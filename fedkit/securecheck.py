@@ -14,7 +14,7 @@ from fedkit.errors import ConfigError, nearest, shown
 from fedkit.federation import Federation, RoundPolicy, server_trust
 from fedkit.job import Job
 from fedkit.planning import most_counted, most_invited
-from fedkit.secagg.parameters import SMALLEST, Mode, Parameters, Policy
+from fedkit.secagg.parameters import SMALLEST, Mode, Parameters, Policy, choose
 from fedkit.secagg.settings import SecAgg
 from fedkit.securesum import encoding_of
 from fedkit.trainer import Workload
@@ -147,6 +147,8 @@ def _demand_cohort(secagg: SecAgg, policy: RoundPolicy, clients: int) -> None:
             "more clients in a round (rounds.cohort)"
         )
     try:
+        if not secagg.explicit:  # n_min alone would let fewer be lost than `dropout` says
+            choose(invited, replace(secagg.policy, smallest=0))
         found = secagg.parameters(invited)
     except ConfigError as error:
         raise ConfigError(f"{_to_blame(secagg)}: {error}") from error

@@ -136,6 +136,12 @@ def test_what_can_be_summed_is_let_through(changes: dict[str, Any]) -> None:
             "secagg.dropout = 0.5: no parameters for 10",
         ),
         (
+            {"secagg": SecAgg(Policy(dropout=0.6, smallest=3))},
+            {},
+            4,
+            "secagg.dropout = 0.6: no parameters for 4 .* 3 clients must stay and 2 are sure to",
+        ),
+        (
             {"secagg": SecAgg(Policy(corrupt=0.9))},
             {},
             10,

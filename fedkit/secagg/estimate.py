@@ -6,7 +6,7 @@ agreements, signatures, sharing. docs/secagg-parameters.md has the formulas.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, lgamma, log, log1p
 
 from fedkit.errors import ConfigError
@@ -97,7 +97,7 @@ def cover(clients: int, policy: Policy) -> Cover:
     declared lost, so that no honest client opens its share of a key, and helpers have their own alone.
     ConfigError: as from `choose`.
     """
-    choose(clients, policy)
+    choose(clients, replace(policy, smallest=0))  # n_min alone would let fewer be lost than `dropout` says
     least = policy.least
     made = [choose(n, policy) for n in range(least, min(clients, COMPLETE_UP_TO) + 1)]
     stand = [found.threshold - 1 if found.clients == least else found.colluding for found in made]

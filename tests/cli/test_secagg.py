@@ -112,6 +112,7 @@ def test_what_is_not_promised_is_said(fedkit: Command) -> None:
     [
         (("--clients", "2"), "2 clients: a secure sum takes at least 3"),
         (("--clients", "100", "--dropout", "0.5"), "no parameters for 100 clients"),
+        (("--clients", "4", "--dropout", "0.6"), "3 clients must stay and 2 are sure to"),
         (("--clients", "100", "--dropout", "10"), "dropout is a share of all clients"),
         (("--clients", "100", "--width", "65"), "a width is from 1 to 64 bits"),
         (("--clients", "100", "--size", "0"), "at least one number"),
