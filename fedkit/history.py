@@ -106,7 +106,8 @@ class RoundRecord:
     train: weighted mean of the clients' metrics. metrics: evaluation after the round, if there was
     one. Bytes are those of this round; bytes_up_float32 is what the counted updates would have
     taken as float32, bytes_down_float32 a whole float32 model for each invited client. virtual_*:
-    seconds on the federation's clock. wall_seconds: on ours. secagg: None without secure aggregation.
+    seconds on the federation's clock. wall_seconds: on ours. secagg: of the updates, secagg_evaluate: of
+    the clients' metrics after the round; None without secure aggregation, or without such a sum.
     rungs: with `adaptive`, how many counted updates came by each codec of the ladder.
     """
 
@@ -128,6 +129,12 @@ class RoundRecord:
     fatal: str = ""
     secagg: SecureRecord | None = None
     rungs: Mapping[str, int] = field(default_factory=dict)
+    secagg_evaluate: SecureRecord | None = None
+
+    @property
+    def secure(self) -> tuple[SecureRecord, ...]:
+        """What was summed in secret: updates, then metrics."""
+        return tuple(one for one in (self.secagg, self.secagg_evaluate) if one is not None)
 
     def count(self, outcome: Outcome) -> int:
         """How many invited clients had this outcome."""
@@ -156,6 +163,7 @@ class RoundRecord:
                 "fatal": "",
                 "secagg": None,
                 "rungs": {},
+                "secagg_evaluate": None,
                 **fields.mapping(json.loads(line), "record"),
             }
             fields.exactly(given, *(one.name for one in dataclasses.fields(cls)))
@@ -172,7 +180,7 @@ def _field(name: str, value: object) -> Any:
         if not isinstance(value, bool):
             raise WireError("ok is neither true nor false")
         return value
-    if name == "secagg":
+    if name in ("secagg", "secagg_evaluate"):
         return None if value is None else _secure(fields.mapping(value, name))
     if name == "rungs":
         return {rung: fields.integer(n, name) for rung, n in fields.mapping(value, name).items()}

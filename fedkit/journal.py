@@ -6,13 +6,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
+from fedkit import fields
 from fedkit.checkpoint import Checkpoint
-from fedkit.errors import CheckpointError, ConfigError
+from fedkit.errors import CheckpointError, ConfigError, WireError
 from fedkit.federation import Plan
 from fedkit.fingerprint import differences
 from fedkit.history import History, RoundRecord
 from fedkit.job import Job
-from fedkit.messages import ClientId
+from fedkit.messages import ClientId, Kind
 from fedkit.planning import plan_from_json, plan_to_json
 from fedkit.runfolder import CHECKPOINT, RunFolder
 from fedkit.summary import environment
@@ -34,6 +35,7 @@ class Journal:
         self._seed = seed
         self._folder = folder
         self._fingerprint = fingerprint if fingerprint is not None else {}
+        self._sessions: dict[str, tuple[str, int]] = {}
 
     def describe(self, workload: Workload, scenario: str) -> None:
         """What is run, on what, with which label distribution; the scenario first: it resumes the run."""
@@ -60,6 +62,19 @@ class Journal:
                 raise CheckpointError(f"{self._folder.path}: {error}") from error
         self._folder.write_json("plan.json", plan_to_json(fresh, self._job.id))
         return fresh
+
+    def session(self, kind: Kind, round: int) -> int:
+        """The number of the next session of this round. It is written down first: clients that outlive a
+        crash of ours join none whose number they have seen.
+        """
+        if self._folder is not None and not self._sessions:
+            self._sessions = _sessions(self._folder.read_json("sessions.json"))
+        of = f"{self._job.id} {round}"
+        last, number = self._sessions.get(kind, ("", 0))
+        self._sessions[kind] = (of, number + 1 if last == of else 0)
+        if self._folder is not None:
+            self._folder.write_json("sessions.json", self._sessions)
+        return self._sessions[kind][1]
 
     def record(self, record: RoundRecord) -> None:
         """One more line of rounds.jsonl."""
@@ -105,6 +120,16 @@ class Journal:
                 "but the number of rounds must be as when it was started"
             )
         return point, History(point.initial, self._folder.read_rounds(point.rounds))
+
+
+def _sessions(found: object) -> dict[str, tuple[str, int]]:
+    """The last session of each kind: job and round, and number."""
+    try:
+        given = fields.mapping(found, "sessions") if found is not None else {}
+        pairs = {kind: fields.items(last, kind, 2) for kind, last in given.items()}
+        return {kind: (fields.text(of, kind), fields.integer(n, kind)) for kind, (of, n) in pairs.items()}
+    except WireError as error:
+        raise CheckpointError(f"sessions.json is damaged: {error}") from error
 
 
 def _population(workload: Workload) -> dict[str, object]:

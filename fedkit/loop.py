@@ -16,21 +16,22 @@ from fedkit.collect import Collected, Collector
 from fedkit.downlink import Downlink, Release
 from fedkit.dressing import codec_context, next_scale
 from fedkit.ending import why_fruitless, why_hopeless
-from fedkit.errors import ConfigError, FedkitError, RunFailed
+from fedkit.errors import ConfigError, FedkitError, LayoutError, RunFailed
 from fedkit.events import Evaluated, Event, Replied, RoundEnded, RoundStarted, RunEnded, RunStarted, emit
 from fedkit.federation import Federation, Plan, RoundPolicy, Verdict
 from fedkit.history import Fate, History, RoundRecord
 from fedkit.job import Job
 from fedkit.journal import Journal
 from fedkit.judging import fatal_cause, make_record, verdicts, why_failed
-from fedkit.messages import ClientId, Failure, Key, Kind, Metrics
+from fedkit.measuring import NOTHING, Measured, measured_before, of_clients, on_server
+from fedkit.messages import ClientId, Failure, Key, Kind
 from fedkit.planning import make_plan, train_seed
 from fedkit.secure import SecureCollector
 from fedkit.stepping import step
 from fedkit.summary import better, headline, summarise
 from fedkit.tensors import Layout, State, Tensors, pick, sealed, sealed_copy
 from fedkit.trainer import Workload
-from fedkit.usercode import called, returned_metrics, returned_state
+from fedkit.usercode import called, returned_state
 
 log = logging.getLogger("fedkit")
 
@@ -117,13 +118,11 @@ class Loop:
             self._take_up(*found)
         else:
             self._publish(self.downlink.publish(self.model))
-            self.history.initial = self._measure(0)
+            measured = self._measure(0)
+            self.history.initial = measured.metrics
             self._checkpoint()
-        if not self.history.initial:
-            log.warning(
-                "nothing will be evaluated: the workload has no test data; give it some, or set "
-                "evaluate_on to 'clients'"
-            )
+        if not (self.history.initial or (found is None and measured.aborted)):
+            log.warning(NOTHING)
         return found is not None
 
     def _round(self, number: int, rounds: int) -> None:
@@ -137,9 +136,9 @@ class Loop:
             rolled_back = {k: v for k, v in self.verdicts.items() if v is not Verdict.counted}
             self.federation.settle(rolled_back)
         due = (number + 1) % self.evaluate_every == 0 or number + 1 == rounds
-        metrics = self._evaluate(number + 1) if due and not fatal_cause(got) else {}
+        measured = self._evaluate(number + 1, not reason) if due and not fatal_cause(got) else Measured({})
         spent, wall = self.federation.traffic() - traffic, time.perf_counter() - began
-        record = make_record(self.job, plan, got, reason, metrics, spent, self.federation.now(), wall)
+        record = make_record(self.job, plan, got, reason, measured, spent, self.federation.now(), wall)
         self._close(plan, got, record)
         self._tell(RoundEnded(record, self.history))
         self._demand_hope()
@@ -167,8 +166,8 @@ class Loop:
 
         if self.job.secagg is not None:
             ctx = codec_context(self.job, plan.round, 0, self.scale)
-            secure = SecureCollector(self.federation, self.job, self.job.secagg, plan, ctx, zero, notify)
-            return secure.run(tasks)
+            both = (self.federation, self.job, self.job.secagg, plan, ctx, zero, notify)
+            return SecureCollector(*both, self.journal.session).run(tasks)
         return Collector(self.federation, self.job, plan, context_of, zero, carries, notify).run(tasks)
 
     def _expiry(self, plan: Plan) -> float:
@@ -184,39 +183,40 @@ class Loop:
         model, state, why = step(self.job, self.model, self.state, total)
         if why:
             return why
+        try:
+            release = self.downlink.publish(model)
+        except (LayoutError, RunFailed) as error:
+            return f"the new model cannot be sent: {error}"
         self.model, self.state = model, state
         self.scale = next_scale(self.job, total, codec_context(self.job, round, 0, self.scale))
-        self._publish(self.downlink.publish(self.model))
+        self._publish(release)
         return ""
 
-    def _evaluate(self, rounds: int) -> Metrics:
-        metrics = self._measure(rounds)
-        self._tell(Evaluated(rounds, metrics, self.whole, self.history))
-        return metrics
+    def _evaluate(self, rounds: int, moved: bool) -> Measured:
+        if self.evaluate_on == "clients" and not moved and measured_before(self.job, self.history):
+            log.info("after %d rounds the model is still the one whose metrics were summed in secret", rounds)
+            return Measured({})
+        measured = self._measure(rounds)
+        self._tell(Evaluated(rounds, measured.metrics, self.whole, self.history))
+        return measured
 
-    def _measure(self, rounds: int) -> Metrics:
-        """Metrics of the model, on the server's data or the clients'; keeps the best model."""
-        if self.evaluate_on == "clients":
-            metrics = self._ask_clients(rounds)
-        else:
-            name = f"workload {type(self.workload).__name__}.evaluate"
-            with called(name):
-                found = self.workload.evaluate(self.whole)
-            metrics = returned_metrics(found, name)
-        name = headline(metrics)
+    def _measure(self, rounds: int) -> Measured:
+        """The model measured on the server's data or the clients'; keeps the best model."""
+        on_clients = self.evaluate_on == "clients"
+        measured = self._ask_clients(rounds) if on_clients else on_server(self.workload, self.whole)
+        metrics, name = measured.metrics, headline(measured.metrics)
         if name and better(name, metrics[name], self.best):
             self.best = (name, metrics[name], rounds)
             self.journal.model("best.safetensors", self.whole)
-        return metrics
+        return measured
 
-    def _ask_clients(self, rounds: int) -> Metrics:
+    def _ask_clients(self, rounds: int) -> Measured:
         """Weighted mean of the clients' own metrics, over a cohort drawn for it."""
-        reachable, now = self.federation.clients(), self.federation.now()
-        policy = replace(self.policy, over_select=1.0)
-        plan = make_plan(policy, reachable, {}, rounds, now, self.seed, "evaluate")
+        policy, now = replace(self.policy, over_select=1.0), self.federation.now()
+        plan = make_plan(policy, self.federation.clients(), {}, rounds, now, self.seed, "evaluate")
         got = self._collect(plan, "evaluate", WeightedSum(_NOTHING, self.job.grid))
         self.federation.settle(got.verdicts)
-        return dict(got.total.metrics)
+        return of_clients(got, rounds)
 
     def _close(self, plan: Plan, got: Collected, record: RoundRecord) -> None:
         """Record and checkpoint the round, then let clients know what became of their updates."""

@@ -3,6 +3,7 @@
     scenario.toml        the resolved scenario            environment.json  versions and the command
     population.json      label counts per client          plan.json         the round under way
     rounds.jsonl         one RoundRecord a line           summary.json      the figures
+    sessions.json        numbers of the last secure sessions
     checkpoint.safetensors                                clients/          memory of the clients
     best.safetensors, last.safetensors                    report.html
 

@@ -7,7 +7,7 @@ signed who survived: a second sum over others would differ from the first by som
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from fedkit.errors import SecAggAborted
 from fedkit.federation import Federation, Plan, Verdict, Witness, server_trust, witness
 from fedkit.history import Fate, Outcome, SecureRecord
 from fedkit.job import Job
-from fedkit.messages import ClientId, Failure, Key, Task
+from fedkit.messages import ClientId, Failure, Key, Kind, Task
 from fedkit.secagg.header import SID_BYTES, Header
 from fedkit.secagg.identity import RANDOM, AgreementKey, Trust, draw
 from fedkit.secagg.messages import Stage
@@ -41,7 +41,9 @@ _VERDICTS: Mapping[Outcome, Verdict] = {
 
 
 class SecureCollector:
-    """Sums the updates of one round in secret. settings: those of the job."""
+    """Sums the updates of one round in secret. settings: those of the job. number: that of the next session
+    of a round; none comes twice.
+    """
 
     def __init__(
         self,
@@ -52,9 +54,10 @@ class SecureCollector:
         ctx: CodecContext,
         zero: WeightedSum,
         notify: Notify,
+        number: Callable[[Kind, int], int],
     ) -> None:
         self._federation, self._job, self._settings = federation, job, settings
-        self._plan, self._ctx, self._notify = plan, ctx, notify
+        self._plan, self._ctx, self._notify, self._number = plan, ctx, notify, number
         self._trust = server_trust(federation)
         self._sessions: list[Session] = []
         self._aborts: list[str] = []
@@ -67,11 +70,11 @@ class SecureCollector:
         """Open sessions until one brings a sum, or none may follow."""
         invited, least = sorted(key.client for key in tasks), self._settings.policy.least
         few = ""
-        for attempt in range(1 + self._settings.retries):
+        for _ in range(1 + self._settings.retries if tasks else 0):
             if len(invited) < least:
                 few = f"{len(invited)} clients can take part, a secure sum takes {least} or more"
                 break
-            again = self._attempt(attempt, invited, list(tasks.values()))
+            again = self._attempt(invited, list(tasks.values()))
             if not again or self._federation.now() >= self._plan.deadline:
                 break
             invited = list(self._sessions[-1].left)
@@ -83,12 +86,13 @@ class SecureCollector:
         self.result.secagg = self._record()
         return self.result
 
-    def _attempt(self, attempt: int, invited: list[ClientId], tasks: list[Task]) -> bool:
+    def _attempt(self, invited: list[ClientId], tasks: list[Task]) -> bool:
         """One session; whether another may follow."""
+        kind = tasks[0].key.kind
+        attempt = self._number(kind, self._plan.round)
         session = self._open(attempt, invited, tasks[0])
+        first = [] if self._sessions else [self._announced(task, session.header) for task in tasks]
         self._sessions.append(session)
-        first = [self._announced(task, session.header) for task in tasks] if attempt == 0 else []
-        kind = session.header.kind
         try:
             summed = session.run(first)
             seeds = [self._plan.seeds[client] for client in summed.members]

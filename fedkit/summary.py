@@ -82,7 +82,7 @@ def summarise(
         "clients_invited": sum(len(r.fates) for r in rounds),
         **{f"clients_{o.value}": n for o, n in count.items()},
         "clients_carried": sum(r.carried_in for r in rounds),
-        "secagg": _secure([r.secagg for r in rounds if r.secagg is not None]),
+        "secagg": _secure([secure for r in rounds for secure in r.secure]),
     }
 
 

@@ -182,3 +182,18 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, name: str) -> 
     (out / name).write_bytes(data[: len(data) // 3])
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
         run("fedavg", work, rounds=3, out=out, resume=True)
+
+
+def test_no_session_has_the_number_of_another(folder: RunFolder) -> None:
+    first = Journal(job(), 0, folder)
+    assert [first.session("train", 3), first.session("train", 3), first.session("evaluate", 4)] == [0, 1, 0]
+    after = Journal(job(), 0, folder)  # a crash
+    assert [after.session("train", 3), after.session("evaluate", 4), after.session("train", 4)] == [2, 1, 0]
+    assert Journal(job(model_seed=1), 0, folder).session("train", 4) == 0
+    alone = Journal(job(), 0, None)
+    assert [alone.session("train", 3), alone.session("train", 3)] == [0, 1]
+    odd: list[object] = [{"train": 3}, [], {"train": ["x", "y"]}]
+    for damaged in odd:
+        folder.write_json("sessions.json", damaged)
+        with pytest.raises(CheckpointError, match=r"sessions\.json is damaged"):
+            Journal(job(), 0, folder).session("train", 4)

@@ -12,6 +12,7 @@ from fedkit.federation import Plan, Traffic
 from fedkit.history import Carried, Fate, Outcome
 from fedkit.job import Job
 from fedkit.judging import fatal_cause, make_record
+from fedkit.measuring import Measured
 from fedkit.messages import Failure, Key
 from fedkit.tensors import Layout
 from fedkit_strategies import FedAvg
@@ -33,12 +34,12 @@ def collected() -> Collected:
 
 def test_a_record_says_what_the_round_came_to() -> None:
     got, spent = collected(), Traffic(100, 200) - Traffic(40, 50)
-    good = make_record(JOB, PLAN, got, "", {"accuracy": 0.5}, spent, 15.0, 0.25)
+    good = make_record(JOB, PLAN, got, "", Measured({"accuracy": 0.5}), spent, 15.0, 0.25)
     assert (good.ok, good.reason, good.fatal, good.weight, good.train) == (True, "", "", 4.0, {"loss": 0.5})
     assert (good.bytes_up, good.bytes_down) == (60, 150)
     assert (good.bytes_up_float32, good.bytes_down_float32) == (2 * 20, 2 * 20)  # counted, invited
     assert (good.virtual_start, good.virtual_end, good.wall_seconds) == (10.0, 15.0, 0.25)
-    failed = make_record(JOB, PLAN, got, "why", {}, spent, 15.0, 0.25)
+    failed = make_record(JOB, PLAN, got, "why", Measured({}), spent, 15.0, 0.25)
     assert (failed.ok, failed.reason, failed.carried["old"].outcome) == (False, "why", Outcome.unwanted)
 
 
@@ -69,3 +70,19 @@ def test_a_failure_on_purpose_is_told_by_its_code_once() -> None:
     )
     got.fates = {"ann": Fate(Outcome.failed, "x")}
     assert fatal_cause(got).endswith("first: no_data: 'examples' are none")
+
+
+@pytest.mark.parametrize(
+    ("code", "subject", "fatal"),
+    [
+        ("refused", "second sum", False),
+        ("refused", "attempt", False),
+        ("refused", "model", True),
+        ("x", "sid", True),
+    ],
+)
+def test_a_session_too_many_is_no_reason_to_end_the_run(code: str, subject: str, fatal: bool) -> None:
+    got = Collected(JOB.zero())
+    got.first_failure = Failure(Key("j", 0, "train", "", 0, "ann"), code, "ProtocolRefused", subject)
+    got.fates = {"ann": Fate(Outcome.failed, "x")}
+    assert bool(fatal_cause(got)) is fatal

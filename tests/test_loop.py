@@ -636,3 +636,19 @@ def test_an_interrupt_leaves_a_complete_folder(tmp_path: Path) -> None:
     assert (summary["status"], summary["rounds"]) == ("interrupted", 1)
     result = run("fedavg", three(), rounds=3, out=tmp_path / "run", resume=True)
     assert digest(result.model) == digest(run("fedavg", three(), rounds=3).model)
+
+
+class Leaping(FedAvg):
+    """First to 5, then further than codecs can tell."""
+
+    def step(self, model: Tensors, state: State, total: WeightedSum) -> tuple[Tensors, State]:
+        end = 5.0 if model["w"][0] == 1.0 else 3e38
+        return {name: np.full_like(array, end) for name, array in model.items()}, state
+
+
+def test_a_model_that_cannot_be_sent_leaves_the_run_with_the_one_it_had() -> None:
+    result = run(Leaping(), three(), rounds=3, codec_down="int8", policy=RoundPolicy(max_failures=9))
+    assert [record.ok for record in result.history.rounds] == [True, False, False]
+    assert "the new model cannot be sent" in result.history.rounds[1].reason
+    assert result.model["w"][0] == 5.0
+    assert [record.metrics for record in result.history.rounds] == [{"score": 5.0}] * 3

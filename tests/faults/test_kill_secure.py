@@ -90,7 +90,8 @@ def left(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     for part in (summary, *rounds):
         del part["wall_seconds"]
     for record in rounds:
-        del record["secagg"]["client_seconds"], record["secagg"]["server_seconds"]
+        for secure in filter(None, (record["secagg"], record["secagg_evaluate"])):
+            del secure["client_seconds"], secure["server_seconds"]
     return summary, rounds
 
 
