@@ -7,6 +7,7 @@ session aborts and another is opened, the client trains again, which gives the s
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from fedkit.dressing import codec_context
 from fedkit.errors import ProtocolRefused
 from fedkit.federation import Witness
 from fedkit.job import Job
-from fedkit.messages import SCALE, ClientId, Key, Kind, Task, Update
+from fedkit.messages import SCALE, ClientId, Key, Kind, Metrics, Task, Update
 from fedkit.planning import train_seed
 from fedkit.secagg.client import SecAggClient
 from fedkit.secagg.identity import RANDOM, Floors, Identity, Random, SigningKey, Trust
@@ -24,6 +25,8 @@ from fedkit.secagg.memory import MemorySessions, Sessions
 from fedkit.secagg.messages import FromClient, FromServer, Stage
 from fedkit.secagg.rules import Expected
 from fedkit.securesum import Lanes, Tail, encoding_of, given_to_all, pack
+
+log = logging.getLogger("fedkit")
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class SecureClients:
         self._job, self._credentials, self._train = job, credentials, train
         self._witnessed = credentials is not None and credentials.witnessed
         self._held: dict[Key, _Held] = {}
+        self._left: set[str] = set()
         self._seconds: dict[tuple[Kind, int, int], float] = {}
         self._packed: dict[tuple[Kind, int, int], dict[ClientId, tuple[Lanes, Tail]]] = {}
 
@@ -168,6 +172,7 @@ class SecureClients:
         update = held.prepared if held.prepared is not None else self._train(task)
         ctx = codec_context(self._job, task.key.round, task.seed, _scale(task))
         vector, tail = pack(self._job, task.key.kind, update, ctx)
+        self._tell_left(update.metrics)
         if self._witnessed and self._job.secagg is not None and self._job.secagg.verify:
             seen = self._packed.setdefault(_name(held), {})
             seen[task.key.client] = (vector.copy(), tail.copy())
@@ -175,6 +180,12 @@ class SecureClients:
         made = machine.mask(vector, tail)
         self._spent(held, began)
         return made
+
+    def _tell_left(self, metrics: Metrics) -> None:
+        """Which metrics no secure sum has room for, each once."""
+        for name in sorted(metrics.keys() - self._left - {*self._job.metrics}):
+            self._left.add(name)
+            log.warning("metric %r stays with the clients: it is not in the workload's metric_names", name)
 
     def _expected(self, held: _Held, attempt: int) -> Expected:
         """What this client makes of the session by itself, from its job and its task."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 
@@ -105,8 +105,8 @@ class Session:
 
     def _take(self, arrival: Arrival, asked: set[Key]) -> None:
         key, reply = arrival.key, arrival.reply
-        if isinstance(reply, Failure) and (key in asked or key.stage == ""):
-            self.failures.setdefault(key.client, reply)
+        if isinstance(reply, Failure) and (key in asked or self._task_of(key)):
+            self.failures.setdefault(key.client, replace(reply, key=key))
             if key.client in self._waiting:
                 self._waiting.remove(key.client)
                 self.server.drop(key.client)
@@ -163,3 +163,10 @@ class Session:
     def _key(self, stage: Stage, client: ClientId) -> Key:
         header = self.header
         return Key(header.job, header.round, header.kind, stage.value, header.attempt, client)
+
+    def _task_of(self, key: Key) -> bool:
+        """Whether it is that of a task of this round: one of another says nothing about this session."""
+        header = self.header
+        return key.client in self.invited and key == Key(
+            header.job, header.round, header.kind, "", 0, key.client
+        )

@@ -81,9 +81,12 @@ def pack(job: Job, kind: Kind, update: Update, ctx: CodecContext) -> tuple[Lanes
     """Vector and tail of one client; metrics that the job does not name stay behind.
 
     ClientFailed, naming the tensor or figure: `diverged` for what is not finite or too large, `update` for
-    what does not fit the job.
+    what does not fit the job, metrics of which it names not one among them.
     """
     weight, metrics = figures(update.weight, update.metrics)
+    if metrics and metrics.keys().isdisjoint(job.metrics):
+        name = min(metrics)
+        raise ClientFailed("update", name, "is not in the workload's metric_names")
     rounded, tail = _tail(job, weight, metrics)
     if kind == "evaluate":
         return np.zeros(0, np.uint64), tail

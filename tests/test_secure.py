@@ -401,9 +401,19 @@ def test_over_selection_ends_the_round_with_who_is_wanted() -> None:
     assert secure(record).verified
 
 
-def test_metrics_that_the_job_does_not_name_stay_with_the_clients() -> None:
+def test_metrics_that_the_job_does_not_name_stay_with_the_clients(caplog: pytest.LogCaptureFixture) -> None:
     (record,) = go().history.rounds
     assert record.train == {"loss": mean("abcdef")}
+    told = [record.message for record in caplog.records if "metric_names" in record.message]
+    assert told == ["metric 'own' stays with the clients: it is not in the workload's metric_names"]
+
+
+def test_a_workload_whose_metrics_have_no_room_at_all_is_told_what_to_name() -> None:
+    """Its run would go on without any, in silence."""
+    work = Work()
+    work.metric_names = ("f1",)  # type: ignore[attr-defined]
+    with pytest.raises(RunFailed, match=r"update.*'?loss'?.*is not in the workload's metric_names"):
+        go(work, rounds=2)
 
 
 def test_the_plain_path_knows_nothing_of_sessions() -> None:

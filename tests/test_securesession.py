@@ -1,0 +1,57 @@
+"""What a session takes from a federation: messages of its own stages, and failures of its own tasks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fedkit.federation import Arrival
+from fedkit.messages import Failure, Key
+from fedkit.secagg.header import Encoding, Header
+from fedkit.secagg.identity import AgreementKey, Trust
+from fedkit.secagg.messages import Stage
+from fedkit.secagg.parameters import Mode, Policy
+from fedkit.secagg.primitives.suite import Suite
+from fedkit.secagg.server import SecAggServer
+from fedkit.securesession import Session, deadlines
+from fedkit_simulations.engine import Simulation
+
+NAMES = ("a", "b", "c")
+TASK = Key("job", 5, "train", "", 0, "a")
+ASKED = replace(TASK, stage="advertise", attempt=1)
+
+
+def session() -> Session:
+    agreement = AgreementKey.new()
+    policy = Policy(mode=Mode.HONEST_SERVER, dropout=0.0)
+    header = Header(
+        Suite.AES, bytes(32), "job", 5, "train", 1, bytes(32), Encoding(3, 32, 1, ""), policy, 3, None,
+        deadlines(0.0, 1.0), "none", agreement.public,
+    )  # fmt: skip
+    server = SecAggServer(header, Trust.none(), NAMES, signer=None, agreement=agreement)
+    made = Session(Simulation.__new__(Simulation), server, header, 3, 1, 3, NAMES)
+    made._waiting = set(NAMES)
+    return made
+
+
+@pytest.mark.parametrize("key", [TASK, ASKED], ids=["task", "stage"])
+def test_a_failure_of_this_session_or_its_task_drops_the_client(key: Key) -> None:
+    made = session()
+    stray = replace(key, stage="nonsense", client="x")
+    made._take(Arrival(key, 0.0, Failure(stray, "exception", "OSError")), {ASKED})
+    assert made._waiting == {"b", "c"}
+    assert made.failures["a"].key == key
+    assert made.lost == {"a": Stage.advertise}  # by the key of the request, whatever the reply says
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"round": 4}, {"kind": "evaluate"}, {"job": "other"}, {"attempt": 1}, {"client": "x"}],
+    ids=repr,
+)
+def test_a_failure_of_anything_else_does_not(change: dict[str, str]) -> None:
+    made, key = session(), replace(TASK, **change)  # type: ignore[arg-type]
+    made._take(Arrival(key, 0.0, Failure(key, "exception", "OSError")), {ASKED})
+    assert made._waiting == set(NAMES)
+    assert made.failures == {}
