@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from fedkit.tensors import State, Tensors
 
 ClientId: TypeAlias = str
+MOST_ID_BYTES: Final = 255
+"""Of UTF-8: the length of an id is one byte where it travels."""
 Settings: TypeAlias = Mapping[str, float | int | str | bool]
 Metrics: TypeAlias = Mapping[str, float]
 SCALE = "codec.scale"

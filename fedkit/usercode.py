@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fedkit.errors import CheckpointError, ConfigError, FedkitError, RunFailed, shown
-from fedkit.messages import Settings
+from fedkit.messages import MOST_ID_BYTES, Settings
 from fedkit.tensors import State, sealed
 
 NUMBERS = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
@@ -176,11 +176,11 @@ def _odd_array(array: object, dtypes: frozenset[str]) -> str:
 
 def odd_client(client: object) -> str:
     """What is wrong with a client's id; else an empty string."""
-    if why := _odd_name(client, 256):
+    if why := _odd_name(client, MOST_ID_BYTES):
         return why
     assert isinstance(client, str)
     size = len(client.encode())
-    return f"has {size} bytes, 1 to 256 are allowed" if not 1 <= size <= 256 else ""
+    return "" if 1 <= size <= MOST_ID_BYTES else f"has {size} bytes, 1 to {MOST_ID_BYTES} are allowed"
 
 
 def _kind(value: object) -> str:

@@ -147,7 +147,8 @@ def test_whole_numbers() -> None:
         (["a", "a", "b"], "two clients have the id 'a'"),
         ([1, 2], "the id 1 is an int, not a plain string; make it one with str(...)"),
         (list(np.array(["a"])), "is a str_, not a plain string"),
-        ([""], "the id '' has 0 bytes, 1 to 256 are allowed"),
+        ([""], "the id '' has 0 bytes, 1 to 255 are allowed"),
+        (["é" * 128], "has 256 bytes, 1 to 255 are allowed"),
         (["é" * 129], "has 258 bytes"),
         (["\ud800"], "lone surrogate"),
         ((c for c in "ab"), "returned a generator, not a list of ids"),
@@ -155,7 +156,7 @@ def test_whole_numbers() -> None:
         (None, "returned None"),
         ([], "names no clients"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_ids_are_unique_plain_strings(ids: object, text: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -115,7 +115,7 @@ class Opened:
     16 bytes."""
 
     owners: Flags
-    shares: tuple[bytes, ...]
+    shares: tuple[bytes, ...] = field(repr=False)
     tag: bytes
     kind: ClassVar[int] = 10
 

@@ -18,14 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkit.errors import WireError
-from fedkit.messages import ClientId
+from fedkit.messages import MOST_ID_BYTES, ClientId
 
 Flags: TypeAlias = NDArray[np.bool_]
 
 MAGIC: Final = b"SA"
 VERSION: Final = 1
 PREFIX: Final = 16  # a multiple of 8: lanes that follow are aligned
-MOST_ID_BYTES: Final = 255
 
 _PREFIX = struct.Struct("<2sBBIQ")
 

@@ -14,8 +14,8 @@ from hashlib import sha256
 from typing import Final, Literal, TypeAlias, get_args
 
 from fedkit.errors import ConfigError, WireError
-from fedkit.messages import Kind
-from fedkit.secagg.frames import MOST_ID_BYTES, Reader, frame, sized
+from fedkit.messages import MOST_ID_BYTES, Kind
+from fedkit.secagg.frames import Reader, frame, sized
 from fedkit.secagg.parameters import MOST, SMALLEST, Mode, Parameters, Policy, by_hand, choose
 from fedkit.secagg.primitives.digests import DIGEST_BYTES
 from fedkit.secagg.primitives.keys import KEY_BYTES

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from fedkit.errors import ConfigError
+from fedkit.errors import ConfigError, CryptoError, WireError, shown
 from fedkit.messages import ClientId
 from fedkit.secagg.frames import client_bytes, statement
 from fedkit.secagg.header import Identities
 from fedkit.secagg.messages import Certificate
 from fedkit.secagg.parameters import Parameters, Policy, by_hand, choose
-from fedkit.secagg.primitives.keys import KEY_BYTES, AgreementKey
-from fedkit.secagg.primitives.signatures import SigningKey, verify
+from fedkit.secagg.primitives.keys import AgreementKey
+from fedkit.secagg.primitives.signatures import SigningKey, check_signer, verify
 from fedkit.secagg.primitives.suite import RANDOM, Random, draw
 
 __all__ = [
@@ -54,8 +54,11 @@ class Trust:
         named += [("the server", self.server)] * (self.kind != "none")
         owners: dict[bytes, str] = {}
         for name, key in named:
-            if len(key) != KEY_BYTES:
-                raise ConfigError(f"the Ed25519 key of {name} has {KEY_BYTES} bytes, not {len(key)}")
+            try:
+                check_signer(key)
+                client_bytes(name)
+            except (CryptoError, WireError) as error:
+                raise ConfigError(f"{shown(name)}: {error}") from None
             if key in owners:
                 raise ConfigError(f"{owners[key]} and {name} have the same key: each needs its own")
             owners[key] = name

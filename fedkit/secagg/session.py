@@ -8,7 +8,7 @@ the seed of the graph. Clients who were shown different headers or rosters have 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
@@ -137,7 +137,7 @@ class Link:
     suite: Suite
     context: bytes
     client: ClientId
-    agreed: bytes
+    agreed: bytes = field(repr=False)
 
     @classmethod
     def between(cls, session: Session, client: ClientId, own: AgreementKey, peer: bytes) -> Link:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import pytest
 
-from fedkit.errors import ConfigError
+from fedkit.errors import ConfigError, PeerRefused, ProtocolRefused
 from fedkit.secagg.identity import Authority, Identity, SigningKey, Trust, fingerprint
+from fedkit.secagg.messages import Advert
+from fedkit.secagg.rules import check_advert_signature
+
+if TYPE_CHECKING:
+    from tests.secagg.conftest import Rehearsal
 
 
 def key(mark: int) -> SigningKey:
@@ -76,3 +84,33 @@ def test_an_identity_holds_its_own_certificate() -> None:
 
 def test_fingerprints_are_grouped() -> None:
     assert fingerprint(bytes(32)) == " ".join(["00000000"] * 8)
+
+
+WEAK = b"\x01" + bytes(31)  # the neutral point
+
+
+def test_a_key_that_anybody_can_sign_for_is_nobodys() -> None:
+    for make in (
+        lambda: Trust.of_roster({"a": WEAK}, SERVER),
+        lambda: Trust.of_roster({"a": key(1).public}, WEAK),
+        lambda: Trust.of_ca(WEAK, SERVER),
+    ):
+        with pytest.raises(ConfigError, match="low order"):
+            make()
+
+
+def test_a_ca_that_certifies_such_a_key_helps_nobody(rehearse: type[Rehearsal]) -> None:
+    """The key is certified, and a signature that holds for it is refused on both sides."""
+    session = rehearse(4, identities="ca")
+    advert = Advert.from_bytes(
+        session.clients["c001"].advertise(session.server.outbox()["c001"], session.expected())
+    )
+    voucher = session.authority.certify("c001", WEAK).signature
+    forged = replace(advert, public=WEAK, voucher=voucher, signature=WEAK + bytes(32))
+    assert session.trust.vouches("c001", WEAK, voucher)
+    with pytest.raises(PeerRefused) as caught:
+        session.server.receive("c001", forged.to_bytes())
+    assert caught.value.rule == "signature"
+    with pytest.raises(ProtocolRefused) as refused:
+        check_advert_signature(forged, session.header)
+    assert refused.value.rule == "signature"

@@ -46,6 +46,10 @@ A, B = key(1).public.hex(), key(2).public.hex()
         (f'server = "{B}"\n[clients]', r":2: clients: a table"),
         (f'server = "{B}"\n[clients]\na = "{A}"\nb = "{A}"', r":2: clients: .*same key"),
         (f'server = "{B}"\nca = "{B}"', r":2: ca: .*same key"),
+        (f'server = "{"01" + "00" * 31}"\n[clients]\na = "{A}"', r"the server': a key of low order"),
+        (f'server = "{B}"\n[clients]\na = "{"ff" * 32}"', r":2: clients: 'a': .*not in its one spelling"),
+        (f'server = "{B}"\n[clients]\na = "{"02" + "00" * 31}"', r":2: clients: 'a': no point of the curve"),
+        (f'server = "{B}"\n[clients]\n{"x" * 256} = "{A}"', r"a client id has 1 to 255 bytes"),
         ("server = ", r"roster.toml: "),
     ],
 )

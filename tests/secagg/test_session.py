@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fedkit.errors import SecAggAborted
 from fedkit.secagg.client import MemorySessions
-from fedkit.secagg.closing import Masked
+from fedkit.secagg.closing import Masked, Opened
 from fedkit.secagg.header import Encoding
 from fedkit.secagg.messages import Advert, Stage
 from fedkit.secagg.parameters import Mode, Policy
@@ -337,3 +337,14 @@ def test_the_server_keeps_one_vector(rehearse: type[Rehearsal]) -> None:
     finally:
         tracemalloc.stop()
     assert max(held) < encoding.vector_bytes / 20
+
+
+def test_no_secret_is_in_what_gets_printed(rehearse: type[Rehearsal]) -> None:
+    session = rehearse(4).until(Stage.mask)
+    link = session.clients["c000"].__dict__["_link"]
+    assert repr(link.agreed) not in repr(link)
+    assert link.client in repr(link)
+    session.until(Stage.unmask).step()
+    opened = Opened.from_bytes(session.seen[Stage.unmask, "c000"], 4)
+    assert len(opened.shares) == 4
+    assert not any(repr(share) in repr(opened) for share in opened.shares)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedkit.errors import CryptoError
-from fedkit.secagg.primitives.signatures import SIGNATURE_BYTES, SigningKey, verify
+from fedkit.secagg.primitives.signatures import (
+    LOW_ORDER,
+    PRIME,
+    SIGNATURE_BYTES,
+    SigningKey,
+    check_signer,
+    verify,
+)
 from fedkit.seeds import stream
 
 
@@ -69,3 +78,47 @@ def test_keys_come_from_the_random_source_and_have_32_bytes() -> None:
     assert SigningKey.new().public != SigningKey.new().public
     with pytest.raises(CryptoError, match="31 bytes"):
         SigningKey(bytes(31))
+
+
+TORSION = sorted(
+    (y + (sign << 255)).to_bytes(32, "little")
+    for y in LOW_ORDER
+    for sign in (0, 1)
+    if not (sign and y in (1, PRIME - 1))
+)
+
+
+def passes(public: bytes, message: bytes, signature: bytes) -> bool:
+    """Without the check."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("public", TORSION)
+def test_nobody_signs_for_a_key_of_low_order(public: bytes) -> None:
+    """Without a secret: a point of low order and zero, for one message of a few."""
+    forged = [(str(at).encode(), point + bytes(32)) for at in range(40) for point in TORSION]
+    assert any(passes(public, *one) for one in forged)
+    assert not any(verify(public, *one) for one in forged)
+    with pytest.raises(CryptoError, match="low order"):
+        check_signer(public)
+
+
+def test_there_are_eight_points_of_low_order() -> None:
+    assert len(set(TORSION)) == 8
+
+
+@pytest.mark.parametrize("y", [2, 7, PRIME + 3, 2**255 - 1])
+def test_what_is_no_public_key(y: int) -> None:
+    with pytest.raises(CryptoError, match="no point" if y < PRIME else "its one spelling"):
+        check_signer(y.to_bytes(32, "little"))
+
+
+def test_real_keys_are_keys() -> None:
+    for seed in range(20):
+        check_signer(SigningKey.new(stream(seed, "key").bytes).public)
+    with pytest.raises(CryptoError, match="32 bytes, not 31"):
+        check_signer(bytes(31))
