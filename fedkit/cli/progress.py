@@ -65,11 +65,13 @@ def show_metrics(metrics: Metrics) -> str:
 
 def masked(record: RoundRecord) -> str:
     """How many updates a secure round summed, of how many; empty for any other round."""
-    secure = record.secagg
+    secure, wrong = record.secagg, ", NOT the plain sum"
     if secure is None or not record.ok:
         return ""
-    checked = {True: ", equal to the plain sum", False: ", NOT the plain sum", None: ""}[secure.verified]
-    return f"  secret sum of {record.count(Outcome.counted)}/{len(record.fates)}{checked}"
+    checked = {True: ", equal to the plain sum", False: wrong, None: ""}[secure.verified]
+    metrics = record.secagg_evaluate
+    of_metrics = f"; that of metrics{wrong}" if metrics is not None and metrics.verified is False else ""
+    return f"  secret sum of {record.count(Outcome.counted)}/{len(record.fates)}{checked}{of_metrics}"
 
 
 class Lines:

@@ -22,7 +22,7 @@ _SHOWN = 12
 
 def secure_section(run: Run) -> Html | None:
     """The section "Secure aggregation"; None for a run without."""
-    done = [(record, record.secagg) for record in run.rounds if record.secagg is not None]
+    done = [(record, secure) for record in run.rounds for secure in record.secure]
     if not done:
         return None
     records = [secure for _, secure in done]
@@ -102,7 +102,7 @@ def _row(record: RoundRecord, secure: SecureRecord) -> list[str]:
     clients = f", clients {show_seconds(secure.client_seconds)}" if secure.client_seconds is not None else ""
     equal = {True: "equal", False: "NOT equal", None: "–"}[secure.verified]
     return [
-        str(record.round + 1),
+        f"{record.round + 1}{'' if secure is record.secagg else ', metrics'}",
         reached,
         graph,
         aborted,

@@ -131,6 +131,10 @@ def test_secure_rounds_say_how_many_were_summed_and_whether_it_was_verified(fold
     assert all(said in line for line in screen.getvalue().splitlines())
     record = result.history.rounds[-1]
     assert masked(record).strip() == said.strip()
+    assert record.secagg is not None
+    false = dataclasses.replace(record.secagg, verified=False)
+    odd = dataclasses.replace(record, secagg_evaluate=false)
+    assert masked(odd) == masked(record) + "; that of metrics, NOT the plain sum"
     for other in (dataclasses.replace(record, ok=False), dataclasses.replace(record, secagg=None)):
         assert masked(other) == ""
 

@@ -88,6 +88,18 @@ def test_what_was_verified_is_told_and_what_was_not_even_more(make_run: Callable
     assert "|broke the protocol|a; b: wrong shares|" in said
 
 
+def test_sums_of_metrics_have_rows_of_their_own(make_run: Callable[..., Path]) -> None:
+    folder = secured(make_run(), RECORD)
+    path = folder / "rounds.jsonl"
+    first, *others = [RoundRecord.from_json(line) for line in path.read_text().splitlines()]
+    measured = replace(first, secagg_evaluate=replace(RECORD, verified=False))
+    path.write_text("".join(record.to_json() + "\n" for record in (measured, *others)))
+    said = section(folder)
+    assert "|1|13 " in said
+    assert "|1, metrics|13 " in said
+    assert "|equals the plain sum|in 0 of 1 sums compared|" in said
+
+
 def test_a_run_that_lost_nobody_says_so(make_run: Callable[..., Path]) -> None:
     assert "|Nobody was lost.|" in section(secured(make_run(), replace(RECORD, lost={})))
 
