@@ -97,7 +97,7 @@ class Collector:
             self._judge_carried(key, arrival)
         else:
             self.result.verdicts[key] = Verdict.late
-            log.info("client %s: reply to round %d came too late", key.client, key.round)
+            log.info("client %s: reply to round %d came too late", key.client, key.round + 1)
 
     def _judge(self, key: Key, arrival: Arrival) -> None:
         reply = arrival.reply
@@ -111,7 +111,7 @@ class Collector:
         else:
             why = self._add(key, reply, self._tasks[key].work, 1.0)
             if why:
-                log.warning("round %d: %s", key.round, why)
+                log.warning("round %d: %s", key.round + 1, why)
                 self._seal(key, Outcome.refused, why, Verdict.refused)
             else:
                 self.result.counted += 1
@@ -188,7 +188,7 @@ class Collector:
         why = told(failure)
         # the same traceback from every client of a round helps nobody
         detail = f"\n{failure.detail}" if failure.detail and why not in self._told else ""
-        log.warning("round %d: client %s failed: %s%s", key.round, key.client, why, detail)
+        log.warning("round %d: client %s failed: %s%s", key.round + 1, key.client, why, detail)
         self._told.add(why)
         self.result.first_failure = self.result.first_failure or failure
         self._seal(key, Outcome.failed, why, Verdict.refused, failure)

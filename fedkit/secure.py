@@ -98,7 +98,7 @@ class SecureCollector:
             seeds = [self._plan.seeds[client] for client in summed.members]
             total = unpack(self._job, kind, summed.vector, summed.tail, seeds, self._ctx)
         except SecAggAborted as error:
-            log.warning("round %d, session %d: %s", self._plan.round, attempt, error)
+            log.warning("round %d, session %d: %s", self._plan.round + 1, attempt + 1, error)
             self._aborts.append(error.reason)
             self._seen(session)
             return error.retry
@@ -166,7 +166,7 @@ class SecureCollector:
     def _log(self, key: Key, failure: Failure) -> None:
         """The traceback of the first failure only: those of the others are much the same."""
         detail = f"\n{failure.detail}" if failure.detail and self.result.first_failure is None else ""
-        log.warning("round %d: client %s failed: %s%s", key.round, key.client, told(failure), detail)
+        log.warning("round %d: client %s failed: %s%s", key.round + 1, key.client, told(failure), detail)
 
     def _fate(self, client: ClientId, session: Session | None, stage: Stage | None) -> Fate:
         if session is None:

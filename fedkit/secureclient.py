@@ -92,7 +92,7 @@ class SecureClients:
         if task.work != 1.0:
             raise ProtocolRefused("work", f"{task.work:.3g} of the work, where all do the whole of it")
         if task.seed != train_seed(self._job.model_seed, key.round, key.client):
-            raise ProtocolRefused("seed", f"another seed than that of the job for round {key.round}")
+            raise ProtocolRefused("seed", f"another seed than that of the job for round {key.round + 1}")
         self._held.setdefault(key, _Held(replace(task, work=work)))
 
     def prepare(self, key: Key) -> None:
@@ -110,11 +110,13 @@ class SecureClients:
         key = request.key
         held = self._held.get(task_key(key))
         if held is None:
-            raise ProtocolRefused("task", f"no task has announced the session of round {key.round}")
+            raise ProtocolRefused("task", f"no task has announced the session of round {key.round + 1}")
         if key.stage == Stage.advertise:
             return FromClient(key, self._join(held, key, request.body))
         if held.machine is None or held.attempt != key.attempt:
-            raise ProtocolRefused("attempt", f"no session {key.attempt} of round {key.round} is under way")
+            raise ProtocolRefused(
+                "attempt", f"no session {key.attempt + 1} of round {key.round + 1} is under way"
+            )
         machine, held.machine = held.machine, None
         try:
             body = self._advance(machine, held, Stage(key.stage), request.body)
@@ -139,14 +141,16 @@ class SecureClients:
         if who is None:
             raise ProtocolRefused("identity", "this client has no identity for secure sessions")
         if key.attempt <= held.attempt:
-            raise ProtocolRefused("attempt", f"session {key.attempt} of round {key.round} was opened before")
+            raise ProtocolRefused(
+                "attempt", f"session {key.attempt + 1} of round {key.round + 1} was opened before"
+            )
         began, client, random = time.thread_time(), key.client, who.random(key)
         remembers = who.sessions(client)
         machine = SecAggClient(who.identity(client), who.trust, who.floors, remembers, random=random)
         made = machine.advertise(body, self._expected(held, key.attempt))
         retries = self._job.secagg.retries if self._job.secagg is not None else 0
         if remembers.joined(key.job, key.round, key.kind) > retries:
-            raise ProtocolRefused("attempts", f"more than {1 + retries} sessions of round {key.round}")
+            raise ProtocolRefused("attempts", f"more than {1 + retries} sessions of round {key.round + 1}")
         held.machine, held.attempt = machine, key.attempt
         self._spent(held, began)
         return made

@@ -320,7 +320,7 @@ def test_a_reply_that_nobody_waits_for_is_told_so(caplog: pytest.LogCaptureFixtu
     with caplog.at_level("INFO", logger="fedkit"):
         got = r.run()
     assert got.verdicts[r.key("dan", 2)] is Verdict.late
-    assert "client dan: reply to round 2 came too late" in caplog.text
+    assert "client dan: reply to round 3 came too late" in caplog.text
     assert same(got.total, sum_of(r.job, (1.0, 1.0)))
 
 

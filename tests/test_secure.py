@@ -210,7 +210,9 @@ def test_a_client_that_sends_rubbish_is_refused_and_the_others_are_summed(
 # Aborts and second sessions
 
 
-def test_a_round_that_aborts_is_recorded_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_that_aborts_is_recorded_and_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     crashing(monkeypatch, Stage.unmask, "abc")
     federation = Recording(Work())
     result = go(rounds=2, federation=federation)
@@ -225,6 +227,7 @@ def test_a_round_that_aborts_is_recorded_and_the_run_goes_on(monkeypatch: pytest
     assert first.fates["d"] == Fate(Outcome.unwanted, "the session was aborted")
     assert federation.stages(0, 0) == list(Stage)
     assert federation.stages(0, 1) == []
+    assert "round 1, session 1: secure aggregation aborted" in caplog.text  # as progress counts them
 
 
 def test_a_session_that_aborts_before_anybody_signed_is_repeated_with_who_is_left(

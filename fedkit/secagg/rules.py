@@ -125,8 +125,8 @@ def check_unsigned(header: Header, sessions: Sessions) -> None:
     if sessions.signed(header.job, header.round, header.kind, header.model):
         raise ProtocolRefused(
             "second sum",
-            f"this client has signed the survivors of round {header.round} ({header.kind}) or of a later one "
-            "already, or has measured this model",
+            f"this client has signed the survivors of round {header.round + 1} ({header.kind}) or of a later "
+            "one already, or has measured this model",
         )
 
 
