@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from urllib.parse import quote
 
+from fedkit.history import SecureRecord
 from fedkit.report import groups as grouping
 from fedkit.report.charts import Line, line_chart
 from fedkit.report.data import Over, Run
@@ -114,7 +115,27 @@ def _summary(group: Group, found: Sequence[Group], target: Target | None) -> dic
     row["virtual time"] = _spread([run.progress["seconds"][-1] for run in runs], show_seconds)
     row["clients missing"] = _spread([float(grouping.lost(run)) for run in runs], show_number)
     row["rounds failed"] = _spread([float(run.rounds_failed) for run in runs], show_number)
+    if any(_secure(run) for other in found for run in other.runs):
+        row |= _secret_cells([_secure(run) for run in runs])
     return row
+
+
+def _secure(run: Run) -> list[SecureRecord]:
+    """Its secret sums, of updates and of metrics."""
+    return [secure for record in run.rounds for secure in record.secure]
+
+
+def _secret_cells(runs: Sequence[Sequence[SecureRecord]]) -> dict[str, str]:
+    """What secrecy cost: sessions aborted, clients lost by a stage, bytes beside the vectors."""
+    figures: dict[str, tuple[Callable[[SecureRecord], int], Callable[[float], str]]] = {
+        "sessions aborted": (lambda one: len(one.aborts), show_number),
+        "lost in sessions": (lambda one: sum(map(len, one.lost.values())), show_number),
+        "bytes of secrecy": (lambda one: one.bytes_up + one.bytes_down, show_bytes),
+    }
+    return {
+        name: _spread([float(sum(map(count, made))) for made in runs if made], show)
+        for name, (count, show) in figures.items()
+    }
 
 
 def _target_cells(runs: Sequence[Run], target: Target) -> dict[str, str]:

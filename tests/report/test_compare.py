@@ -4,13 +4,14 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
 
 from fedkit.errors import ConfigError
-from fedkit.history import Outcome
+from fedkit.history import Outcome, RoundRecord, SecureRecord
 from fedkit.report import summary_rows, write_compare, write_report
 from fedkit.report.data import read_run
 from fedkit.report.units import show_bytes, times
@@ -211,3 +212,21 @@ def test_runs_that_differ_in_their_codecs_are_drawn_over_bytes_first(
     text = write_compare(folders, tmp_path / "cmp.html")[0].read_text(encoding="utf-8")
     (opened,) = re.findall(r"<input [^>]*checked[^>]*>", text)
     assert f'id="{panel}"' in opened
+
+
+def test_secret_sums_are_compared_by_what_they_cost(make_run: Callable[..., Path]) -> None:
+    off, on = make_run("off"), make_run("on", config={"[secagg]\nmode": '"lying_server"'})
+    assert "sessions aborted" not in summary_rows([off])[0]
+    path, lost = on / "rounds.jsonl", {"mask": ("client-001", "client-002")}
+    reached = {"invited": 10, "unmask": 8}
+    secure = SecureRecord(
+        *("lying_server", "aes", "roster", 32, reached, 9, 7, 3, 2, ("too few",), lost, 1000, 2000),
+        *(None, 0.1, None, ()),
+    )
+    records = [RoundRecord.from_json(line) for line in path.read_text().splitlines()]
+    records[0] = replace(records[0], secagg=secure, secagg_evaluate=secure)
+    path.write_text("".join(record.to_json() + "\n" for record in records))
+    plain, secret = summary_rows([off, on])
+    keys = ("sessions aborted", "lost in sessions", "bytes of secrecy")
+    assert [secret[key] for key in keys] == ["2", "4", "6.00 kB"]
+    assert [plain[key] for key in keys] == ["–", "–", "–"]
