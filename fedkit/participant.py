@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from fedkit import feedback
 from fedkit.clientstore import ClientStore
+from fedkit.codecs.none import Plain
 from fedkit.dressing import codec_context, dress, figures, undress
 from fedkit.errors import ClientFailed, LayoutError, ProtocolRefused, UpdateRefused
 from fedkit.federation import Request, Verdict
@@ -28,6 +29,8 @@ from fedkit.usercode import NUMBERS, odd_state
 
 Answer: TypeAlias = EncodedUpdate | Failure | FromClient
 STRATEGY, PERSONAL = "strategy", "personal"
+NEAR = 0.25
+"""Share of the grid's limit from which on a client looks at what its codec makes of an update."""
 
 
 class Participant:
@@ -78,7 +81,8 @@ class Participant:
         self.secure.forget(key)
         if verdict is Verdict.counted:
             for stream, memory in memories.items():
-                self._store.put(key.client, stream, memory)
+                if stream != feedback.STREAM or key.round > self._residual_of(key.client):
+                    self._store.put(key.client, stream, memory)
 
     def pending(self) -> Mapping[Key, Mapping[str, Memory]]:
         """Memory that waits for a verdict."""
@@ -99,6 +103,12 @@ class Participant:
         return Update({}, examples, metrics)
 
     def _train(self, task: Task, budget: int) -> Answer:
+        if self._job.feedback and task.key.round <= self._residual_of(task.key.client):
+            raise ClientFailed(
+                "round",
+                "residual",
+                f"this client's update of round {task.key.round} or of a later one was counted already",
+            )
         update, memories = self._trained(task)
         try:
             reply, left = self._dress(task, update, budget)
@@ -141,12 +151,33 @@ class Participant:
         job, key = self._job, task.key
         ctx = codec_context(job, key.round, task.seed, float(task.settings.get(SCALE, 0.0)), budget)
         if not job.feedback:
-            return dress(job, key, update, ctx), {}
+            reply = dress(job, key, update, ctx)
+            if (
+                not isinstance(job.codec_up, Plain)
+                and feedback.largest(update.delta) > NEAR * job.grid.max_delta
+            ):
+                self._check_decoded(key.client, undress(job, reply, ctx).delta)
+            return reply, {}
         memory = self._store.get(key.client, feedback.STREAM)
-        wanted = replace(update, delta=feedback.compensated(update.delta, memory, key.round))
-        reply = dress(job, key, wanted, ctx)
+        wanted = feedback.compensated(update.delta, memory, key.round)
+        sent = feedback.within(update.delta, wanted, job.grid.max_delta)
+        reply = dress(job, key, replace(update, delta=sent), ctx)
         decoded = undress(job, reply, ctx).delta
-        return reply, feedback.remainder(wanted.delta, decoded, update.delta, key.round)
+        self._check_decoded(key.client, decoded)
+        return reply, feedback.remainder(wanted, decoded, update.delta, key.round)
+
+    def _check_decoded(self, client: ClientId, decoded: Tensors) -> None:
+        """What the server will make of the reply is within the grid, too."""
+        job = self._job
+        try:
+            job.grid.check(client, job.layout, job.layout.flatten(decoded), job.grid.max_delta)
+        except UpdateRefused as error:
+            reason = f"{error.reason}, as codec {job.codec_up.id!r} decodes it: raise aggregate.max_delta"
+            raise ClientFailed("diverged", error.subject, reason) from error
+
+    def _residual_of(self, client: ClientId) -> int:
+        """The round whose residual the client has."""
+        return feedback.committed(self._store.get(client, feedback.STREAM))
 
     def _own(self, client: ClientId) -> Tensors:
         """The client's personal tensors; the initial ones before its first counted update."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 from fedkit import plugins
 from fedkit.aggregate import Grid
 from fedkit.clientstore import MemoryStore
+from fedkit.codecs import Codec, CodecContext
 from fedkit.dressing import codec_context, undress
 from fedkit.federation import Verdict
-from fedkit.feedback import CAP, STALE, STREAM, compensated, remainder
+from fedkit.feedback import CAP, ROOM, STALE, STREAM, compensated, remainder, within
 from fedkit.job import Job
-from fedkit.messages import EncodedUpdate, Key, Metrics, Pass, Task, Trained
-from fedkit.participant import Participant
+from fedkit.messages import EncodedUpdate, Failure, Key, Metrics, Pass, Task, Trained
+from fedkit.participant import Answer, Participant
 from fedkit.seeds import stream
 from fedkit.tensors import Flat, Layout, Tensors, norm
 from fedkit.trainer import Correct
@@ -72,19 +74,24 @@ class Work:
 class Device:
     """One client with error feedback."""
 
-    def __init__(self, spec: str) -> None:
-        plain = plugins.codec("none")
-        self.job = Job(FedAvg(), plugins.codec(spec), plain, LAYOUT, Layout((), (), ()), Grid(), {}, 0, True)
+    def __init__(self, spec: str, grid: Grid | None = None) -> None:
+        codecs = plugins.codec(spec), plugins.codec("none")
+        grid = grid if grid is not None else Grid()
+        self.job = Job(FedAvg(), *codecs, LAYOUT, Layout((), (), ()), grid, {}, 0, True)
         self.store = MemoryStore()
         self.participant = Participant(self.job, Work(), self.store)
 
     def key(self, round: int) -> Key:
         return Key(self.job.id, round, "train", "", 0, "ann")
 
-    def sent(self, round: int) -> NDArray[np.float32]:
-        """What the server decodes of the round's update."""
+    def ask(self, round: int) -> Answer:
         task = Task(self.key(round), 1, ZERO, {}, {}, round, 1.0, 9.0, "", 9.0)
         (reply,) = self.participant.handle(task)
+        return reply
+
+    def sent(self, round: int) -> NDArray[np.float32]:
+        """What the server decodes of the round's update."""
+        reply = self.ask(round)
         assert isinstance(reply, EncodedUpdate), reply
         return LAYOUT.flatten(undress(self.job, reply, codec_context(self.job, round, round)).delta)
 
@@ -167,3 +174,83 @@ def test_a_client_that_had_nothing_to_add_keeps_its_residual() -> None:
     wanted = compensated(ZERO, before, 1)
     after = remainder(wanted, ZERO, ZERO, 1)["residual"]
     assert LAYOUT.flatten(after).tobytes() == delta_of(1).vector.tobytes()
+
+
+def test_a_round_that_was_counted_is_not_done_again() -> None:
+    """A task that comes twice, the second time after the verdict, would move the residual on again."""
+    device = Device("sign")
+    for round in (3, 5):
+        device.sent(round)
+        device.participant.settle(device.key(round), Verdict.counted)
+    kept = device.residual.tobytes()
+    for round in (5, 4, 3):
+        reply = device.ask(round)
+        assert isinstance(reply, Failure)
+        assert (reply.code, reply.subject) == ("round", "residual")
+        device.participant.settle(device.key(round), Verdict.counted)
+    assert device.residual.tobytes() == kept
+    assert device.sent(6).any()
+
+
+def test_the_residual_of_an_older_round_does_not_replace_a_newer_one() -> None:
+    device = Device("sign")
+    device.sent(1)
+    device.sent(2)
+    device.participant.settle(device.key(2), Verdict.counted)
+    kept = device.residual.tobytes()
+    device.participant.settle(device.key(1), Verdict.counted)
+    assert device.residual.tobytes() == kept
+
+
+def test_what_was_left_out_takes_no_update_beyond_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of equal entries most wait: with what they waited for they are too much, and would be for ever."""
+    ones = LAYOUT.view(np.ones(LAYOUT.size, np.float32))
+    monkeypatch.setattr(Noisy, "train", lambda self, pass_, task, correct: Trained(ones, 1, 3.0, {}))
+    device, counted = Device("topk:share=0.05|bfloat16", Grid(max_delta=2.0)), np.zeros(LAYOUT.size)
+    for round in range(10):
+        sent = device.sent(round)
+        assert np.abs(sent).max() <= 2.0
+        counted += sent
+        device.participant.settle(device.key(round), Verdict.counted)
+        assert np.abs(counted + device.residual - (round + 1)).max() <= 1e-4  # nothing is lost
+    assert np.abs(sent).max() > 1.7
+
+
+@given(st.integers(0, 99), st.floats(0.1, 300.0), st.sampled_from([0.5, 1.0, 7.0, 256.0]))
+def test_what_is_sent_is_within_the_limit_and_as_much_as_fits(seed: int, times: float, limit: float) -> None:
+    delta = LAYOUT.view(np.clip(delta_of(seed).vector, -limit, limit).astype(np.float32))
+    wanted = LAYOUT.view((delta.vector + np.float32(times) * delta_of(seed + 1).vector).astype(np.float32))
+    sent = LAYOUT.flatten(within(delta, wanted, limit))
+    most = max(ROOM * limit, float(np.abs(delta.vector).max()))
+    assert float(np.abs(sent).max()) <= limit
+    fits = np.abs(wanted.vector) <= most
+    assert (sent[fits] == wanted.vector[fits]).all()
+    assert np.abs(sent[~fits]) == pytest.approx(most)
+
+
+@dataclass(frozen=True)
+class Doubling(Codec):
+    """What comes out is twice what went in."""
+
+    id: ClassVar[str] = "doubling"
+    unbiased: ClassVar[bool] = False
+
+    def encode(self, delta: Tensors, layout: Layout, ctx: CodecContext) -> bytes:
+        return layout.flatten(delta).tobytes()
+
+    def decode(self, payload: bytes, layout: Layout, ctx: CodecContext) -> Tensors:
+        return layout.view(2 * np.frombuffer(payload, np.float32))
+
+    def max_len(self, layout: Layout) -> int:
+        return layout.nbytes
+
+
+def test_a_codec_that_overshoots_the_grid_is_named_by_the_client() -> None:
+    device = Device("sign", Grid(max_delta=float(np.abs(delta_of(0).vector).max())))
+    device.job = replace(device.job, codec_up=Doubling())
+    for fed_back in (True, False):
+        device.participant = Participant(replace(device.job, feedback=fed_back), Work(), MemoryStore())
+        reply = device.ask(0)
+        assert isinstance(reply, Failure)
+        assert reply.code == "diverged"
+        assert "as codec 'doubling' decodes it: raise aggregate.max_delta" in reply.detail
