@@ -133,6 +133,15 @@ def shown(value: object, width: int = 80) -> str:
     return text if len(text) <= width else f"{text[:head]}...{text[head + 3 - width :]}"
 
 
+def many(count: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> many(1, "client"), many(0, "client"), many(12, "sum")
+    ('1 client', '0 clients', '12 sums')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: `did you mean 'x'?` or the list of what is known.
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 
 from fedkit.collect import Collected, told
+from fedkit.errors import many
 from fedkit.federation import Plan, Traffic, Verdict
 from fedkit.history import Carried, Outcome, RoundRecord
 from fedkit.job import Job
@@ -74,9 +75,9 @@ def fatal_cause(got: Collected) -> str:
     if others or 2 * failed < len(got.fates):
         return ""
     who = (
-        f"all {failed} clients of the round failed"
+        f"all {many(failed, 'client')} of the round failed"
         if failed == len(got.fates)
-        else (f"all {failed} clients that answered failed, the other {len(got.fates) - failed} are missing")
+        else f"{many(failed, 'client')} answered and failed, {len(got.fates) - failed} did not answer"
     )
     return f"{who}, {first.key.client!r} first: {told(first)}{_where(first)}"
 

@@ -59,7 +59,7 @@ def test_the_cause_is_told_in_a_line_with_its_place(detail: str, told: str) -> N
     got = Collected(JOB.zero())
     got.first_failure = Failure(Key("j", 0, "train", "", 0, "ann"), "exception", "KeyError", "", detail)
     got.fates = {"ann": Fate(Outcome.failed, "x")}
-    assert fatal_cause(got) == f"all 1 clients of the round failed, 'ann' first: {told}"
+    assert fatal_cause(got) == f"all 1 client of the round failed, 'ann' first: {told}"
 
 
 def test_a_failure_on_purpose_is_told_by_its_code_once() -> None:

@@ -13,6 +13,7 @@ import typer
 
 from fedkit.cli.door import last_event, told
 from fedkit.cli.output import Format, FormatOption, echo_comparison, echo_json, echo_table
+from fedkit.errors import many
 
 if TYPE_CHECKING:
     from fedkit.cli.folders import Launch
@@ -159,13 +160,14 @@ def _secure(told: Mapping[str, Any] | None) -> str:
     lost = ", ".join(f"{n} at {stage}" for stage, n in told["lost"].items())
     parts = [
         told["mode"] + ("" if told["identities"] != "none" else " without identities"),
-        f"{told['sessions']} sessions" + (f", {told['aborted']} aborted" if told["aborted"] else ""),
+        many(told["sessions"], "session") + (f", {told['aborted']} aborted" if told["aborted"] else ""),
         f"lost {lost}" if lost else "nobody lost",
         f"{show_bytes(told['bytes_up'])} up and {show_bytes(told['bytes_down'])} down beside the vectors",
     ]
     if told["verified"] is not None:
         wrong = f", {told['not_verified']} were NOT" if told["not_verified"] else ""
-        parts.append(f"{told['verified']} sums equal to the plain ones{wrong}")
+        equal = many(told["verified"], "sum")
+        parts.append(f"{equal} equal to the plain {'one' if told['verified'] == 1 else 'ones'}{wrong}")
     return "; ".join(parts)
 
 

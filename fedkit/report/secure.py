@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fedkit.errors import many
 from fedkit.history import RoundRecord, SecureRecord
 from fedkit.report.data import Run
 from fedkit.report.markup import Html, el, section, table
@@ -40,8 +41,8 @@ def promise(record: SecureRecord) -> str:
     """What these settings promise, and against whom."""
     if record.mode == "lying_server" and record.identities != "none":
         said = (
-            "The server saw sums of updates only, even if it lied to its clients, unless more than c of a "
-            "client's neighbours worked with it."
+            "The server saw sums of updates only, even if it lied to its clients, unless more of them "
+            "worked with it than the smallest session that they accept stands (fedkit secagg plan)."
         )
     else:
         said = (
@@ -61,6 +62,7 @@ def _facts(records: Sequence[SecureRecord]) -> list[tuple[str, str]]:
     shown = [f"k = {k}, t = {t}, c = {c}" for k, t, c in graphs]
     clients = [r.client_seconds for r in records if r.client_seconds is not None]
     checked = [r.verified for r in records if r.verified is not None]
+    sums = [r.reached["mask"] for r in records if r.attempts > len(r.aborts) and "mask" in r.reached]
     offenders = sorted({name for r in records for name in r.offenders})
     rows = [
         ("mode", last.mode),
@@ -68,6 +70,7 @@ def _facts(records: Sequence[SecureRecord]) -> list[tuple[str, str]]:
         ("ciphers", last.suite),
         ("bits of a lane", ", ".join(str(width) for width in sorted({r.width for r in records}))),
         ("graph", "; ".join(shown[:3]) + (f"; {len(shown) - 3} more" if len(shown) > 3 else "")),
+        ("smallest sum", f"of {many(min(sums), 'client')}" if sums else ""),
         ("sessions", f"{sum(r.attempts for r in records)}, {sum(len(r.aborts) for r in records)} aborted"),
         ("sent up beside vectors", show_bytes(sum(r.bytes_up for r in records))),
         ("sent down beside tasks", show_bytes(sum(r.bytes_down for r in records))),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedkit.errors import ConfigError, CryptoError, ProtocolRefused
+from fedkit.errors import ConfigError, CryptoError, ProtocolRefused, many
 from fedkit.messages import ClientId, Kind
 from fedkit.secagg.closing import Quorum
 from fedkit.secagg.frames import Flags, statement
@@ -137,7 +137,7 @@ def check_clients(count: int, header: Header, floors: Floors) -> None:
     """Enough clients are in it."""
     least = max(header.policy.least, floors.policy.least)
     if count < least:
-        raise ProtocolRefused("n_min", f"{count} clients where {least} are the fewest")
+        raise ProtocolRefused("n_min", f"{many(count, 'client')} where {least} are the fewest")
 
 
 def check_order(clients: Sequence[ClientId]) -> None:

@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkit.errors import ConfigError, PeerRefused, SecAggAborted
+from fedkit.errors import ConfigError, PeerRefused, SecAggAborted, many
 from fedkit.messages import ClientId
 from fedkit.secagg.blame import Offence
 from fedkit.secagg.closing import Agreed, Masked, Opened
@@ -241,7 +241,7 @@ class SecAggServer:
 
     def _check_enough(self, clients: Sequence[ClientId], did: str) -> None:
         if len(clients) < (least := self.header.policy.least):
-            self._abort(f"{len(clients)} clients {did}; {least} are the fewest")
+            self._abort(f"{many(len(clients), 'client')} {did}; {least} are the fewest")
 
     def _check_holders(self, owners: Sequence[int], alive: Flags) -> None:
         """Of each of these clients t holders are alive: else its secrets are lost."""

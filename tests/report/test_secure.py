@@ -65,6 +65,7 @@ def test_the_section_tells_losses_parameters_and_costs(make_run: Callable[..., P
         "|mode|lying_server|",
         "|identities|roster|",
         "|graph|k = 11, t = 8, c = 3|",
+        "|smallest sum|of 11 clients|",
         "|sessions|3, 1 aborted|",
         "|sent up beside vectors|24.6 kB|",
         "|sent down beside tasks|91.2 kB|",
