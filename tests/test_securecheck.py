@@ -22,7 +22,15 @@ from fedkit.job import Job
 from fedkit.planning import make_plan, most_counted, most_invited
 from fedkit.secagg.parameters import Mode, Policy
 from fedkit.secagg.settings import SUITES
-from fedkit.securecheck import NOISE, check_secagg, demand_reach, demand_secure, fitting_codec, metric_names
+from fedkit.securecheck import (
+    NOISE,
+    check_secagg,
+    demand_reach,
+    demand_secure,
+    fitting_codec,
+    metric_names,
+    settled,
+)
 from fedkit.tensors import Layout
 from fedkit.trainer import Workload
 from fedkit_clients import NumpyWorkload, Softmax
@@ -47,6 +55,25 @@ class Median(FedAvg):
     """A rule that looks at each update."""
 
     needs_each_update: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize(
+    ("settings", "rounds", "clients", "least"),
+    [
+        (Policy(), RoundPolicy(), 10, 9),  # a tenth may be lost
+        (Policy(dropout=0.3), RoundPolicy(), 10, 7),
+        (Policy(dropout=0.3), RoundPolicy(cohort=5, over_select=1.4), 10, 5),  # as many as are wanted
+        (Policy(smallest=4), RoundPolicy(), 10, 4),
+        (Policy(), RoundPolicy(), 3, 3),
+    ],
+)
+def test_the_fewest_of_a_sum_are_those_who_stay(
+    settings: Policy, rounds: RoundPolicy, clients: int, least: int
+) -> None:
+    found = settled(SecAgg(settings), rounds, clients)
+    assert found is not None
+    assert found.policy.least == found.policy.smallest == least
+    assert settled(None, rounds, clients) is None
 
 
 def test_modes_by_their_names() -> None:
