@@ -29,10 +29,14 @@ def secure_section(run: Run) -> Html | None:
     records = [secure for _, secure in done]
     facts = table(("", ""), _facts(records), class_="keys")
     lost = _lost(records)
-    where = table(("lost at", "times", "meaning", "clients"), lost) if lost else el("p", "Nobody was lost.")
+    where = (
+        table(("lost at", "times", "meaning", "clients"), lost, class_="lost")
+        if lost
+        else el("p", "Nobody was lost.")
+    )
     left, right = el("div", el("h3", "In this run"), facts), el("div", el("h3", "Clients lost"), where)
     words = "k: neighbours of a client. t: shares that rebuild a secret. c: neighbours that may be corrupt."
-    rounds = table(_HEAD, [_row(record, secure) for record, secure in done])
+    rounds = table(_HEAD, [_row(record, secure) for record, secure in done], class_="sessions")
     parts = (el("div", left, right, class_="columns"), el("p", words, class_="note"), rounds)
     return section("Secure aggregation", *parts, note=promise(records[-1]))
 

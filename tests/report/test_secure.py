@@ -101,6 +101,14 @@ def test_sums_of_metrics_have_rows_of_their_own(make_run: Callable[..., Path]) -
     assert "|equals the plain sum|in 0 of 1 sums compared|" in said
 
 
+def test_rows_of_sessions_stay_on_their_lines(make_run: Callable[..., Path]) -> None:
+    """Where there is room: figures are not broken, nor names in their middle."""
+    page = write_report(secured(make_run(), RECORD)).read_text(encoding="utf-8")
+    for table in ("sessions", "lost"):
+        assert re.search(rf'<table class="?{table}"?>', page)
+        assert re.search(rf"\.{table} td[^{{]*{{ (white-space: nowrap|overflow-wrap: break-word)", page)
+
+
 def test_a_run_that_lost_nobody_says_so(make_run: Callable[..., Path]) -> None:
     assert "|Nobody was lost.|" in section(secured(make_run(), replace(RECORD, lost={})))
 
