@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from fedkit.aggregate import WeightedSum
 from fedkit.codecs import CodecContext
 from fedkit.codecs.adaptive import LADDER, Adaptive
+from fedkit.codecs.none import Plain
 from fedkit.dressing import undress
 from fedkit.errors import LayoutError, UpdateRefused, WireError
 from fedkit.federation import Arrival, Federation, Partial, Plan, Standing, Verdict
@@ -151,7 +152,10 @@ class Collector:
             if key.kind == "train":
                 self._note_rung(reply)
         except UpdateRefused as error:
-            return str(error)
+            codec = self._job.codec_up
+            if isinstance(codec, Plain) or error.subject not in self._job.layout.names:
+                return str(error)
+            return f"{error}; the client's own fits: codec {codec.id!r} overshoots, raise aggregate.max_delta"
         except (WireError, LayoutError) as error:
             return f"update of client {key.client!r} refused: {error}"
         return ""

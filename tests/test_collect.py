@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from fedkit import plugins
 from fedkit.aggregate import Grid, WeightedSum
 from fedkit.codecs import CodecContext
 from fedkit.codecs.none import Plain
@@ -548,3 +549,16 @@ def test_a_failed_round_tells_nobody_that_it_was_counted() -> None:
     told = verdicts(got, ok=False)
     assert told[r.key("ann")] is Verdict.unwanted
     assert told[r.key("bob")] is Verdict.lost
+
+
+@pytest.mark.parametrize(("codec", "hint"), [("none", False), ("int8", True)])
+def test_an_update_that_its_codec_took_beyond_the_grid_is_refused_with_the_way_out(
+    codec: str, hint: bool
+) -> None:
+    """What was sent without a codec is as its client made it."""
+    r = Round()
+    r.job = replace(r.job, codec_up=plugins.codec(codec))
+    r.trains("ann", 1e6)
+    why = r.run().fates["ann"].why
+    assert "beyond the run's limit" in why
+    assert (f"codec {codec!r} overshoots, raise aggregate.max_delta" in why) is hint
