@@ -30,7 +30,7 @@ def secure_section(run: Run) -> Html | None:
     facts = table(("", ""), _facts(records), class_="keys")
     lost = _lost(records)
     where = (
-        table(("lost at", "times", "meaning", "clients"), lost, class_="lost")
+        table(("lost at", "times", "meaning", "clients"), lost, class_="losses")
         if lost
         else el("p", "Nobody was lost.")
     )

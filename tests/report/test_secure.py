@@ -104,8 +104,8 @@ def test_sums_of_metrics_have_rows_of_their_own(make_run: Callable[..., Path]) -
 def test_rows_of_sessions_stay_on_their_lines(make_run: Callable[..., Path]) -> None:
     """Where there is room: figures are not broken, nor names in their middle."""
     page = write_report(secured(make_run(), RECORD)).read_text(encoding="utf-8")
-    for table in ("sessions", "lost"):
-        assert re.search(rf'<table class="?{table}"?>', page)
+    for table in ("sessions", "losses"):
+        assert f'class="wide {table}"' in page
         assert re.search(rf"\.{table} td[^{{]*{{ (white-space: nowrap|overflow-wrap: break-word)", page)
 
 
