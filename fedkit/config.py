@@ -87,11 +87,11 @@ class SecAggSection:
     mode: against whom beside corrupt clients: a curious server that follows the protocol, or one that
     lies. width: bits of an entry of an update that no ring codec compresses; with 64 the sum is the plain
     one to the bit. corrupt, dropout: shares of the clients that may work with the server, or be lost.
-    sigma: secrecy fails with at most 2^-sigma. n_min: fewer clients are never summed, nor in a session; 0: as
-    many as stay if a share `dropout` is lost, or as the cohort where fewer are wanted. neighbours,
-    threshold: how many hold shares of a client, and how many of them it takes; 0: chosen for each session.
-    retries: further sessions for a round whose first was aborted early enough. verify: in
-    simulation, compare each sum with the plain one. suite: "auto" is "aes", "chacha" for clients
+    sigma: secrecy fails with at most 2^-sigma; 0: 80 with lying_server, else 40. n_min: fewer clients are
+    never summed, nor in a session; 0: as many as stay if a share `dropout` is lost, or as the cohort where
+    fewer are wanted. neighbours, threshold: how many hold shares of a client, and how many of them it takes;
+    0: chosen for each session. retries: further sessions for a round whose first was aborted early enough.
+    verify: in simulation, compare each sum with the plain one. suite: "auto" is "aes", "chacha" for clients
     without AES instructions.
     """
 
@@ -99,7 +99,7 @@ class SecAggSection:
     width: Literal[32, 64] = 32
     corrupt: float = 0.05
     dropout: float = 0.1
-    sigma: int = 40
+    sigma: int = 0
     n_min: int = 0
     neighbours: int = 0
     threshold: int = 0

@@ -69,7 +69,7 @@ _RULES: tuple[Rule, ...] = (
     ("aggregate.max_delta", _positive, _FINITE),
     ("secagg.corrupt", lambda n: 0 <= n < 1, "must be in [0, 1)"),
     ("secagg.dropout", lambda n: 0 <= n < 1, "must be in [0, 1)"),
-    ("secagg.sigma", lambda n: 1 <= n <= 128, "must be in [1, 128]"),
+    ("secagg.sigma", lambda n: 0 <= n <= 128, "must be in [1, 128], or 0: chosen"),
     (
         "secagg.n_min",
         lambda n: n == 0 or n >= 3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from fedkit.errors import ConfigError, nearest, shown
 from fedkit.federation import Federation, RoundPolicy, server_trust
 from fedkit.job import Job
 from fedkit.planning import most_counted, most_invited
-from fedkit.secagg.parameters import SMALLEST, Mode, Parameters, Policy, choose
+from fedkit.secagg.parameters import SMALLEST, Mode, Parameters, Policy, assess, choose
 from fedkit.secagg.settings import SecAgg
 from fedkit.securesum import encoding_of
 from fedkit.trainer import Workload
@@ -149,21 +150,45 @@ def _demand_cohort(secagg: SecAgg, policy: RoundPolicy, clients: int) -> None:
     try:
         if not secagg.explicit:  # n_min alone would let fewer be lost than `dropout` says
             choose(invited, replace(secagg.policy, smallest=0))
-        found = secagg.parameters(invited)
+        found, _ = (secagg.parameters(n) for n in (invited, max(secagg.policy.alive_of(invited), smallest)))
     except ConfigError as error:
         raise ConfigError(f"{_to_blame(secagg)}: {error}") from error
-    if not found.meets(secagg.policy):
+    if secagg.explicit and not found.meets(secagg.policy):
         raise ConfigError(
-            f"secagg.neighbours = {found.neighbours} with secagg.threshold = {found.threshold} do not keep "
-            f"secagg.sigma = {secagg.policy.sigma} among {invited} clients (`fedkit secagg plan` tells what "
-            "they are worth): leave both at 0, and they are chosen"
+            f"secagg.threshold = {found.threshold}: some of {invited} clients would keep fewer of their "
+            f"{found.neighbours} neighbours if secagg.dropout = {secagg.policy.dropout:g} are lost: set it "
+            "lower, or leave it and secagg.neighbours at 0, and they are chosen"
         )
+    _demand_company(secagg.policy, invited, want)
     if want < (needed := _staying(found, secagg.policy)):
-        raise ConfigError(
-            f"rounds.over_select = {policy.over_select:g}: a round ends with {want} of {invited} invited "
-            f"clients, and {needed} must stay for its sum to be unmasked: set it lower"
-            + _dropout_for(secagg, want, invited)
+        raise ConfigError(_too_few_stay(secagg, policy, (want, invited, needed)))
+
+
+def _demand_company(policy: Policy, invited: int, want: int) -> None:
+    """Two clients that are not corrupt are in the smallest sum, or nobody hides behind another one."""
+    corrupt, least = policy.corrupt_of(invited), policy.least
+    if not policy.smallest or least - corrupt >= 2:
+        return
+    ways = [f"set secagg.n_min to {corrupt + 2} or more"] if corrupt + 2 <= want else []
+    raise ConfigError(
+        f"secagg.corrupt = {policy.corrupt:g}: {corrupt} of {invited} clients may be corrupt, so a sum of "
+        f"{least} (secagg.n_min) could have one honest client, whose update the others would see: "
+        + ", or ".join([*ways, "expect fewer of them to be corrupt"])
+    )
+
+
+def _too_few_stay(secagg: SecAgg, policy: RoundPolicy, counts: tuple[int, int, int]) -> str:
+    """What to say where rounds end with fewer clients than are needed. counts: wanted, invited, needed."""
+    want, invited, needed = counts
+    ends = f"a round ends with {want} of {invited} invited clients, and {needed} must stay for its sum to be"
+    if secagg.explicit:
+        k, t = secagg.explicit
+        return (
+            f"secagg.threshold = {t} with secagg.neighbours = {k}: {ends} unmasked: leave both at 0, and "
+            f"they are chosen, or set rounds.over_select = {policy.over_select:g} lower"
         )
+    way = _dropout_for(secagg, want, invited)
+    return f"rounds.over_select = {policy.over_select:g}: {ends} unmasked: set it lower{way}"
 
 
 def _to_blame(secagg: SecAgg) -> str:
@@ -176,7 +201,12 @@ def _to_blame(secagg: SecAgg) -> str:
 
 def _staying(found: Parameters, policy: Policy) -> int:
     """How many of those invited must stay for the sum to be unmasked as surely as the policy asks."""
-    return found.threshold if found.complete else policy.alive_of(found.clients)
+    n, k, t = found.clients, found.neighbours, found.threshold
+
+    def enough(alive: int) -> bool:
+        return assess(n, k, t, replace(policy, dropout=1 - alive / n)).meets(policy)
+
+    return t if found.complete else bisect_left(range(n), True, lo=t, key=enough)
 
 
 def _dropout_for(secagg: SecAgg, want: int, invited: int) -> str:

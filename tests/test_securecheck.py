@@ -178,13 +178,13 @@ def test_what_can_be_summed_is_let_through(changes: dict[str, Any]) -> None:
             {"secagg": SecAgg(explicit=(8, 5))},
             {},
             10,
-            "secagg.threshold = 5: neighbours=8|do not keep",
+            "secagg.threshold = 5: .* takes 6 to 10",
         ),
         (
             {"secagg": SecAgg(explicit=(6, 4))},
             {},
             200,
-            "secagg.neighbours = 6 with secagg.threshold = 4 do not",
+            "secagg.threshold = 4: k=6, t=4 for 200 clients: secrecy fails .* or let them be chosen",
         ),
         (
             {"secagg": SecAgg(Policy(dropout=0.1))},
@@ -193,10 +193,40 @@ def test_what_can_be_summed_is_let_through(changes: dict[str, Any]) -> None:
             "rounds.over_select = 2: a round ends with 5 of 10 .* and 7 must stay .*: set it lower$",
         ),
         (
+            {"secagg": SecAgg(explicit=(2, 2))},  # nobody of 10 is corrupt, but in a session one may be
+            {},
+            10,
+            "secagg.threshold = 2: .* secrecy fails",
+        ),
+        (
+            {"secagg": SecAgg(Policy(sigma=40), explicit=(28, 26))},
+            {},
+            100,
+            "secagg.threshold = 26: some of 100 clients would keep fewer .* set it lower, or leave",
+        ),
+        (
+            {"secagg": SecAgg(explicit=(8, 6))},
+            {"cohort": 10, "over_select": 1.3},
+            50,
+            "secagg.threshold = 6 with secagg.neighbours = 8: .* 10 of 13 .* 11 must .*: leave both at 0",
+        ),
+        (
+            {"secagg": SecAgg(Policy(corrupt=0.9, mode=Mode.HONEST_SERVER, dropout=0.0, smallest=10))},
+            {},
+            10,
+            "secagg.corrupt = 0.9: 9 of 10 .* sum of 10 .* one honest client, .* see: expect fewer",
+        ),
+        (
+            {"secagg": SecAgg(Policy(corrupt=0.3, smallest=4))},
+            {},
+            10,
+            "secagg.corrupt = 0.3: 3 of 10 .* see: set secagg.n_min to 5 or more, or expect fewer",
+        ),
+        (
             {"cohort": 200},
             {"cohort": 200, "over_select": 1.2},
             240,
-            "rounds.over_select = 1.2: .* 200 of 240 .* 216 must .* lower, or secagg.dropout to 0.17$",
+            "rounds.over_select = 1.2: .* 200 of 240 .* 215 must .* lower, or secagg.dropout to 0.17$",
         ),
     ],
 )

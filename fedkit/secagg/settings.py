@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedkit.errors import ConfigError, shown
-from fedkit.secagg.parameters import Parameters, Policy, assess, choose
+from fedkit.secagg.parameters import Parameters, Policy, by_hand, choose
 from fedkit.secagg.primitives.suite import Suite
 
 SUITES: Mapping[str, Suite] = {"aes": Suite.AES, "chacha": Suite.CHACHA}
@@ -46,8 +46,8 @@ class SecAgg:
                 raise ConfigError(f"secagg.{key} = {shown(getattr(self, key))}: must be {must}")
 
     def parameters(self, clients: int) -> Parameters:
-        """Graph and threshold for so many clients: those given, else those that the policy chooses."""
-        return assess(clients, *self.explicit, self.policy) if self.explicit else choose(clients, self.policy)
+        """Graph and threshold for so many clients, as a session has them. ConfigError: none will do."""
+        return by_hand(clients, self.explicit, self.policy) if self.explicit else choose(clients, self.policy)
 
 
 def _counts(value: object) -> bool:

@@ -21,10 +21,10 @@ def planned(fedkit: Command, *words: str) -> dict[str, Any]:
 
 def test_a_thousand_clients(fedkit: Command) -> None:
     found = planned(fedkit, "--clients", "1000", "--dropout", "0.1", "--corrupt", "0.05")
-    assert (found["graph"], found["neighbours"], found["threshold"]) == ("random", 78, 52)
-    assert 0 < found["p_privacy"] < 2**-41
+    assert (found["graph"], found["neighbours"], found["threshold"]) == ("random", 96, 67)
+    assert 0 < found["p_privacy"] < 2**-81
     assert 0 < found["p_correctness"] < 2**-20
-    assert found["p_disconnected"] < 2**-41
+    assert found["p_disconnected"] < 2**-81
     assert 0.4 < found["aborted"] < 0.5
     assert found["aborted_is_exact"] is False
     assert (found["smallest"], found["smallest_sum"]) == (900, 900)
@@ -39,9 +39,9 @@ def test_a_thousand_clients(fedkit: Command) -> None:
 
 def test_options_reach_the_choice(fedkit: Command) -> None:
     base = planned(fedkit, "--clients", "1000")
-    assert planned(fedkit, "--clients", "1000", "--sigma", "80")["neighbours"] == 96
-    assert planned(fedkit, "--clients", "1000", "--corrupt", "0.1")["neighbours"] == 100
-    assert planned(fedkit, "--clients", "1000", "--dropout", "0.3")["neighbours"] == 314
+    assert planned(fedkit, "--clients", "1000", "--sigma", "40")["neighbours"] == 78
+    assert planned(fedkit, "--clients", "1000", "--corrupt", "0.1")["neighbours"] == 124
+    assert planned(fedkit, "--clients", "1000", "--dropout", "0.3")["neighbours"] == 336
     assert planned(fedkit, "--clients", "1000", "--mode", "honest_server")["threshold"] < base["threshold"]
     assert planned(fedkit, "--clients", "1000", "--size", "100000")["vector_bytes"] == 400_000
     assert planned(fedkit, "--clients", "1000", "--width", "8")["vector_bytes"] == 1_000_000
@@ -50,10 +50,10 @@ def test_options_reach_the_choice(fedkit: Command) -> None:
 def test_the_text_says_the_same_and_what_it_means(fedkit: Command) -> None:
     text = fedkit("secagg", "plan", "--clients", "1000").stdout
     for part in (
-        "39 random Hamiltonian cycles",
-        "52 of 79",
-        "26 neighbours of each client may be lost",
-        "2^-43",
+        "48 random Hamiltonian cycles",
+        "67 of 97",
+        "29 neighbours of each client may be lost",
+        "2^-88",
     ):
         assert part in text
     text = fedkit("secagg", "plan", "--clients", "20", "--dropout", "0.2", "--n-min", "14").stdout
@@ -116,7 +116,7 @@ def test_what_is_not_promised_is_said(fedkit: Command) -> None:
         (("--clients", "100", "--dropout", "10"), "dropout is a share of all clients"),
         (("--clients", "100", "--width", "65"), "a width is from 1 to 64 bits"),
         (("--clients", "100", "--size", "0"), "at least one number"),
-        (("--clients", "100", "--sigma", "0"), "sigma is from 1"),
+        (("--clients", "100", "--sigma", "129"), "sigma is from 1"),
         (("--clients", "100", "--loss", "1"), "loss is a share of all clients"),
         (("--clients", "100", "--n-min", "2"), "hides nobody"),
         (("--clients", "100", "--n-min", "101"), "at least 101"),

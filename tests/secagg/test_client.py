@@ -104,7 +104,7 @@ def test_fewest_that_are_not_chosen_are_three(rehearse: type[Rehearsal]) -> None
 
 
 def test_a_higher_policy_than_the_floor_will_do(rehearse: type[Rehearsal]) -> None:
-    session = rehearse(10, policy=Policy(corrupt=0.1, sigma=60, smallest=4), floors=Floors())
+    session = rehearse(10, policy=Policy(corrupt=0.1, sigma=90, smallest=4), floors=Floors())
     assert session.right(session.run())
     assert not session.refused
 

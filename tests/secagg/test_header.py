@@ -23,7 +23,7 @@ HEADER = Header(
     attempt=1,
     model=b"m" * 32,
     encoding=Encoding(1000, 32, 5, '{"encoder":"fixed"}'),
-    policy=Policy(smallest=3),
+    policy=Policy(sigma=40, smallest=3),
     clients=100,
     explicit=None,
     deadlines=(1.0, 2.0, 3.0, 4.0, 5.5),

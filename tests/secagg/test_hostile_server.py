@@ -14,7 +14,7 @@ from fedkit.secagg import rules
 from fedkit.secagg.header import Encoding, Header
 from fedkit.secagg.identity import Floors, SigningKey
 from fedkit.secagg.messages import Advert, Opening, Roster, Stage
-from fedkit.secagg.parameters import Mode, Parameters, Policy, by_hand
+from fedkit.secagg.parameters import Mode, Parameters, Policy, assess
 from fedkit.secagg.session import Session, advert_text
 
 if TYPE_CHECKING:
@@ -128,10 +128,12 @@ class Lax(Header):
 
     def parameters(self, clients: int) -> Parameters:
         assert self.explicit is not None
-        return by_hand(clients, self.explicit, self.policy)
+        return assess(clients, *self.explicit, self.policy)
 
 
-def test_k_and_t_that_keep_no_policy(rehearse: type[Rehearsal], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_k_and_t_that_keep_no_policy(
+    rehearse: type[Rehearsal], off: Off, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two neighbours and two shares: one who colludes is enough, though the policy expects one of 20."""
 
     def session() -> Rehearsal:
@@ -140,7 +142,9 @@ def test_k_and_t_that_keep_no_policy(rehearse: type[Rehearsal], monkeypatch: pyt
         return made
 
     assert session().refusals() == {"parameters"}
-    monkeypatch.setattr(rules, "parameters_of", lambda header, n: by_hand(n, (2, 2), header.policy))
+    monkeypatch.setattr(rules, "parameters_of", lambda header, n: assess(n, 2, 2, header.policy))
+    assert session().refusals() == {"threshold"}
+    off("check_threshold")
     lied = session()
     assert lied.right(lied.run())
     assert lied.server.parameters is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from fractions import Fraction
 from math import comb, inf, log2
 
@@ -12,7 +13,11 @@ from hypothesis import strategies as st
 
 from fedkit.errors import ConfigError
 from fedkit.secagg import parameters
+from fedkit.secagg.header import Encoding, Header
+from fedkit.secagg.identity import Floors
 from fedkit.secagg.parameters import DENSEST, MOST, Mode, Policy, assess, choose, sparsest
+from fedkit.secagg.primitives.suite import Suite
+from fedkit.secagg.settings import SecAgg
 
 LYING, HONEST = Mode
 SHARES = ((0.05, 0.1), (0.1, 0.1), (0.05, 0.3))
@@ -172,7 +177,7 @@ def test_where_nothing_can_be_chosen_the_way_out_is_told(n: int, policy: Policy,
         ({"corrupt": 1.0}, "corrupt"),
         ({"dropout": 1.5}, "dropout"),
         ({"dropout": float("nan")}, "dropout"),
-        ({"sigma": 0}, "sigma"),
+        ({"sigma": -1}, "sigma"),
         ({"sigma": 200}, "sigma"),
         ({"smallest": 2}, "hides nobody"),
     ],
@@ -215,7 +220,35 @@ def test_who_is_lost_before_the_roster_is_lost_no_second_time() -> None:
 
 
 def test_a_sparse_graph_is_as_dense_for_those_who_came() -> None:
-    policy = Policy().settled(1000, 1000)
+    policy = Policy(sigma=40).settled(1000, 1000)
     assert policy.smallest == 900
     assert choose(1000, policy).neighbours == 78
     assert choose(900, policy).neighbours >= 70
+
+
+def test_a_server_that_may_try_graphs_has_more_to_try() -> None:
+    """It chooses who is in the roster, and so the graph's seed."""
+    assert (Policy().sigma, Policy(mode=HONEST).sigma, Policy(sigma=40).sigma) == (80, 40, 40)
+    assert (choose(1000, Policy()).neighbours, choose(1000, Policy()).threshold) == (96, 67)
+    assert choose(100, Policy()).threshold == choose(100, Policy(sigma=40)).threshold
+
+
+def test_what_is_set_by_hand_is_worth_the_same_wherever_it_is_asked() -> None:
+    """Settings, header and floors: nobody of ten is corrupt by the policy, in a session one may be."""
+    header = Header(
+        *(Suite.AES, bytes(32), "job", 0, "train", 0, bytes(32), Encoding(1, 32, 1, ""), Policy(), 10, None),
+        (0.0,) * 5,
+        "roster",
+        bytes(32),
+    )
+    for explicit, good in (((9, 7), True), ((2, 2), False)):
+        for asked in (
+            Floors(Policy(), explicit),
+            SecAgg(explicit=explicit),
+            replace(header, explicit=explicit),
+        ):
+            if good:
+                assert asked.parameters(10).threshold == 7
+            else:
+                with pytest.raises(ConfigError, match="k=2, t=2 for 10 clients: secrecy fails"):
+                    asked.parameters(10)
