@@ -6,6 +6,7 @@ The client calls them through this module; each is the only place of its rule.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -175,13 +176,19 @@ def check_threshold(made: Parameters, floors: Floors) -> None:
     """As many shares are needed as the client would choose.
 
     A higher share of losses, and k and t given by hand, make t smaller than it could be: among few clients
-    down to where nobody may collude, though the policy is kept.
+    down to where nobody may collude, though the policy is kept. In a sparse graph as large a share of the
+    neighbours may collude as by the client's own choice.
     """
     try:
         own = floors.parameters(made.clients)
     except ConfigError as error:
         raise ProtocolRefused("threshold", str(error)) from None
-    if own.complete and (not made.complete or made.threshold < own.threshold):
+    if own.complete:
+        less = not made.complete or made.threshold < own.threshold
+    else:
+        stands = replace(made, mode=own.mode).colluding  # a client that trusts the server needs less
+        less = stands * own.neighbours < own.colluding * made.neighbours
+    if less:
         raise ProtocolRefused(
             "threshold",
             f"{made.threshold} of {made.holders} shares would do; this client insists on {own.threshold} of "

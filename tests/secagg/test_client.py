@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from fedkit.errors import ProtocolRefused
+from fedkit.secagg import rules
 from fedkit.secagg.client import NEXT, NEXT_UNAGREED, Expected, MemorySessions, Step
 from fedkit.secagg.closing import Quorum, Survivors
 from fedkit.secagg.header import Encoding, Header
 from fedkit.secagg.identity import Floors, SigningKey, Trust
 from fedkit.secagg.messages import Advert, Inbox, Opening, Roster, Stage
-from fedkit.secagg.parameters import Mode, Policy
+from fedkit.secagg.parameters import Mode, Policy, choose
 from fedkit.secagg.primitives.keys import LOW_ORDER
 from fedkit.secagg.rules import header_text
 from fedkit.secagg.session import advert_text, agree_text
@@ -525,3 +526,28 @@ def test_no_model_is_measured_twice() -> None:
 def test_what_is_expected_has_all_that_a_client_can_know() -> None:
     assert set(Expected._fields) <= set(Header.__dataclass_fields__)
     assert Trust.none().server == b""
+
+
+@pytest.mark.parametrize(
+    ("own", "said", "refuses"),
+    [
+        (Policy(), Policy(), False),
+        (Policy(), Policy(corrupt=0.1), False),
+        (Policy(), Policy(sigma=100), False),
+        (Policy(), Policy(dropout=0.3), True),
+        (Policy(), Policy(corrupt=0.1, dropout=0.3), True),
+        (HONEST, HONEST, False),
+        (HONEST, Policy(), False),
+    ],
+)
+def test_in_a_sparse_graph_as_many_neighbours_may_collude_as_the_client_wants(
+    own: Policy, said: Policy, refuses: bool
+) -> None:
+    """With dropout = 0.3 it is 10 of 116, though the policy is kept; by itself it would take 10 of 42."""
+    floors, made = Floors(own), choose(200, said)
+    if not refuses:
+        rules.check_threshold(made, floors)
+        return
+    with pytest.raises(ProtocolRefused) as caught:
+        rules.check_threshold(made, floors)
+    assert caught.value.rule == "threshold"
