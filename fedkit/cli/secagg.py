@@ -144,6 +144,10 @@ def _notes(found: _Plan) -> list[str]:
         notes.append(
             "A single client that helps the server can undo another's secrecy: raise --n-min or invite more."
         )
+    corrupt, least = found.policy.corrupt_of(found.chosen.clients), found.cover.smallest
+    if least - corrupt < 2:
+        said = f"With {corrupt} corrupt clients fewer than two honest ones may be in a sum of {least}"
+        notes.append(f"{said}: set --n-min to {corrupt + 2}.")
     if found.aborts > RARE:
         notes.append(_fewer_aborts(found))
     return notes

@@ -222,7 +222,7 @@ def _no_way(n: int, needed: int, alive: int, policy: Policy) -> str:
     holds = 2 * stay > 1 + policy.corrupt if lying else stay > policy.corrupt
     ways = ["invite more clients" if holds else f"allow less of both: {rule}"]
     if lying and stay > policy.corrupt:
-        ways.append("trust the server to follow the protocol (honest_server)")
+        ways.append("trust the server to follow the protocol (mode honest_server)")
     return (
         f"no parameters for {n} clients, corrupt={policy.corrupt:g}, dropout={policy.dropout:g}, "
         f"{policy.mode}: {needed} clients must stay and {alive} are sure to; {', or '.join(ways)}"

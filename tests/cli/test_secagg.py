@@ -105,6 +105,8 @@ def test_what_is_not_promised_is_said(fedkit: Command) -> None:
     assert notes == []  # nobody can be declared lost: a helper and the server know a sum of two
     notes = planned(fedkit, "--clients", "10", "--corrupt", "0", "--dropout", "0.4", "--n-min", "3")["notes"]
     assert any("A single client that helps the server" in note for note in notes)
+    notes = planned(fedkit, "--clients", "10", "--corrupt", "0.2", "--n-min", "3")["notes"]
+    assert any("fewer than two honest ones may be in a sum of 3: set --n-min to 4." in note for note in notes)
 
 
 @pytest.mark.parametrize(
