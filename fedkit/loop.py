@@ -116,14 +116,14 @@ class Loop:
         self.federation.open(self.job)
         if found is not None:
             self._take_up(*found)
-        else:
-            self._publish(self.downlink.publish(self.model))
-            measured = self._measure(0)
-            self.history.initial = measured.metrics
-            self._checkpoint()
-        if not (self.history.initial or (found is None and measured.aborted)):
+            return True
+        self._publish(self.downlink.publish(self.model))
+        measured = self._measure(0)
+        self.history.initial = measured.metrics
+        self._checkpoint()
+        if not (measured.metrics or measured.aborted):
             log.warning(NOTHING)
-        return found is not None
+        return False
 
     def _round(self, number: int, rounds: int) -> None:
         began, traffic = time.perf_counter(), self.federation.traffic()

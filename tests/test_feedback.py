@@ -207,13 +207,14 @@ def test_what_was_left_out_takes_no_update_beyond_the_grid(monkeypatch: pytest.M
     ones = LAYOUT.view(np.ones(LAYOUT.size, np.float32))
     monkeypatch.setattr(Noisy, "train", lambda self, pass_, task, correct: Trained(ones, 1, 3.0, {}))
     device, counted = Device("topk:share=0.05|bfloat16", Grid(max_delta=2.0)), np.zeros(LAYOUT.size)
+    largest = 0.0
     for round in range(10):
         sent = device.sent(round)
-        assert np.abs(sent).max() <= 2.0
+        largest = max(largest, float(np.abs(sent).max()))
         counted += sent
         device.participant.settle(device.key(round), Verdict.counted)
         assert np.abs(counted + device.residual - (round + 1)).max() <= 1e-4  # nothing is lost
-    assert np.abs(sent).max() > 1.7
+    assert 1.7 < largest <= 2.0
 
 
 @given(st.integers(0, 99), st.floats(0.1, 300.0), st.sampled_from([0.5, 1.0, 7.0, 256.0]))

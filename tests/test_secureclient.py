@@ -319,7 +319,7 @@ def test_a_header_that_is_not_signed_ends_no_session_and_takes_no_attempt() -> N
 
 
 def test_a_client_joins_no_more_sessions_of_a_round_than_the_job_has() -> None:
-    bench = Bench()
+    bench, replies = Bench(), list[Answer]()
     for attempt in range(4):
         bench.hold()
         replies = bench.stage(bench.server(attempt))
