@@ -43,7 +43,8 @@ class Shape:
 
     @property
     def policy(self) -> Policy:
-        return Policy(corrupt=self.corrupt, dropout=max(self.lost, 0.1))
+        # with the default of 80, 28 neighbours of 100 are too few for 30 % lost, and the floors are of k = 78
+        return Policy(corrupt=self.corrupt, dropout=max(self.lost, 0.1), sigma=40)
 
     @property
     def names(self) -> list[str]:
