@@ -12,7 +12,7 @@ from fedkit.conformance.secure import secure_sums
 from fedkit.federation import Arrival, Federation, Verdict
 from fedkit.job import Job
 from fedkit.messages import EncodedUpdate, Failure, Key, Task
-from fedkit.seeds import derive
+from fedkit.planning import train_seed
 from fedkit.tensors import zeros
 
 IDLE = 1.0
@@ -46,7 +46,7 @@ class Case:
         made = []
         for client in federation.clients():
             key = Key(self.job.id, round, "train", "", 0, client)
-            seed = derive(0, "conformance", round, client)
+            seed = train_seed(self.job.model_seed, round, client)
             made.append(Task(key, round + 1, model, context, settings, seed, 1.0, until, "", until))
         return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 from fedkit.aggregate import WeightedSum
@@ -49,7 +50,10 @@ def _session(case: Case) -> Collected:
     seeds = {key.client: task.seed for key, task in tasks.items()}
     plan = Plan(0, start, start + case.patience, names, len(names), 1, seeds)
     ctx = codec_context(job, 0, 0)
-    collector = SecureCollector(federation, job, SECRET, plan, ctx, job.zero(), _silent)
+    numbers = count()
+    collector = SecureCollector(
+        federation, job, SECRET, plan, ctx, job.zero(), _silent, lambda *_: next(numbers)
+    )
     got = collector.run(tasks)
     federation.settle(got.verdicts)
     demand(not federation.outstanding(), "requests of a secure session outlive it")
