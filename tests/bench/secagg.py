@@ -4,10 +4,10 @@
                                  [--widths W ...] [--turns N]
 
 A server that may lie, in one process, and all clients, one after the other in another: pinned keys, signed
-survivors. Each sum is checked. time.process_time on one thread: least and median, of the server over turns,
-of a client over some in each turn, which compute graph and parameters by themselves. Encoding is not in it:
-what is masked are integers. "floor" is fedkit/secagg/estimate.py. `targets` are the rows of the table
-that have one. Flower's columns are left out where `flwr` is absent.
+survivors, messages queued in batches. Each sum is checked. time.process_time on one thread: least and median,
+of the server over turns, of a client over some in each turn, which compute graph and parameters by themselves.
+Encoding is not in it: what is masked are integers. "floor" is fedkit/secagg/estimate.py. `targets` are the
+rows of the table that have one. Flower's columns are left out where `flwr` is absent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from statistics import median
 
 from fedkit.secagg.estimate import cost
 from tests.bench.secagg_flower import flower_sum
-from tests.bench.secagg_session import Cohort, Found, Remote, Session, Shape, Watch, serve
+from tests.bench.secagg_session import BATCH, Cohort, Found, Remote, Session, Shape, Watch, serve
 
 HEAD = (
     f"{'n':>5}{'d':>9}{'bits':>5}{'lost':>6}{'k':>5}{'t':>5}"
@@ -43,7 +43,7 @@ def fedkit_sum(shape: Shape, found: Found) -> None:
     """One sum, measured."""
     session, watch = Session(shape), Watch()
     remote = Remote(Cohort(session))
-    serve(session, remote.answer, watch)
+    serve(session, remote.answer, watch, BATCH)
     seconds, found.up, found.down = remote.end()
     found.server.append(watch.seconds)
     found.client += seconds
@@ -104,7 +104,7 @@ def memory(shape: Shape) -> int:
         peak = max(peak, tracemalloc.get_traced_memory()[1])
 
     tracemalloc.start()
-    serve(session, remote.answer, watch)
+    serve(session, remote.answer, watch, 1)
     tracemalloc.stop()
     remote.end()
     return peak
