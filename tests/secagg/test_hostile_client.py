@@ -22,6 +22,7 @@ from fedkit.secagg.frames import Reader
 from fedkit.secagg.identity import SigningKey
 from fedkit.secagg.messages import Advert, Stage
 from fedkit.secagg.primitives.keys import LOW_ORDER
+from fedkit.secagg.primitives.shamir import values
 from fedkit.secagg.server import SecureSum
 from fedkit.secagg.session import advert_text, mask_text
 
@@ -304,11 +305,10 @@ def test_wrong_shares_of_everybody_are_little_work(
 ) -> None:
     """The shares of three owners are compared: the third is the liar, who cannot say that they came so."""
     compared: list[int] = []
-    right = recovery.values
 
     def counting(others: Sequence[int], *known: Any) -> recovery.Bytes:
         compared.append(len(others))
-        return right(others, *known)
+        return values(others, *known)
 
     monkeypatch.setattr(recovery, "values", counting)
     session = sending(rehearse(20), Stage.unmask, LIES["bad"])

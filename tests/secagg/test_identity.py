@@ -90,13 +90,12 @@ WEAK = b"\x01" + bytes(31)  # the neutral point
 
 
 def test_a_key_that_anybody_can_sign_for_is_nobodys() -> None:
-    for make in (
-        lambda: Trust.of_roster({"a": WEAK}, SERVER),
-        lambda: Trust.of_roster({"a": key(1).public}, WEAK),
-        lambda: Trust.of_ca(WEAK, SERVER),
-    ):
-        with pytest.raises(ConfigError, match="low order"):
-            make()
+    with pytest.raises(ConfigError, match="'a': a key of low order"):
+        Trust.of_roster({"a": WEAK}, SERVER)
+    with pytest.raises(ConfigError, match="'the server': a key of low order"):
+        Trust.of_roster({"a": key(1).public}, WEAK)
+    with pytest.raises(ConfigError, match="'the CA': a key of low order"):
+        Trust.of_ca(WEAK, SERVER)
 
 
 def test_a_ca_that_certifies_such_a_key_helps_nobody(rehearse: type[Rehearsal]) -> None:

@@ -171,7 +171,7 @@ def test_so_many_liars_cannot_stop_a_session(rehearse: type[Rehearsal], clients:
 
 def test_exactly_t_shares_leave_no_choice(rehearse: type[Rehearsal]) -> None:
     """And tell nothing of who lies: it was an honest owner that was named."""
-    lose = dict.fromkeys(("c007", "c008", "c009"), Stage.unmask)
+    lose: dict[ClientId, Stage] = {f"c00{at}": Stage.unmask for at in (7, 8, 9)}
     session = lying(rehearse(10, policy=WIDE, lose=lose), ["c001"])
     with pytest.raises(SecAggAborted, match="too few right shares") as caught:
         session.run()
