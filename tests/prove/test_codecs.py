@@ -159,14 +159,6 @@ def test_writers_who_come_rarely_save_a_hundredfold_both_ways(run_all: RunAll, n
     assert found["keep .1 up, near 2.75 down"].gap >= -1
 
 
-@pytest.mark.prove
-def test_roles_save_a_hundredfold_both_ways(run_all: RunAll, needs: Needs) -> None:
-    needs("shakespeare_roles.npz")
-    found = measure(run_all, ROLES, {"float32": [], **both_ways(0.05, 3)})
-    assert found["keep .05 up, near 3 down"].both >= 100
-    assert found["keep .05 up, near 3 down"].gap >= -1
-
-
 def both_ways(keep: float, *deltas: float) -> dict[str, list[str]]:
     """Variants with such an update and differences from the first model."""
     up = f"codec.up={SMALL}eden:bits=1,keep={keep:g}"
