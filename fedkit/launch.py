@@ -143,6 +143,18 @@ def run_scenario(
     Raises what `build` and `fedkit.run` raise.
     """
     built = build(scenario, Path(out, "clients") if out is not None else None)
+    return run_built(scenario, built, out=out, resume=resume, observers=observers)
+
+
+def run_built(
+    scenario: Scenario,
+    built: Built,
+    *,
+    out: Path | str | None = None,
+    resume: bool = False,
+    observers: Sequence[object] = (),
+) -> Result:
+    """`run_scenario` with objects that were made already, or others in their place."""
     stop = scenario.stop
     extra: list[object] = (
         [EarlyStop(stop.metric, stop.target, stop.patience, stop.best)] if stop.metric else []

@@ -1,0 +1,63 @@
+"""Answers of 400 and above: an exception that becomes one (docs/edge-protocol.md, Errors)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fedkit.errors import RunFailed, WireError
+
+log = logging.getLogger("fedkit.aggregator")
+
+DISK_SECONDS = 30
+"""When to come again if the disk refuses."""
+
+
+class Refusal(Exception):
+    """A request that is not served. word: for programs; text: for people."""
+
+    def __init__(self, status: int, word: str, text: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status, self.word, self.text = status, word, text
+        self.headers = dict(headers or {})
+
+
+DISK = (sqlite3.Error, OSError, RunFailed)
+"""What writing raises where the disk is full or broken."""
+
+
+def answer(error: Exception) -> Response:
+    """The answer that an error becomes; one that has no place here is raised again."""
+    refusal = _refusal(error)
+    content = json.dumps({"error": refusal.word, "message": refusal.text}, sort_keys=True)
+    return Response(content, refusal.status, refusal.headers, "application/json")
+
+
+def _refusal(error: Exception) -> Refusal:
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, WireError):
+        return Refusal(400, "request", str(error))
+    if isinstance(error, HTTPException):
+        return Refusal(error.status_code, "request", "there is no such resource")
+    if isinstance(error, DISK):
+        log.error("the journal cannot be written: %s", error)
+        wait = {"Retry-After": str(DISK_SECONDS)}
+        return Refusal(503, "disk", "the aggregator cannot write now", wait)
+    raise error
+
+
+async def handled(request: Request, error: Exception) -> Response:
+    """`answer`, for Starlette."""
+    log.warning("%s %s refused: %s", request.method, request.url.path, error)
+    return answer(error)
+
+
+HANDLERS = dict.fromkeys((Refusal, WireError, HTTPException, *DISK), handled)
+"""What the application hands to `handled`."""
