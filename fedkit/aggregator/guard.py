@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -14,12 +13,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedkit.aggregator.journal import Journal
-from fedkit.aggregator.refusal import DISK, Refusal, answer
+from fedkit.aggregator.refusal import DISK, Refusal, answer, note
 from fedkit.messages import ClientId
 from fedkit.secagg.identity import verify
 from fedkit.signing import SKEW, VERSION, client_header, content_digest, statement
-
-log = logging.getLogger("fedkit.aggregator")
 
 JSON_LIMIT = 1 << 18
 CHUNK_LIMIT = 1 << 20
@@ -63,7 +60,7 @@ class Guard:
             self._journal.count(up=len(body))
             scope["fedkit.client"], scope["fedkit.body"] = client, body
         except (Refusal, *DISK) as error:
-            log.warning("%s %s refused: %s", scope["method"], scope["path"], error)
+            note(scope["method"], scope["path"], error)
             return await answer(error)(scope, receive, sent)
         return await self._app(scope, receive, sent)
 

@@ -68,7 +68,7 @@ class Leases:
             rows = db.execute(
                 "SELECT id, frame, bytes, version FROM tasks"
                 " WHERE client = ? AND verdict IS NULL AND acked IS NULL"
-                " AND id NOT IN (SELECT task FROM replies)"
+                " AND id NOT IN (SELECT task FROM replies) AND version IN (SELECT version FROM releases)"
                 " AND expires > ? AND (leased IS NULL OR leased <= ?) ORDER BY id LIMIT ?",
                 (client, now, now - lease, MOST),
             ).fetchall()

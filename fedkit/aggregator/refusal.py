@@ -28,6 +28,8 @@ class Refusal(Exception):
         self.headers = dict(headers or {})
 
 
+USUAL = frozenset(("draining", "idle", "offset", "skew", "unknown"))
+"""Words of refusals that every healthy client meets."""
 DISK = (sqlite3.Error, OSError, RunFailed)
 """What writing raises where the disk is full or broken."""
 
@@ -53,9 +55,15 @@ def _refusal(error: Exception) -> Refusal:
     raise error
 
 
+def note(method: str, path: str, error: Exception) -> None:
+    """Log a refusal: as a warning unless it belongs to the course of things."""
+    usual = isinstance(error, Refusal) and error.word in USUAL
+    log.log(logging.DEBUG if usual else logging.WARNING, "%s %s refused: %s", method, path, error)
+
+
 async def handled(request: Request, error: Exception) -> Response:
     """`answer`, for Starlette."""
-    log.warning("%s %s refused: %s", request.method, request.url.path, error)
+    note(request.method, request.url.path, error)
     return answer(error)
 
 

@@ -41,13 +41,12 @@ class Releases:
         model = b"".join(packing.raw(layout.view(layout.flatten(release.model))))
         digest, size = self._blobs.put(model), len(model)
         known = self.find(release.version)
-        if known is not None and known.model == digest:
-            return
         frame = self._blobs.put(release.frame) if release.frame is not None else None
         length = len(release.frame or b"")
         row = (release.version, digest, size, release.base, frame, length)
         with self._journal.transaction(durable=True) as db:
-            db.execute("REPLACE INTO releases VALUES (?, ?, ?, ?, ?, ?)", row)
+            if known is None or known.model != digest:
+                db.execute("REPLACE INTO releases VALUES (?, ?, ?, ?, ?, ?)", row)
             db.execute("DELETE FROM releases WHERE version > ?", (release.version,))
             db.execute("UPDATE releases SET frame = NULL WHERE version <= ?", (release.version - KEPT,))
         self.sweep()

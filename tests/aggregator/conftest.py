@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -54,6 +55,9 @@ def make_frame(key: Key, weight: float = 1.0) -> bytes:
     return wire.encode(EncodedUpdate(key, "none", payload, weight, {}, 1.0))
 
 
+NOW = 1_790_000_000.0
+
+
 @dataclass
 class Site:
     """All of an aggregator that is not a socket; `again` is what a restart makes of it."""
@@ -74,8 +78,11 @@ class Site:
         self.federation.open(self.job)
         self.leases = Leases(self.journal, Blobs(self.directory / "blobs"))
         self.uploads = Uploads(self.journal, self.directory / "uploads")
-        self.app = App(self.journal, ROSTER)
+        self.publish()
         return self
+
+    def fresh_app(self) -> App:
+        return App(self.journal, ROSTER, clock=lambda: NOW)
 
     def publish(
         self, version: int = 1, value: float = 0.5, frame: bytes | None = None, base: int = 0
@@ -116,33 +123,28 @@ class Device:
         method: str,
         target: str,
         body: bytes = b"",
-        change: Mapping[str, str] | None = None,
+        change: Mapping[str, str | bytes] | None = None,
         drop: Iterable[str] = (),
         more: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        signed = headers(KEYS[self.name], self.name, method, target, body, self.clock())
-        signed |= change or {}
+        made = headers(KEYS[self.name], self.name, method, target, body, self.clock())
+        changed = {**made, **(change or {}), **(more or {})}
         for name in drop:
-            signed.pop(name)
-        return await self.client.request(
-            method, target, content=body or None, headers={**signed, **(more or {})}
-        )
+            changed.pop(name)
+        signed = {k.encode(): v if isinstance(v, bytes) else v.encode() for k, v in changed.items()}
+        return await self.client.request(method, target, content=body or None, headers=signed)
 
     async def post(self, target: str, content: object) -> httpx.Response:
         return await self.ask("POST", target, json.dumps(content).encode())
 
 
-NOW = 1_790_000_000.0
-
-
 @pytest.fixture
 def call(site: Site) -> Callable[..., Any]:
     """Run `use(device)` against the site's application, at NOW."""
-    import asyncio
 
     def run(use: Callable[[Device], Any], name: str = "alice", app: App | None = None) -> Any:
         async def inside() -> Any:
-            served = app or App(site.journal, ROSTER, clock=lambda: NOW)
+            served = app or site.fresh_app()
             transport = httpx.ASGITransport(served.asgi, raise_app_exceptions=True)
             async with httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
                 return await use(Device(client, name, lambda: NOW))

@@ -62,6 +62,13 @@ def test_what_was_sent_twice_is_one_task(site: Any) -> None:
     assert site.leases.take("alice", 0.0) == [lease]
 
 
+def test_a_task_is_not_offered_before_its_model(site: Any) -> None:
+    site.federation.send([site.task("alice", version=2)])
+    assert site.leases.take("alice") == []
+    site.publish(2)
+    assert len(site.leases.take("alice")) == 1
+
+
 def test_an_expired_task_is_not_offered(site: Any) -> None:
     site.federation.send([replace(site.task("alice"), expires=site.journal.now() - 1)])
     assert site.leases.take("alice") == []
