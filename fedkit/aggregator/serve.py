@@ -145,6 +145,11 @@ def serve(
     with ExitStack() as stack:
         journal = Journal(directory)
         stack.callback(journal.close)
+        if journal.meta("job_id") is not None and not resume:
+            raise ConfigError(
+                f"{directory} is the journal of a run whose folder {out} is gone: put it back, or give "
+                "another directory for a new run"
+            )
         app = App(journal, roster, service.lease)
         federation = _federation(journal, roster, service, built)
         server = stack.enter_context(Server(app, service.host, service.port))
