@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from fedkit import wire
+from fedkit import jobfile, wire
 from fedkit.aggregate import Grid
 from fedkit.aggregator.app import App
 from fedkit.aggregator.blobs import Blobs
@@ -35,6 +36,7 @@ KEYS = {name: SigningKey(hashlib.sha256(name.encode()).digest()) for name in ("a
 ROSTER = {name: key.public for name, key in KEYS.items()}
 
 
+@cache
 def make_job() -> Job:
     plain = codec("none")
     return Job(strategy("fedavg"), plain, plain, LAYOUT, Layout((), (), ()), Grid(1024.0, 256.0, 4096), {}, 7)
@@ -100,6 +102,21 @@ class Site:
         name, offset = self.uploads.begin(client, task.key, len(frame), hashlib.sha256(frame).hexdigest())
         if offset < len(frame):
             self.uploads.append(client, name, offset, frame[offset:])
+
+
+@pytest.fixture(autouse=True, scope="session")
+def encode_a_job_once() -> Iterator[None]:
+    """Encoding looks for plugins in all installed packages, which takes longer than everything else here."""
+    real, known = jobfile.encode, dict[str, bytes]()
+
+    def once(job: Job) -> bytes:
+        if job.id not in known:
+            known[job.id] = real(job)
+        return known[job.id]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobfile, "encode", once)
+        yield
 
 
 @pytest.fixture
