@@ -9,6 +9,7 @@ from fedkit.errors import WireError, shown
 from fedkit.federation import Verdict
 from fedkit.fields import Fields
 from fedkit.messages import Key
+from fedkit.wire import read_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +61,11 @@ def read_news(data: bytes) -> News:
     return News(tuple(settled), tuple(offers))
 
 
-def told_key(key: Key) -> list[str | int]:
-    """A key as JSON."""
-    return [key.job, key.round, key.kind, key.stage, key.attempt, key.client]
-
-
 def _settled(row: object) -> tuple[Key, Verdict]:
     *key, verdict = fields.items(row, "settled", 7)
     if verdict not in set(Verdict):
         raise WireError(f"settled: {shown(verdict)} is no verdict")
-    return _key(key), Verdict(str(verdict))
-
-
-def _key(row: list[object]) -> Key:
-    job, number, kind, stage, attempt, client = row
-    if kind not in ("train", "evaluate"):
-        raise WireError("key: kind is neither train nor evaluate")
-    return Key(
-        fields.text(job, "key: job"),
-        fields.integer(number, "key: round"),
-        "train" if kind == "train" else "evaluate",
-        fields.text(stage, "key: stage"),
-        fields.integer(attempt, "key: attempt"),
-        fields.text(client, "key: client"),
-    )
+    return read_key(key), Verdict(str(verdict))
 
 
 def _offer(row: Fields) -> Offer:

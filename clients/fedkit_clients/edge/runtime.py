@@ -7,6 +7,7 @@ For ever: ask for verdicts and tasks, train, upload. Each step is safe on disk b
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from fedkit.federation import Verdict
 from fedkit.job import Job
 from fedkit.messages import ClientId, Failure, Task
 from fedkit.participant import Answer, Participant
+from fedkit.secagg.identity import SigningKey
 from fedkit.trainer import Workload, frozen, travelling
 from fedkit_clients.edge.backoff import Backoff
 from fedkit_clients.edge.models import Fetch, Models
@@ -209,6 +211,24 @@ class EdgeClient:
                 log.warning("the reply to round %d is not wanted: %s", key.round, error)
                 joined.participant.settle(key, Verdict.unwanted)
                 joined.spool.settle(key)
+
+
+def serve(address: str, client: ClientId, key: SigningKey, workload: Workload, directory: Path) -> None:
+    """Be one client of the aggregator at `address` until SIGTERM or Ctrl-C (KeyboardInterrupt for both).
+
+    directory: its spool. ConfigError: the address, the job or the workload cannot be.
+    """
+    transport = Transport(address, client, key)
+    try:
+        edge = EdgeClient(transport, client, workload, directory)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            edge.run()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            edge.close()
+    finally:
+        transport.close()
 
 
 def _reply(joined: _Joined, model: str, task: Task) -> Answer:

@@ -19,7 +19,8 @@ from fedkit import fields, jobfile, signing
 from fedkit.errors import ConfigError, FedkitError, WireError, shown
 from fedkit.messages import ClientId, Key
 from fedkit.secagg.identity import SigningKey
-from fedkit_clients.edge.offers import Blob, News, read_news, told_key
+from fedkit.wire import key_row
+from fedkit_clients.edge.offers import Blob, News, read_news
 
 SHORT = 1 << 20
 """Most bytes of an answer that is no job and no blob."""
@@ -104,7 +105,7 @@ class Transport:
 
     def acknowledge(self, tasks: Sequence[int], settled: Sequence[Key]) -> None:
         """These tasks are safe here, these verdicts are acted upon."""
-        body = {"settled": [told_key(key) for key in settled], "tasks": list(tasks)}
+        body = {"settled": [key_row(key) for key in settled], "tasks": list(tasks)}
         self._call("POST", "/v1/ack", _json(body).encode())
 
     def blob(self, blob: Blob, part: Path) -> bytes:
@@ -127,7 +128,7 @@ class Transport:
         Unreachable: it has not; Refused: it does not want it.
         """
         digest = hashlib.sha256(frame).hexdigest()
-        body = _json({"bytes": len(frame), "key": told_key(key), "sha256": digest}).encode()
+        body = _json({"bytes": len(frame), "key": key_row(key), "sha256": digest}).encode()
         answer = self._call("POST", "/v1/uploads", body)
         place, at = _understood(lambda: _begun(answer.body, len(frame)))
         turns = 0
