@@ -81,7 +81,7 @@ class EdgeFederation:
             if len(found) >= self._wait_for or self.now() >= end:
                 return found
             if not told:
-                log.info("waiting for clients: %d of %d can be reached", len(found), self._wait_for)
+                log.warning("waiting for clients: %d of %d can be reached", len(found), self._wait_for)
             told = True
             self._pause(ticks, end)
 

@@ -62,13 +62,15 @@ def serve(
         launch = folders.launch_into(scenario, overrides or [], directory / "run", True)
         listening = partial(_listening, output)
         go = partial(run_it, service=service, directory=directory / "journal", listening=listening)
-        signal.signal(signal.SIGTERM, _interrupt)
+        before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             one(launch, output, go=go)
         except KeyboardInterrupt:
             again = shlex.join(["fedkit", *sys.argv[1:]])
             typer.echo(f"\nfedkit: interrupted; continue with: {again}", err=True)
             raise typer.Exit(130) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def identity(
