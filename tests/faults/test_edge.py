@@ -20,9 +20,9 @@ from fedkit.scenario import read
 from fedkit.secagg.identity import Trust
 from fedkit.secagg.rosterfile import write_trust
 
-ROUNDS = 3
+ROUNDS = 5
 NAMES = ("c000", "c001", "c002")
-LIMIT = 60.0
+LIMIT = 120.0
 """Seconds that the whole may take, on a machine that is busy."""
 SETTINGS = (
     *("population.clients=3", "rounds.cohort=3", "rounds.over_select=1", "rounds.quorum=3", "devices.drop=0"),
@@ -112,13 +112,12 @@ def test_killed_on_the_way_the_model_is_that_of_the_simulation(
     try:
         until(lambda: spooled(tmp_path, "c001", "tasks") or spooled(tmp_path, "c001", "finished"))
         assert clients[1].kill() == -signal.SIGKILL
-        time.sleep(1)  # the others come to an end of the round, the server waits
-        assert rounds_done(tmp_path) == 0
+        time.sleep(1)  # the others come to the end of a round, the server waits
         assert server.kill() == -signal.SIGKILL
         clients[1].start()
         time.sleep(1)
         server.start()
-        until(lambda: rounds_done(tmp_path) >= 1)
+        until(lambda: rounds_done(tmp_path) >= 2)
         assert server.kill() == -signal.SIGKILL
         assert clients[0].kill(signal.SIGTERM) == 0
         server.start()

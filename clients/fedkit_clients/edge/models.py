@@ -73,7 +73,9 @@ class Models:
         return b"".join(packing.raw(layout.view(layout.flatten(pick(model, layout)))))
 
     def _follow(self, offer: Offer, way: Difference) -> bool:
-        """Take the difference, if what it starts from is held; False: it leads elsewhere."""
+        """Take the difference if it is shorter and starts from what is held; False: it is of no use."""
+        if way.blob.bytes >= offer.model.bytes:
+            return False
         start = self._held(way.base, ".model")
         if way.base == 1 and start is None:
             start = self._first()

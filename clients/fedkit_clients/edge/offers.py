@@ -63,9 +63,10 @@ def read_news(data: bytes) -> News:
 
 def _settled(row: object) -> tuple[Key, Verdict]:
     *key, verdict = fields.items(row, "settled", 7)
-    if verdict not in set(Verdict):
-        raise WireError(f"settled: {shown(verdict)} is no verdict")
-    return read_key(key), Verdict(str(verdict))
+    word = fields.text(verdict, "verdict")
+    if word not in Verdict.__members__:
+        raise WireError(f"settled: {shown(word)} is no verdict")
+    return read_key(key), Verdict(word)
 
 
 def _offer(row: Fields) -> Offer:

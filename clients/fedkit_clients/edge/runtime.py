@@ -35,6 +35,8 @@ HASTE = 1.0
 """Seconds before which no poll that may wait is over without news."""
 PARTS = 4
 """Downloads that are kept although nothing has asked for them since; one more is the one under way."""
+FRAME, CONTEXT = 1 << 21, 16
+"""Most bytes of a task's frame beside its context, and how many models that may hold."""
 _UNWANTED = frozenset((404, 409, 411, 413))
 """Answers after which an upload is not tried again; others may be mended at the server."""
 
@@ -160,6 +162,7 @@ class EdgeClient:
         for key, verdict in news.settled:
             joined.participant.settle(key, verdict)
             spool.settle(key)
+            log.info("round %d: %s", key.round, verdict)
         if news.settled:
             self._transport.acknowledge([], [key for key, _ in news.settled])
         self._offers |= {offer.id: offer for offer in news.offers}
@@ -173,6 +176,8 @@ class EdgeClient:
         if joined.spool.knows(offer.frame.sha256):
             return
         try:
+            if offer.frame.bytes > FRAME + CONTEXT * joined.job.layout.nbytes:
+                raise WireError(f"its frame has {offer.frame.bytes} bytes")
             frame = joined.fetch(offer.frame)
             task = read_task(frame)
             if task.key.job != joined.job.id:
@@ -196,6 +201,7 @@ class EdgeClient:
         if found := spool.next_task():
             name, model, task = found
             reply = _reply(joined, model, task)
+            log.info("round %d: %s done", task.key.round, task.key.kind)
             spool.finish(name, wire.encode(reply), joined.participant.pending().get(task.key, {}))
         joined.models.prune(spool.needed())
 
@@ -205,6 +211,7 @@ class EdgeClient:
             try:
                 self._transport.upload(key, joined.spool.reply(name))
                 joined.spool.acknowledged(name)
+                log.info("round %d: the aggregator has the reply", key.round)
             except Refused as error:
                 if error.status not in _UNWANTED:
                     raise

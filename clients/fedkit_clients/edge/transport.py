@@ -199,7 +199,10 @@ class Transport:
         """A response whose body is still to come, of an aggregator that takes our time for right."""
         try:
             response = self._send(method, target, body, headers, patience)
-            if response.status_code == 401 and self._corrected(_short(response, SHORT, patience)):
+            if response.status_code == 401:
+                refused = _short(response, SHORT, patience)
+                if not self._corrected(refused):
+                    self._demand(refused)
                 response = self._send(method, target, body, headers, patience)
             with closing(response):
                 yield response

@@ -46,7 +46,11 @@ def go(server: Any, folder: Path, steps: int = STEPS, skew: float = 0.0) -> int:
 
 
 @pytest.fixture(
-    params=[("none", "last"), ("tensors:below=1|sign", "last"), ("rotate|ecsq:delta=0.5", "first")]
+    params=[
+        ("none", "last"),
+        ("tensors:below=1|sign", "last"),
+        ("tensors:below=1|rotate|ecsq:delta=0.5", "first"),
+    ]
 )
 def way(request: pytest.FixtureRequest) -> tuple[str, str]:
     """The codec down, and where its frames lead from."""
