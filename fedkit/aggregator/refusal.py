@@ -6,6 +6,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Mapping
+from typing import cast
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -46,8 +47,6 @@ def _refusal(error: Exception) -> Refusal:
         return error
     if isinstance(error, WireError):
         return Refusal(400, "request", str(error))
-    if isinstance(error, HTTPException):
-        return Refusal(error.status_code, "request", "there is no such resource")
     if isinstance(error, DISK):
         log.error("the journal cannot be written: %s", error)
         wait = {"Retry-After": str(DISK_SECONDS)}
@@ -67,5 +66,10 @@ async def handled(request: Request, error: Exception) -> Response:
     return answer(error)
 
 
-HANDLERS = dict.fromkeys((Refusal, WireError, HTTPException, *DISK), handled)
-"""What the application hands to `handled`."""
+async def nowhere(_request: Request, error: Exception) -> Response:
+    """The answer to a path or a method that there is not."""
+    return answer(Refusal(cast("HTTPException", error).status_code, "request", "there is no such resource"))
+
+
+HANDLERS = dict.fromkeys((Refusal, WireError, *DISK), handled) | {HTTPException: nowhere}
+"""What the application hands to them."""

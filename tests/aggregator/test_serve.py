@@ -264,6 +264,20 @@ def test_certificates_are_not_taken_yet(given: Scenario, tmp_path: Path) -> None
         serve(given, Service(trust), tmp_path / "journal", out=tmp_path / "run")
 
 
+def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(tmp_path: Path) -> None:
+    """As it does for 40 ms where Nagle's algorithm meets delayed acknowledgements."""
+    journal, took = Journal(tmp_path), list[float]()
+    journal.put(job=b"{}", job_id="0")
+    with Server(App(journal, TRUST.roster), "127.0.0.1", 0) as server, httpx.Client(timeout=20.0) as client:
+        for _ in range(30):
+            signed = headers(KEYS["c0"], "c0", "GET", "/v1/tasks", b"", time.time())
+            began = time.perf_counter()
+            assert client.get(f"{server.url}/v1/tasks", headers=signed).status_code == 200
+            took.append(time.perf_counter() - began)
+    journal.close()
+    assert min(took) < 0.03
+
+
 def test_polls_are_let_go_when_the_server_stops(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.put(job=b"{}", job_id="0")
