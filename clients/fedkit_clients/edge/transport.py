@@ -89,6 +89,8 @@ class Transport:
         if url.scheme not in ("http", "https") or not url.host or url.raw_path not in (b"", b"/"):
             raise ConfigError(f"{shown(address)} is no address: write http://HOST:PORT")
         self._http = httpx.Client(transport=transport, headers={"Accept-Encoding": "identity"})
+        for name in ("User-Agent", "Accept"):  # nothing leaves the device that the protocol does not name
+            del self._http.headers[name]
 
     def close(self) -> None:
         """Close the connections."""

@@ -60,6 +60,8 @@ def test_requests_are_those_of_the_vectors() -> None:
         for name in ("Content-Digest", "Fedkit-Client", "Fedkit-Time", "Fedkit-Version"):
             assert request.headers[name] == vector["headers"][name]
         assert request.headers["Accept-Encoding"] == "identity"
+        told = {"host", "connection", "accept-encoding", *map(str.lower, vector["headers"])}
+        assert set(request.headers) == told | ({"content-length"} if request.content else set())
 
 
 @pytest.mark.parametrize(
