@@ -93,8 +93,17 @@ class EdgeClient:
                 self._sleep(seconds)
 
     def step(self) -> None:
-        """Ask, train, upload, once. Without a link the training goes on, and then Unreachable is raised."""
-        joined = self._joined or self._join()
+        """Ask, train, upload, once. Without a link the training goes on, and then Unreachable is raised.
+
+        After an OSError (a full disk) what is in RAM is forgotten: the next step begins from the disk.
+        """
+        try:
+            self._step(self._joined or self._join())
+        except OSError:
+            self._joined = None
+            raise
+
+    def _step(self, joined: _Joined) -> None:
         fault: Unreachable | Refused | None = None
         try:
             self._ask(joined)

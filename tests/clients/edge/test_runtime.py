@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def go(server: Any, folder: Path, steps: int = STEPS, skew: float = 0.0) -> int:
         for _ in range(steps):
             try:
                 client.step()
-            except Unreachable:
+            except (Unreachable, OSError):
                 failed += 1
             if server.done:
                 return failed
@@ -89,10 +90,10 @@ class PowerCut(BaseException):
 
 
 class Disk:
-    """Lets so many steps of the disk through and then none."""
+    """Lets so many steps of the disk through and then none, or some later again."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, allowed: int) -> None:
-        self.done, self._allowed = 0, allowed
+    def __init__(self, patch: pytest.MonkeyPatch, allowed: int, full: int = 0) -> None:
+        self.done, self._allowed, self._full = 0, allowed, full
         for owner, name in (
             *((spool, n) for n in ("write_file", "move", "remove", "sync")),
             *((models, n) for n in ("write_file", "remove")),
@@ -103,7 +104,9 @@ class Disk:
     def _counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*given: Any) -> Any:
             self.done += 1
-            if self.done > self._allowed:
+            if self._full and self._allowed < self.done <= self._allowed + self._full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            if self.done > self._allowed and not self._full:
                 raise PowerCut
             return step(*given)
 
@@ -125,6 +128,23 @@ def test_killed_between_any_two_writes_it_goes_on(
                 go(server, folder)
         go(server, folder)
         assert list(server.results.values()) == expected, f"killed at step {allowed} of the disk"
+
+
+@pytest.mark.parametrize("full", [1, 4])
+def test_a_disk_that_is_full_for_a_while_costs_time_only(
+    tmp_path: Path, new_aggregator: Callable[..., Any], full: int
+) -> None:
+    way = ("tensors:below=1|sign", "last")
+    expected = new_aggregator(*way).direct()
+    with pytest.MonkeyPatch.context() as patch:
+        disk = Disk(patch, 10**9)
+        go(new_aggregator(*way), tmp_path / "counted")
+    for allowed in range(3 - full // 2, disk.done, 3):
+        server = new_aggregator(*way)
+        with pytest.MonkeyPatch.context() as patch:
+            Disk(patch, allowed, full)
+            assert go(server, tmp_path / str(allowed)) > 0
+        assert list(server.results.values()) == expected, f"full at step {allowed} of the disk"
 
 
 def test_killed_again_and_again_it_arrives(
