@@ -19,9 +19,9 @@ from fedkit.errors import WireError
 from fedkit.job import Job
 from fedkit.tensors import Tensors, pick
 from fedkit.trainer import Workload
+from fedkit_clients.edge.answers import Refused
 from fedkit_clients.edge.offers import Blob, Difference, Offer
 from fedkit_clients.edge.spool import remove, write_file
-from fedkit_clients.edge.transport import Refused
 
 log = logging.getLogger("fedkit.edge")
 NEWEST = 2

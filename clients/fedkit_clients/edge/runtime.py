@@ -22,11 +22,12 @@ from fedkit.messages import ClientId, Failure, Task
 from fedkit.participant import Answer, Participant
 from fedkit.secagg.identity import SigningKey
 from fedkit.trainer import Workload, frozen, travelling
+from fedkit_clients.edge.answers import Refused, Unreachable
 from fedkit_clients.edge.backoff import Backoff
 from fedkit_clients.edge.models import Fetch, Models
 from fedkit_clients.edge.offers import Blob, Offer
 from fedkit_clients.edge.spool import Root, Spool, newest_first, read_task, remove
-from fedkit_clients.edge.transport import Refused, Transport, Unreachable
+from fedkit_clients.edge.transport import Transport
 
 log = logging.getLogger("fedkit.edge")
 PATIENCE = 30

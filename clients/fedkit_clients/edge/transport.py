@@ -7,19 +7,27 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import quote
 
 import httpx
 
 from fedkit import fields, jobfile, signing
-from fedkit.errors import ConfigError, FedkitError, WireError, shown
+from fedkit.errors import ConfigError, shown
 from fedkit.messages import ClientId, Key
 from fedkit.secagg.identity import SigningKey
 from fedkit.wire import key_row
+from fedkit_clients.edge.answers import (
+    TIMEOUT,
+    Answer,
+    Refused,
+    Unreachable,
+    offset,
+    read_short,
+    reason,
+    understood,
+)
 from fedkit_clients.edge.offers import Blob, News, read_news
 
 SHORT = 1 << 20
@@ -28,38 +36,10 @@ PIECE = 1 << 20
 """Most bytes of one PATCH."""
 SMALLEST = 1 << 12
 """Pieces do not get smaller than this, however often the link is cut."""
-TIMEOUT = 30.0
-"""Seconds without a byte after which a connection is given up; a poll has its own time beside."""
 CORRECTIONS = 8
 """Times that an upload may be told that it goes on elsewhere."""
 _AGAIN = frozenset((408, 422, 425, 429))
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-T = TypeVar("T")
-
-
-class Unreachable(FedkitError):
-    """The link or the aggregator cannot now: try again, not before `after` seconds."""
-
-    def __init__(self, reason: str, after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.after = after
-
-
-class Refused(FedkitError):
-    """The aggregator understood and says no; `word` says why, for programs."""
-
-    def __init__(self, status: int, word: str, message: str) -> None:
-        super().__init__(f"the aggregator refuses ({status} {word}): {message}")
-        self.status, self.word = status, word
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A short answer, whole."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class Transport:
@@ -103,7 +83,7 @@ class Transport:
     def news(self, wait: int) -> News:
         """Verdicts and tasks, as soon as there are some or after `wait` seconds."""
         answer = self._call("GET", f"/v1/tasks?wait={wait}", patience=wait)
-        return _understood(lambda: read_news(answer.body))
+        return understood(lambda: read_news(answer.body))
 
     def acknowledge(self, tasks: Sequence[int], settled: Sequence[Key]) -> None:
         """These tasks are safe here, these verdicts are acted upon."""
@@ -132,7 +112,7 @@ class Transport:
         digest = hashlib.sha256(frame).hexdigest()
         body = _json({"bytes": len(frame), "key": key_row(key), "sha256": digest}).encode()
         answer = self._call("POST", "/v1/uploads", body)
-        place, at = _understood(lambda: _begun(answer.body, len(frame)))
+        place, at = understood(lambda: _begun(answer.body, len(frame)))
         turns = 0
         while at < len(frame):
             after = self._append(f"/v1/uploads/{place}", at, frame, turns < CORRECTIONS)
@@ -154,7 +134,7 @@ class Transport:
             return len(frame)
         if answer.status != 409:
             self._piece = min(PIECE, 2 * self._piece)
-        return _understood(lambda: _offset(answer.headers, len(frame)))
+        return understood(lambda: offset(answer.headers, len(frame)))
 
     def _fetch(self, blob: Blob, part: Path, have: int) -> None:
         """Append to `part` what comes; Unreachable unless it then has as many bytes as the blob."""
@@ -164,7 +144,7 @@ class Transport:
                 part.unlink(missing_ok=True)
                 raise Unreachable(f"blob {blob.sha256[:16]} cannot be resumed: it begins again")
             if response.status_code not in (200, 206):
-                self._demand(_short(response, SHORT, 0.0))
+                self._demand(read_short(response, SHORT, 0.0))
             with part.open("ab" if response.status_code == 206 else "wb") as file:
                 for chunk in response.iter_raw():
                     file.write(chunk)
@@ -189,7 +169,7 @@ class Transport:
     ) -> Answer:
         """A request with a short answer. correct: an answer of 409 with another offset is no refusal."""
         with self._open(method, target, body, headers or {}, patience) as response:
-            answer = _short(response, limit, patience)
+            answer = read_short(response, limit, patience)
         if not (correct and answer.status == 409 and "Upload-Offset" in answer.headers):
             self._demand(answer)
         return answer
@@ -202,7 +182,7 @@ class Transport:
         try:
             response = self._send(method, target, body, headers, patience)
             if response.status_code == 401:
-                refused = _short(response, SHORT, patience)
+                refused = read_short(response, SHORT, patience)
                 if not self._corrected(refused):
                     self._demand(refused)
                 response = self._send(method, target, body, headers, patience)
@@ -225,7 +205,7 @@ class Transport:
 
     def _corrected(self, answer: Answer) -> bool:
         """Whether the clocks were too far apart; they then are no more."""
-        word, _ = _reason(answer)
+        word, _ = reason(answer)
         told = answer.headers.get("Fedkit-Time", "")
         if word != "skew" or not (told.isascii() and told.isdigit() and len(told) < 16):
             return False
@@ -235,7 +215,7 @@ class Transport:
     def _demand(self, answer: Answer) -> None:
         """Unreachable if trying again may help, Refused if it does not; anything but success is an error."""
         status = answer.status
-        word, message = _reason(answer)
+        word, message = reason(answer)
         if status >= 500 or status in _AGAIN or (status == 401 and word == "replay"):
             raise Unreachable(f"the aggregator answers {status} {word}", self._after(answer))
         spoken = answer.headers.get("Fedkit-Version")
@@ -258,44 +238,7 @@ class Transport:
             return 0.0
 
 
-def _short(response: httpx.Response, limit: int, patience: float) -> Answer:
-    """The answer, read to its end; Unreachable if it is too long, or too long in coming."""
-    data, until = bytearray(), time.monotonic() + patience + 2 * TIMEOUT
-    with closing(response):
-        for chunk in response.iter_raw():
-            data += chunk
-            if len(data) > limit or time.monotonic() > until:
-                raise Unreachable(f"an answer of more than {limit} bytes, or slower than it may be")
-    return Answer(response.status_code, response.headers, bytes(data))
-
-
-def _reason(answer: Answer) -> tuple[str, str]:
-    """Word and message of an error, shortened; empty if it is none of ours."""
-    if answer.status < 400:
-        return "", ""
-    try:
-        told = fields.mapping(fields.parse(answer.body, "error"), "error")
-        return fields.text(told.get("error"), "error")[:40], fields.text(told.get("message"), "message")[:400]
-    except WireError:
-        return "", ""
-
-
 def _begun(body: bytes, size: int) -> tuple[str, int]:
     told = fields.mapping(fields.parse(body, "upload"), "upload")
     place = fields.text(told.get("id"), "id")
     return quote(place, safe=""), fields.integer(told.get("offset"), "offset", 0, size)
-
-
-def _offset(headers: Mapping[str, str], size: int) -> int:
-    told = headers.get("Upload-Offset", "")
-    if not (told.isascii() and told.isdigit() and len(told) < 16 and int(told) <= size):
-        raise WireError(f"Upload-Offset is {shown(told)}")
-    return int(told)
-
-
-def _understood(read: Callable[[], T]) -> T:
-    """What was read of an answer; Unreachable if that is no answer to the question."""
-    try:
-        return read()
-    except WireError as error:
-        raise Unreachable(f"the aggregator's answer is not understood: {error}") from error

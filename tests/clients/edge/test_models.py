@@ -12,9 +12,9 @@ import pytest
 
 from fedkit.errors import WireError
 from fedkit.packing import raw
+from fedkit_clients.edge.answers import Refused
 from fedkit_clients.edge.models import Models
 from fedkit_clients.edge.offers import Blob, Difference, Offer
-from fedkit_clients.edge.transport import Refused
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 ECSQ = ("tensors:below=1|rotate|ecsq:delta=0.5", "first")

@@ -16,7 +16,7 @@ from fedkit.secagg.identity import SigningKey
 from fedkit.seeds import derive
 from fedkit.wire import decode
 from fedkit_clients.edge import EdgeClient, Transport, models, spool
-from fedkit_clients.edge.transport import Refused, Unreachable
+from fedkit_clients.edge.answers import Refused, Unreachable
 
 NAME = "ward 7"
 KEY = SigningKey(bytes(range(32)))

@@ -16,8 +16,9 @@ import pytest
 from fedkit.errors import ConfigError
 from fedkit.messages import Key
 from fedkit.secagg.identity import SigningKey
+from fedkit_clients.edge.answers import Refused, Unreachable
 from fedkit_clients.edge.offers import Blob
-from fedkit_clients.edge.transport import Refused, Transport, Unreachable
+from fedkit_clients.edge.transport import Transport
 
 KEY = SigningKey(bytes(range(32)))
 NOW = 1_790_000_000
