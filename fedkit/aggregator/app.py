@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -66,7 +66,7 @@ class App:
             Route("/v1/uploads/{name}", self._offset, methods=["HEAD"]),
             Route("/v1/uploads/{name}", self._append, methods=["PATCH"]),
         ]
-        inner = Starlette(routes=routes, exception_handlers=dict(HANDLERS), lifespan=self._bells.hung)
+        inner = Starlette(routes=routes, exception_handlers=dict(HANDLERS), lifespan=self._bells.running)
         self.asgi: ASGIApp = Guard(inner, journal, roster, clock)
 
     def drain(self) -> None:
@@ -88,16 +88,17 @@ class App:
         if not re.fullmatch(r"[0-9]{1,2}", wait) or int(wait) > LONGEST:
             raise Refusal(400, "request", f"wait is not a whole number of seconds up to {LONGEST}")
         end = time.monotonic() + int(wait)
-        while True:
-            self._demand_open()
-            bell = self._bells.hang(client)
-            news = await run_in_threadpool(self._news, client)
-            left = end - time.monotonic()
-            if news["tasks"] or news["settled"] or left <= 0:
-                return _answer(news)
-            await self._bells.wait(client, bell, min(left, _LOOK))
-            if await request.is_disconnected():  # or a task would be leased to nobody
-                return _answer(news)
+        with self._bells.hung(client) as bell:
+            while True:
+                self._demand_open()
+                bell.clear()
+                news = await run_in_threadpool(self._news, client)
+                left = end - time.monotonic()
+                if news["tasks"] or news["settled"] or left <= 0:
+                    return _answer(news)
+                await heard(bell, min(left, _LOOK))
+                if await request.is_disconnected():  # or a task would be leased to nobody
+                    return _answer(news)
 
     def _news(self, client: ClientId) -> dict[str, object]:
         settled = [[*wire.key_row(key), str(verdict)] for key, verdict in self._leases.verdicts(client)]
@@ -183,7 +184,7 @@ class Bells:
         self._waiting: dict[ClientId, set[asyncio.Event]] = {}
 
     @asynccontextmanager
-    async def hung(self, _app: object) -> AsyncIterator[None]:
+    async def running(self, _app: object) -> AsyncIterator[None]:
         """While the event loop of the application runs."""
         self._loop = asyncio.get_running_loop()
         try:
@@ -197,26 +198,29 @@ class Bells:
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._ring, clients)
 
-    def hang(self, client: ClientId) -> asyncio.Event:
-        """A bell that rings for whatever is new from now on."""
+    @contextmanager
+    def hung(self, client: ClientId) -> Iterator[asyncio.Event]:
+        """A bell that rings for whatever is new for this client."""
         bell = asyncio.Event()
         self._waiting.setdefault(client, set()).add(bell)
-        return bell
-
-    async def wait(self, client: ClientId, bell: asyncio.Event, seconds: float) -> None:
-        """Wait for the bell, and take it down."""
         try:
-            async with asyncio.timeout(seconds):
-                await bell.wait()
-        except TimeoutError:
-            return
+            yield bell
         finally:
-            self._waiting.get(client, set()).discard(bell)
+            self._waiting[client].discard(bell)
+            if not self._waiting[client]:
+                del self._waiting[client]
 
     def _ring(self, clients: Collection[ClientId] | None) -> None:
         for client in self._waiting if clients is None else clients:
             for bell in self._waiting.get(client, ()):
                 bell.set()
+
+
+async def heard(bell: asyncio.Event, seconds: float) -> None:
+    """Wait for a bell, but not for long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await bell.wait()
 
 
 def _client(request: Request) -> ClientId:

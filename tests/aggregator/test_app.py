@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fedkit import jobfile, wire
 from fedkit.federation import Verdict
@@ -170,7 +172,7 @@ def test_a_poll_waits_until_there_is_something(site: Any, call: Callable[..., An
     app = site.fresh_app()
 
     async def use(device: Any) -> None:
-        async with app._bells.hung(None):
+        async with app._bells.running(None):
             asking = asyncio.create_task(device.ask("GET", "/v1/tasks?wait=30"))
             await asyncio.sleep(0.3)
             assert not asking.done()
@@ -179,6 +181,8 @@ def test_a_poll_waits_until_there_is_something(site: Any, call: Callable[..., An
             got = await asyncio.wait_for(asking, 4.0)  # sooner than a waiting poll looks by itself
             sender.join()
             assert len(got.json()["tasks"]) == 1
+            assert (await device.ask("GET", "/v1/tasks?wait=1")).json()["tasks"] == []
+        assert not app._bells._waiting, "nothing is kept of polls that are over"
 
     call(use, app=app)
 
@@ -245,3 +249,33 @@ def test_bytes_are_counted_both_ways(site: Any, call: Callable[..., Any]) -> Non
         assert used.down == len(got.content)
 
     call(use)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    method=st.sampled_from(["GET", "POST", "PATCH", "HEAD"]),
+    target=st.sampled_from(["/v1/ack", "/v1/uploads", "/v1/uploads/00", "/v1/blobs/00", "/v1/tasks"]),
+    body=st.binary(max_size=60)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+        lambda inner: (
+            st.lists(inner, max_size=6)
+            | st.dictionaries(
+                st.sampled_from(["tasks", "settled", "key", "bytes", "sha256"]), inner, max_size=3
+            )
+        ),
+    ).map(lambda value: json.dumps(value).encode()),
+    offset=st.none() | st.text("0123456789-+ex. ", max_size=20),
+)
+def test_whatever_comes_is_answered_and_changes_nothing(
+    site: Any, call: Callable[..., Any], method: str, target: str, body: bytes, offset: str | None
+) -> None:
+    async def use(device: Any) -> None:
+        more = {"Upload-Offset": offset} if offset is not None else {}
+        got = await device.ask(method, target, b"" if method in ("GET", "HEAD") else body, more=more)
+        assert got.status_code in (200, 400, 404, 405, 409, 413), got.text
+        assert "fedkit-time" in got.headers
+
+    call(use)
+    assert not site.federation.outstanding()
+    assert list((site.directory / "uploads").iterdir()) == []
