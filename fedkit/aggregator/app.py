@@ -55,7 +55,7 @@ class App:
         self._blobs = Blobs(journal.directory / "blobs")
         self._leases, self._releases = Leases(journal, self._blobs), Releases(journal, self._blobs)
         self._uploads = Uploads(journal, journal.directory / "uploads")
-        self._bells, self._draining = Bells(), False
+        self._bells, self._draining, self._opened = Bells(), False, False
         journal.listen(self._bells.ring)
         routes = [
             Route("/v1/job", self._job, methods=["GET"]),
@@ -101,8 +101,9 @@ class App:
                     return _answer(news)
 
     def _news(self, client: ClientId) -> dict[str, object]:
-        settled = [[*wire.key_row(key), str(verdict)] for key, verdict in self._leases.verdicts(client)]
-        offers = [self._offer(lease) for lease in self._leases.take(client, self._lease)]
+        verdicts, leases = self._leases.news(client, self._lease)
+        settled = [[*wire.key_row(key), str(verdict)] for key, verdict in verdicts]
+        offers = [self._offer(lease) for lease in leases]
         return {
             "now": self._journal.now(),
             "settled": settled,
@@ -172,7 +173,8 @@ class App:
     def _demand_open(self) -> None:
         if self._draining:
             raise Refusal(503, "draining", "the aggregator is going down", {"Retry-After": "5"})
-        if self._journal.meta("job") is None:
+        self._opened = self._opened or self._journal.meta("job_id") is not None
+        if not self._opened:
             raise Refusal(503, "idle", "no run is open yet", {"Retry-After": "1"})
 
 

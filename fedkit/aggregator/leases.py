@@ -61,28 +61,29 @@ class Leases:
             )
         self._journal.tell({row[1] for row in rows})
 
-    def take(self, client: ClientId, lease: float = LEASE) -> Sequence[Lease]:
-        """Lease to this client what it is to do; empty if there is nothing, or it is leased already."""
+    def news(
+        self, client: ClientId, lease: float = LEASE
+    ) -> tuple[Sequence[tuple[Key, Verdict]], Sequence[Lease]]:
+        """What became of its tasks, unless it has acknowledged that; and tasks, which are now leased to it.
+
+        Both as of one instant: no task is offered before the verdicts that came before it, on which the
+        client's memory depends.
+        """
         now = self._journal.now()
         with self._journal.transaction() as db:
+            settled = db.execute(
+                "SELECT key, verdict FROM tasks WHERE client = ? AND verdict IS NOT NULL ORDER BY id LIMIT ?",
+                (client, MOST),
+            ).fetchall()
             rows = db.execute(
                 "SELECT id, frame, bytes, version FROM tasks"
                 " WHERE client = ? AND verdict IS NULL AND acked IS NULL"
                 " AND id NOT IN (SELECT task FROM replies) AND version IN (SELECT version FROM releases)"
                 " AND expires > ? AND (leased IS NULL OR leased <= ?) ORDER BY id LIMIT ?",
-                (client, now, now - lease, MOST),
+                (client, now, now - lease, MOST if len(settled) < MOST else 0),
             ).fetchall()
             db.executemany("UPDATE tasks SET leased = ? WHERE id = ?", [(now, row[0]) for row in rows])
-        return [Lease(*row) for row in rows]
-
-    def verdicts(self, client: ClientId) -> Sequence[tuple[Key, Verdict]]:
-        """What became of its tasks, unless it has acknowledged that."""
-        with self._journal.transaction() as db:
-            rows = db.execute(
-                "SELECT key, verdict FROM tasks WHERE client = ? AND verdict IS NOT NULL ORDER BY id LIMIT ?",
-                (client, MOST),
-            ).fetchall()
-        return [(read(key), Verdict(verdict)) for key, verdict in rows]
+        return [(read(key), Verdict(word)) for key, word in settled], [Lease(*row) for row in rows]
 
     def acknowledge(self, client: ClientId, tasks: Iterable[int], settled: Iterable[Key]) -> None:
         """The client has these tasks, and has acted on these verdicts; anything else is passed over."""

@@ -97,7 +97,7 @@ class Site:
     def deliver(self, task: Task, weight: float = 1.0) -> None:
         """Lease the tasks of its client and upload a result to this one."""
         client = task.key.client
-        self.leases.take(client)
+        self.leases.news(client)[1]
         frame = make_frame(task.key, weight)
         name, offset = self.uploads.begin(client, task.key, len(frame), hashlib.sha256(frame).hexdigest())
         if offset < len(frame):

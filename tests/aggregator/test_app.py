@@ -208,7 +208,7 @@ def test_a_full_disk_is_told_and_comes_back(
 ) -> None:
     task = site.task("alice")
     site.federation.send([task])
-    site.leases.take("alice")
+    site.leases.news("alice")[1]
     result = wire.encode(EncodedUpdate(task.key, "none", bytes(32), 3.0, {}, 1.0))
 
     async def use(device: Any) -> None:

@@ -52,7 +52,7 @@ class Mortal:
 def upload(site: Any, tasks: list[Any]) -> None:
     for task in tasks:
         client = task.key.client
-        site.leases.take(client)
+        site.leases.news(client)[1]
         frame = wire.encode(EncodedUpdate(task.key, "none", bytes(32), 2.0, {}, 1.0))
         name, offset = site.uploads.begin(client, task.key, len(frame), hashlib.sha256(frame).hexdigest())
         while offset < len(frame):

@@ -194,7 +194,7 @@ def test_clients_are_those_heard_of_lately_or_at_work(site: Any, monkeypatch: py
     assert later.clients() == []
     site.federation.send([site.task("ward 7")])
     assert later.clients() == []
-    site.leases.take("ward 7")
+    site.leases.news("ward 7")[1]
     assert later.clients() == ["ward 7"]
     site.again()
     assert site.federation.clients() == ["alice", "bob", "ward 7"], "downtime is no absence"
@@ -242,7 +242,7 @@ def test_blobs_go_when_nothing_needs_them(site: Any) -> None:
     site.publish(1)
     task: Task = site.task("alice")
     site.federation.send([task])
-    site.leases.take("alice")
+    site.leases.news("alice")[1]
     assert count() == 2
     site.publish(2, 0.75, b"d" * 20, 1)
     assert count() == 4, "the old model is still asked for"

@@ -30,7 +30,7 @@ def result(key: Key, weight: float = 1.0) -> bytes:
 def sent(site: Any, client: str = "alice") -> Key:
     task = site.task(client)
     site.federation.send([task])
-    site.leases.take(client)
+    site.leases.news(client)[1]
     key: Key = task.key
     return key
 
@@ -45,7 +45,7 @@ def test_an_upload_is_resumed_anywhere(site: Any, cuts: list[tuple[int, bool]]) 
     round = next(ROUNDS)
     task = site.task("alice", round)
     site.federation.send([task])
-    site.leases.take("alice")
+    site.leases.news("alice")[1]
     frame = result(task.key, weight=float(round))
     name, offset = site.uploads.begin("alice", task.key, len(frame), sha(frame))
     for size, restart in [*cuts, (len(frame), False)]:
