@@ -108,12 +108,14 @@ class EdgeFederation:
         idle = not self._leases.waiting() and not self._uploads.replies(self._turn)
         while True:
             ticks, over = self._journal.ticks, self.now() >= until
+            # asked before the last look at what has come, or a result between the two would be left behind
+            over = over or not (idle or self._leases.waiting())
             for reply in self._uploads.replies(self._turn):
                 if reply.at > until:
                     break
                 self._turn = reply.turn
                 yield self._arrival(reply, max(reply.at, min(began, until)))
-            if over or not (idle or self._leases.waiting()):
+            if over:
                 return
             self._pause(ticks, until)
 

@@ -186,6 +186,27 @@ def test_receiving_ends_as_soon_as_all_is_resolved(site: Any) -> None:
     timer.join()
 
 
+def test_a_result_that_comes_while_others_are_read_is_not_left_behind(
+    site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [site.task(name) for name in ("alice", "bob")]
+    site.federation.send(tasks)
+    site.deliver(tasks[0])
+    uploads, looks = site.federation._uploads, [0]
+    replies = uploads.replies
+
+    def look(turn: int) -> Any:
+        found = replies(turn)
+        looks[0] += 1
+        if looks[0] == 1:
+            site.deliver(tasks[1])
+        return found
+
+    monkeypatch.setattr(uploads, "replies", look)
+    got = [arrival.key.client for arrival in site.federation.receive(site.federation.now() + 30.0)]
+    assert got == ["alice", "bob"]
+
+
 def test_clients_are_those_heard_of_lately_or_at_work(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("bob", "alice", "mallory"):
         site.journal.admit(name, "00", 0, 0.0)

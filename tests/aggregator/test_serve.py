@@ -181,8 +181,8 @@ def test_a_served_run_is_its_simulation(given: Scenario, tmp_path: Path) -> None
         service = Service(TRUST, port=port, lease=5.0)
         got = serve(given, service, tmp_path / "journal", out=tmp_path / "run", listening=heard.append)
     assert heard == [f"http://127.0.0.1:{port}"]
+    assert [record.count(Outcome.counted) for record in got.history.rounds] == [4] * 4, got.history.rounds
     assert same(got.model, wanted.model)
-    assert [record.count(Outcome.counted) for record in got.history.rounds] == [4] * 4
     assert got.summary["bytes_up"] > 0
     assert all(device.followed >= 2 for device in clients), "differences were taken"
     assert list((tmp_path / "journal" / "uploads").iterdir()) == []
