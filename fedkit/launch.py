@@ -50,7 +50,7 @@ def build(scenario: Scenario, directory: Path | None = None) -> Built:
     raise, DataError for a missing file among them.
     """
     strategy = _strategy(scenario)
-    workload = _workload(scenario)
+    workload = make_workload(scenario)
     _check_train(scenario, workload)
     make = cast("Any", plugins.load("fedkit.federations", scenario.federation.kind))
     reach = {"seed": scenario.seed, "links": scenario.links, "devices": scenario.devices}
@@ -71,7 +71,8 @@ def _strategy(scenario: Scenario) -> Strategy:
         raise _placed(scenario, error) from error
 
 
-def _workload(scenario: Scenario) -> Workload:
+def make_workload(scenario: Scenario) -> Workload:
+    """The workload of a scenario, with its data; raises what `build` raises."""
     thing = plugins.load("fedkit.workloads", scenario.workload)
     if is_workload(thing):
         return cast("Workload", thing)
@@ -143,6 +144,18 @@ def run_scenario(
     Raises what `build` and `fedkit.run` raise.
     """
     built = build(scenario, Path(out, "clients") if out is not None else None)
+    return run_built(scenario, built, out=out, resume=resume, observers=observers)
+
+
+def run_built(
+    scenario: Scenario,
+    built: Built,
+    *,
+    out: Path | str | None = None,
+    resume: bool = False,
+    observers: Sequence[object] = (),
+) -> Result:
+    """`run_scenario` with objects that were made already, or others in their place."""
     stop = scenario.stop
     extra: list[object] = (
         [EarlyStop(stop.metric, stop.target, stop.patience, stop.best)] if stop.metric else []

@@ -44,7 +44,7 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.path / "lock")
+            self._lock = lock_file(self.path / "lock")
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be a run folder: {error.strerror or error}") from error
 
@@ -173,7 +173,7 @@ def _sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def _lock(path: Path) -> IO[bytes]:
+def lock_file(path: Path) -> IO[bytes]:
     """An exclusive lock that the system drops when the process dies."""
     file = path.open("ab")
     try:

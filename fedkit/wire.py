@@ -127,8 +127,7 @@ def _object(data: bytes) -> Fields:
 
 
 def _header(message: Message) -> bytes:
-    k = message.key
-    content: dict[str, object] = {"key": (k.job, k.round, k.kind, k.stage, k.attempt, k.client)}
+    content: dict[str, object] = {"key": key_row(message.key)}
     if isinstance(message, EncodedUpdate):
         content["codec"] = message.codec
         content["metrics"] = dict(message.metrics)
@@ -147,10 +146,18 @@ def _header(message: Message) -> bytes:
     try:
         return _json(content).encode("ascii")
     except (ValueError, TypeError) as error:
-        raise WireError(f"{type(message).__name__} of client {k.client!r} cannot travel: {error}") from error
+        raise WireError(
+            f"{type(message).__name__} of client {message.key.client!r} cannot travel: {error}"
+        ) from error
 
 
-def _key(value: object) -> Key:
+def key_row(key: Key) -> list[str | int]:
+    """A key as JSON."""
+    return [key.job, key.round, key.kind, key.stage, key.attempt, key.client]
+
+
+def read_key(value: object) -> Key:
+    """The key in such a row; WireError if it is none."""
     job, number, kind, stage, attempt, client = fields.items(value, "key", 6)
     if kind not in ("train", "evaluate"):
         raise WireError("key: kind is neither train nor evaluate")
@@ -172,7 +179,7 @@ def _read_task(header: Fields) -> Task:
         raise WireError("seed is not 16 hex digits")
     settings = fields.mapping(header["settings"], "settings")
     return Task(
-        key=_key(header["key"]),
+        key=read_key(header["key"]),
         version=fields.integer(header["version"], "version"),
         model={},
         context={},
@@ -193,7 +200,7 @@ def _read_update(header: Fields) -> EncodedUpdate:
     fields.exactly(header, "codec", "key", "metrics", "weight", "work")
     metrics = fields.mapping(header["metrics"], "metrics")
     return EncodedUpdate(
-        key=_key(header["key"]),
+        key=read_key(header["key"]),
         codec=fields.text(header["codec"], "codec"),
         payload=b"",
         weight=fields.number(header["weight"], "weight"),
@@ -205,7 +212,7 @@ def _read_update(header: Fields) -> EncodedUpdate:
 def _read_failure(header: Fields) -> Failure:
     fields.exactly(header, "code", "exception", "key", "subject")
     code, exception, subject = (fields.text(header[n], n) for n in ("code", "exception", "subject"))
-    return Failure(_key(header["key"]), code, exception, subject)
+    return Failure(read_key(header["key"]), code, exception, subject)
 
 
 def _read_from_server(header: Fields) -> FromServer:
@@ -218,7 +225,7 @@ def _read_from_client(header: Fields) -> FromClient:
 
 def _session_key(header: Fields) -> Key:
     fields.exactly(header, "key")
-    key = _key(header["key"])
+    key = read_key(header["key"])
     if key.stage not in Stage.__members__:
         raise WireError(f"key: stage {shown(key.stage)} is none of a secure session's")
     return key

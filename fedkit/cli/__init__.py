@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fedkit.cli import doctor, lists, reports, run
+from fedkit.cli import client, doctor, lists, reports, run, serve
 from fedkit.cli.check import app as check_app
 from fedkit.cli.door import told
 from fedkit.cli.new import app as new_app
@@ -57,6 +57,9 @@ def _root(
 
 
 app.command("run")(run.run)
+app.command("serve")(serve.serve)
+app.command("identity")(serve.identity)
+app.command("client")(client.client)
 app.command("scenarios")(lists.scenarios)
 app.command("strategies")(lists.strategies)
 app.command("codecs")(lists.codecs)

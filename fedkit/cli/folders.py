@@ -36,11 +36,11 @@ def plan(
     scenario = read(source, overrides)
     folder = out or (_latest(source) if resume else _fresh(source))
     if seeds == 1:
-        return folder, [_launch(source, overrides, folder, resume)]
+        return folder, [launch_into(source, overrides, folder, resume)]
     if is_run(folder):
         raise ConfigError(f"{folder} holds one run, not the runs of several seeds: give another --out")
     return folder, [
-        _launch(source, [*overrides, f"seed={seed}"], folder / f"seed-{seed}", resume)
+        launch_into(source, [*overrides, f"seed={seed}"], folder / f"seed-{seed}", resume)
         for seed in range(scenario.seed, scenario.seed + seeds)
     ]
 
@@ -62,7 +62,8 @@ def _continued(folder: Path, overrides: Sequence[str]) -> Launch:
     return Launch(saved_scenario(folder, overrides), folder, True)
 
 
-def _launch(source: str, overrides: Sequence[str], folder: Path, resume: bool) -> Launch:
+def launch_into(source: str, overrides: Sequence[str], folder: Path, resume: bool) -> Launch:
+    """The run of a scenario in this folder: its continuation if `resume` and one has begun there."""
     holds = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
     if resume and is_run(folder):
         launch = _continued(folder, overrides)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from fedkit.errors import many
 
 if TYPE_CHECKING:
     from fedkit.cli.folders import Launch
+    from fedkit.rounds import Result
 
 
 def run(
@@ -50,7 +51,7 @@ def run(
             words = [scenario, *(overrides or []), "--seeds", str(seeds), "--out", str(folder), "--resume"]
             again = shlex.join(["fedkit", "run", *words])
         try:
-            summaries = [_one(launch, output, tensorboard, seeds > 1) for launch in launches]
+            summaries = [one(launch, output, tensorboard, seeds > 1) for launch in launches]
         except KeyboardInterrupt:
             typer.echo(f"\nfedkit: interrupted; continue with: {again}", err=True)
             raise typer.Exit(130) from None
@@ -58,8 +59,17 @@ def run(
             _compare(folder, launches, summaries, output)
 
 
-def _one(launch: Launch, output: Format, tensorboard: bool, several: bool) -> Mapping[str, Any]:
-    """Run one scenario, write its report, say how it went; returns the summary."""
+def one(
+    launch: Launch,
+    output: Format,
+    tensorboard: bool = False,
+    several: bool = False,
+    go: Callable[..., Result] | None = None,
+) -> Mapping[str, Any]:
+    """Run one scenario, write its report, say how it went; returns the summary.
+
+    go: takes what `run_scenario` takes, and is called in its place.
+    """
     from fedkit.cli.progress import Began
     from fedkit.launch import run_scenario
 
@@ -71,7 +81,7 @@ def _one(launch: Launch, output: Format, tensorboard: bool, several: bool) -> Ma
                 from fedkit.observers import TensorBoard
 
                 observers.append(TensorBoard(launch.folder / "tensorboard"))
-            result = run_scenario(
+            result = (go or run_scenario)(
                 launch.scenario, out=launch.folder, resume=launch.resume, observers=observers
             )
     except (Exception, SystemExit):

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from fedkit.conformance.laws import demand, demand_state, restored, run_laws, same, snapshot
 from fedkit.conformance.secure import secure_sums
+from fedkit.downlink import Release
 from fedkit.federation import Arrival, Federation, Verdict
 from fedkit.job import Job
 from fedkit.messages import EncodedUpdate, Failure, Key, Task
@@ -38,8 +39,9 @@ class Case:
         return federation
 
     def tasks(self, federation: Federation, round: int) -> list[Task]:
-        """A train task for every client that can be reached."""
+        """A train task for every client that can be reached, from a version that is published."""
         model = zeros(self.job.layout)
+        federation.publish(Release(round + 1, model))
         state = self.job.strategy.init(model)
         settings = {**self.job.settings, **self.job.strategy.settings(state, round)}
         context, until = self.job.strategy.context(state), federation.now() + self.patience

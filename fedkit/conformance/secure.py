@@ -26,13 +26,12 @@ SECRET = SecAgg(Policy(), width=64)
 def secure_sums(case: Case) -> None:
     """Every client can take part in a session, is told of once, and the sum is that of plain updates."""
     plain = replace(case.job, codec_up=Plain(), feedback=False, secagg=None)
-    case = replace(case, job=replace(plain, secagg=SECRET))
-    federation = case.opened()
+    federation = replace(case, job=plain).opened()  # without identities it may refuse any other job
     clients = list(federation.clients())
     small = len(clients) < SECRET.policy.least
     if server_trust(federation) is None or small or plain.strategy.needs_each_update:
         return
-    case = replace(case, job=replace(case.job, cohort=len(clients)))
+    case = replace(case, job=replace(plain, secagg=SECRET, cohort=len(clients)))
     got = _session(case)
     demand(not got.aborted, f"a secure session came to nothing: {got.aborted}")
     demand(sorted(got.fates) == clients, "a client that was invited to a secure session has no fate")

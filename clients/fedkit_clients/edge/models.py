@@ -1,0 +1,118 @@
+"""The models that a client holds on disk, and the shortest way to one that it does not.
+
+    models/VERSION-SHA256.model     a model: the tensors of the job's layout, little-endian, end to end
+    models/VERSION-SHA256.frame     the difference from version 1 that led there, told whole
+
+Kept are the first version, the newest two, and those that a task waits for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from fedkit import packing
+from fedkit.downlink import DIGEST, Follower
+from fedkit.errors import WireError
+from fedkit.job import Job
+from fedkit.tensors import Tensors, pick
+from fedkit.trainer import Workload
+from fedkit_clients.edge.answers import Refused
+from fedkit_clients.edge.offers import Blob, Difference, Offer
+from fedkit_clients.edge.spool import remove, write_file
+
+log = logging.getLogger("fedkit.edge")
+NEWEST = 2
+
+Fetch = Callable[[Blob], bytes]
+
+
+class Models:
+    """The models of one job. fetch: brings a blob."""
+
+    def __init__(self, folder: Path, job: Job, workload: Workload, fetch: Fetch) -> None:
+        self._folder, self._job, self._workload, self._fetch = folder, job, workload, fetch
+        for path in folder.glob("*.tmp"):
+            remove(path)
+
+    def read(self, sha256: str) -> Tensors:
+        """A model that is held; WireError if it is not, or is damaged (it is then held no more)."""
+        for path in self._folder.glob(f"*-{sha256}.model"):
+            data = path.read_bytes()
+            if _digest(data) == sha256:
+                return packing.read([self._job.layout], data)[0]
+            remove(path)
+        raise WireError(f"model {sha256[:16]} is not held")
+
+    def bring(self, offer: Offer) -> None:
+        """Hold the model of an offer, on the shortest way that there is."""
+        if self._path(offer.version, offer.model.sha256).exists():
+            return
+        if offer.model.bytes != self._job.layout.nbytes:
+            raise WireError(f"model of {offer.model.bytes} bytes: the job's has {self._job.layout.nbytes}")
+        if offer.version == 1 and _digest(first := self._first()) == offer.model.sha256:
+            self._keep(1, first)
+        elif not (offer.difference and self._follow(offer, offer.difference)):
+            self._keep(offer.version, self._fetch(offer.model))
+
+    def prune(self, needed: Collection[str]) -> None:
+        """Remove what is neither needed nor the first nor among the newest."""
+        held = sorted(path.stem for path in self._folder.glob("*.model"))
+        kept = set(held[-NEWEST:])
+        kept |= {name for name in held if int(name.split("-")[0]) == 1 or name.split("-")[1] in needed}
+        for path in self._folder.iterdir():
+            if path.stem not in kept:
+                remove(path)
+
+    def _first(self) -> bytes:
+        """The initial model, which the job's seed makes."""
+        layout = self._job.layout
+        model = self._workload.init(self._job.model_seed)
+        return b"".join(packing.raw(layout.view(layout.flatten(pick(model, layout)))))
+
+    def _follow(self, offer: Offer, way: Difference) -> bool:
+        """Take the difference if it is shorter and starts from what is held; False: it is of no use."""
+        if way.blob.bytes >= offer.model.bytes:
+            return False
+        start = self._held(way.base, ".model")
+        if way.base == 1 and start is None:
+            start = self._first()
+            self._keep(1, start)
+        teller = self._held(way.told_by, ".frame") if way.told_by else b""
+        if start is None or teller is None:
+            return False
+        follower = Follower(self._job.codec_down, self._job.layout, self._job.model_seed)
+        try:
+            frame = self._fetch(way.blob)
+            if teller:
+                told = self._job.codec_down.absolute(frame[DIGEST:], teller[DIGEST:], self._job.layout)
+                frame = frame[:DIGEST] + told
+            follower.snapshot(way.base, packing.read([self._job.layout], start)[0])
+            follower.follow(offer.version, way.base, frame)
+            data = b"".join(packing.raw(follower.model))
+            if _digest(data) != offer.model.sha256:
+                raise WireError("it leads to another model")
+        except (WireError, Refused) as error:
+            log.warning("difference to version %d is of no use: %s", offer.version, error)
+            return False
+        if way.base == 1:
+            write_file(self._path(offer.version, offer.model.sha256, ".frame"), frame)
+        self._keep(offer.version, data)
+        return True
+
+    def _keep(self, version: int, data: bytes) -> None:
+        write_file(self._path(version, _digest(data)), data)
+
+    def _path(self, version: int, sha256: str, suffix: str = ".model") -> Path:
+        return self._folder / f"{version:016d}-{sha256}{suffix}"
+
+    def _held(self, version: int, suffix: str) -> bytes | None:
+        found = self._folder.glob(f"{version:016d}-*{suffix}")
+        newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+        return newest.read_bytes() if newest is not None else None
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

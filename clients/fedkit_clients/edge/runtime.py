@@ -1,0 +1,283 @@
+"""The edge client: one persistent process that trains what it is asked, and loses nothing that is finished.
+
+For ever: ask for verdicts and tasks, train, upload. Each step is safe on disk before the next one begins
+(spool.py), so a process killed at any instant loses at most the training in progress.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from fedkit import jobfile, wire
+from fedkit.errors import ClientFailed, ConfigError, WireError, nearest
+from fedkit.federation import Verdict
+from fedkit.job import Job
+from fedkit.messages import ClientId, Failure, Task
+from fedkit.participant import Answer, Participant
+from fedkit.secagg.identity import SigningKey
+from fedkit.trainer import Workload, frozen, travelling
+from fedkit_clients.edge.answers import Refused, Unreachable
+from fedkit_clients.edge.backoff import Backoff
+from fedkit_clients.edge.models import Fetch, Models
+from fedkit_clients.edge.offers import Blob, Offer
+from fedkit_clients.edge.spool import Root, Spool, newest_first, read_task, remove
+from fedkit_clients.edge.transport import Transport
+
+log = logging.getLogger("fedkit.edge")
+PATIENCE = 30
+"""Seconds that a poll waits for news."""
+HASTE = 1.0
+"""Seconds before which no poll that may wait is over without news."""
+PARTS = 4
+"""Downloads that are kept although nothing has asked for them since; one more is the one under way."""
+FRAME, CONTEXT = 1 << 21, 16
+"""Most bytes of a task's frame beside its context, and how many models that may hold."""
+_UNWANTED = frozenset((404, 409, 411, 413))
+"""Answers after which an upload is not tried again; others may be mended at the server."""
+
+
+class OtherJob(Exception):
+    """The aggregator has another job than the one that was joined."""
+
+
+@dataclass
+class _Joined:
+    """One job, and all that a client has of it."""
+
+    job: Job
+    spool: Spool
+    participant: Participant
+    models: Models
+    fetch: Fetch
+
+
+class EdgeClient:
+    """One client of one aggregator.
+
+    directory: its spool. sleep: how to wait, for tests.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        client: ClientId,
+        workload: Workload,
+        directory: Path,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._transport, self._client, self._workload, self._sleep = transport, client, workload, sleep
+        self._root = Root(directory)
+        self._backoff = Backoff(client)
+        self._offers: dict[int, Offer] = {}
+        self._joined: _Joined | None = None
+
+    def run(self) -> None:
+        """Go on until the process is told to stop (KeyboardInterrupt).
+
+        ConfigError: the job is not for this client's workload, or needs what is not installed here.
+        """
+        while True:
+            try:
+                self.step()
+                self._backoff.reset()
+            except (Unreachable, Refused, OSError) as error:
+                seconds = self._backoff.wait(getattr(error, "after", 0.0))
+                level = logging.INFO if isinstance(error, Unreachable) else logging.ERROR
+                log.log(level, "%s; again in %.1f s", error, seconds)
+                self._sleep(seconds)
+
+    def step(self) -> None:
+        """Ask, train, upload, once. Without a link the training goes on, and then Unreachable is raised.
+
+        After an OSError (a full disk) what is in RAM is forgotten: the next step begins from the disk.
+        """
+        try:
+            self._step(self._joined or self._join())
+        except OSError:
+            self._joined = None
+            raise
+
+    def _step(self, joined: _Joined) -> None:
+        fault: Unreachable | Refused | None = None
+        try:
+            self._ask(joined)
+        except (Unreachable, Refused) as error:
+            fault = error
+        except OtherJob:
+            self._join_anew()
+            return
+        self._train(joined)
+        if not getattr(fault, "after", 0.0):
+            self._upload(joined)
+        if fault:
+            raise fault
+
+    def close(self) -> None:
+        """Let go of the spool and of the connections."""
+        self._root.close()
+        self._transport.close()
+
+    def _join(self) -> _Joined:
+        """Begin with the job that was joined before this process began, or else with the aggregator's."""
+        data = self._root.job()
+        if data is not None:
+            try:
+                return self._begin(data)
+            except WireError as error:
+                log.error("the job in the spool is damaged (%s): it is fetched again", error)
+        return self._join_anew()
+
+    def _join_anew(self) -> _Joined:
+        """Begin with the job that the aggregator has; Unreachable if that is the one we have."""
+        data, held = self._transport.job(), self._joined
+        try:
+            joined = self._begin(data)
+        except WireError as error:
+            raise Unreachable(f"the job is not understood: {error}") from error
+        if held and held.job.id == joined.job.id:
+            raise Unreachable(f"tasks of another job came, but the job is {joined.job.id} still")
+        return joined
+
+    def _begin(self, data: bytes) -> _Joined:
+        try:
+            job = jobfile.decode(data)
+        except ClientFailed as error:
+            raise ConfigError(f"this client cannot take part: {error}; install what it names") from error
+        _demand_fit(job, self._workload, self._client)
+        spool = self._root.begin(job.id, data)
+        participant = Participant(job, self._workload, spool.store)
+        participant.restore(spool.pending())
+        parts = spool.folder / "parts"
+        fetch = partial(_fetched, self._transport, parts)
+        models = Models(spool.folder / "models", job, self._workload, fetch)
+        self._joined = _Joined(job, spool, participant, models, fetch)
+        self._offers.clear()
+        log.info("joined job %s as %s", job.id, self._client)
+        return self._joined
+
+    def _ask(self, joined: _Joined) -> None:
+        """Verdicts first: what is trained next starts from what they say is remembered."""
+        spool, began = joined.spool, time.monotonic()
+        busy = bool(self._offers) or spool.busy
+        news = self._transport.news(0 if busy else PATIENCE)
+        if not (busy or news.settled or news.offers) and time.monotonic() < began + HASTE:
+            raise Unreachable("the aggregator answers before there is news")
+        for key, verdict in news.settled:
+            joined.participant.settle(key, verdict)
+            spool.settle(key)
+            log.info("round %d: %s", key.round, verdict)
+        if news.settled:
+            self._transport.acknowledge([], [key for key, _ in news.settled])
+        self._offers |= {offer.id: offer for offer in news.offers}
+        for offer in list(self._offers.values()):
+            self._take(joined, offer)
+            self._transport.acknowledge([offer.id], [])
+            del self._offers[offer.id]
+
+    def _take(self, joined: _Joined, offer: Offer) -> None:
+        """Bring a task and its model to the disk, unless they are there; drop it if it is void."""
+        if joined.spool.knows(offer.frame.sha256):
+            return
+        try:
+            if offer.frame.bytes > FRAME + CONTEXT * joined.job.layout.nbytes:
+                raise WireError(f"its frame has {offer.frame.bytes} bytes")
+            frame = joined.fetch(offer.frame)
+            task = read_task(frame)
+            if task.key.job != joined.job.id:
+                raise OtherJob(task.key.job)
+            if task.key.client != self._client or task.version != offer.version:
+                raise WireError(f"it is for client {task.key.client!r} and version {task.version}")
+            joined.models.bring(offer)
+            joined.spool.take(offer.frame.sha256, offer.model.sha256, frame)
+            for blob in offer.blobs:
+                remove(joined.spool.folder / "parts" / blob.sha256)
+        except WireError as error:
+            log.error("task %d is not one for us and dropped: %s", offer.id, error)
+        except Refused as error:
+            if error.status != 404:
+                raise
+            log.info("task %d is gone: %s", offer.id, error)
+
+    def _train(self, joined: _Joined) -> None:
+        """One task, if there is one."""
+        spool = joined.spool
+        if found := spool.next_task():
+            name, model, task = found
+            reply = _reply(joined, model, task)
+            log.info("round %d: %s done", task.key.round, task.key.kind)
+            spool.finish(name, wire.encode(reply), joined.participant.pending().get(task.key, {}))
+        joined.models.prune(spool.needed())
+
+    def _upload(self, joined: _Joined) -> None:
+        """Everything that is finished."""
+        for name, key in joined.spool.finished():
+            try:
+                self._transport.upload(key, joined.spool.reply(name))
+                joined.spool.acknowledged(name)
+                log.info("round %d: the aggregator has the reply", key.round)
+            except Refused as error:
+                if error.status not in _UNWANTED:
+                    raise
+                log.warning("the reply to round %d is not wanted: %s", key.round, error)
+                joined.participant.settle(key, Verdict.unwanted)
+                joined.spool.settle(key)
+
+
+def serve(address: str, client: ClientId, key: SigningKey, workload: Workload, directory: Path) -> None:
+    """Be one client of the aggregator at `address` until SIGTERM or Ctrl-C (KeyboardInterrupt for both).
+
+    directory: its spool. ConfigError: the address, the job or the workload cannot be.
+    """
+    transport = Transport(address, client, key)
+    try:
+        edge = EdgeClient(transport, client, workload, directory)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            edge.run()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            edge.close()
+    finally:
+        transport.close()
+
+
+def _reply(joined: _Joined, model: str, task: Task) -> Answer:
+    """What the participant answers; a failure is told to the device's own log in full."""
+    try:
+        whole = replace(task, model=joined.models.read(model))
+        replies = joined.participant.handle(whole)
+    except WireError as error:
+        replies = [Failure(task.key, "model", type(error).__name__, "", str(error))]
+    reply = replies[0] if replies else Failure(task.key, "refused", "", "session")
+    if isinstance(reply, Failure):
+        log.error("round %d failed (%s):\n%s", task.key.round, reply.code, reply.detail)
+    return reply
+
+
+def _fetched(transport: Transport, folder: Path, blob: Blob) -> bytes:
+    """A blob, by way of a file that keeps what came of it when the link is cut."""
+    for path in newest_first(folder)[PARTS:]:
+        remove(path)
+    return transport.blob(blob, folder / blob.sha256)
+
+
+def _demand_fit(job: Job, workload: Workload, client: ClientId) -> None:
+    """ConfigError unless this client can do the tasks of the job."""
+    if job.secagg is not None:
+        raise ConfigError("the job asks for secure sums, which the edge client does not do")
+    known = workload.clients()
+    if client not in known:
+        raise ConfigError(f"the workload has no data of client {client!r}; {nearest(client, known)}")
+    layout = travelling(workload.init(job.model_seed), frozen(workload), job.strategy.shared)
+    if layout != job.layout:
+        raise ConfigError(
+            f"the job is for a model of other tensors ({', '.join(job.layout.names[:3])} ...) than the "
+            f"workload's ({', '.join(layout.names[:3])} ...): give the workload of the aggregator"
+        )

@@ -1,0 +1,289 @@
+"""What a client must not lose, on disk: tasks, finished updates, what it remembers.
+
+    job                    the job that the client has joined, as it came
+    ID/tasks/FRAME         digest of the model (32 bytes), then the task's frame without it
+    ID/finished/FRAME      memory that waits for a verdict, then the frame of the reply: to be uploaded
+    ID/uploaded/FRAME      the same, acknowledged by the server
+    ID/memory/             committed memory; memory.bin says which of its files count
+    ID/models/, ID/parts/  models, and downloads that are not whole yet
+
+ID is the job's id, FRAME the SHA-256 of the task's frame. Every step is one rename, so a process killed at
+any instant leaves one state or the next.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkit import fields, packing, wire
+from fedkit.clientstore import MemoryStore
+from fedkit.errors import CheckpointError, ConfigError, WireError
+from fedkit.messages import Key, Task
+from fedkit.runfolder import lock_file
+from fedkit.tensors import Memory, State
+
+log = logging.getLogger("fedkit.edge")
+
+Streams: TypeAlias = Mapping[str, Memory]
+REMEMBERED = 256
+"""Settled tasks that are known again if they are offered once more."""
+CACHE = 1 << 24
+"""Bytes of client memory that are kept in RAM beside the disk."""
+_LENGTH = 8
+_DIGEST = 32
+_STAGES = ("uploaded", "finished", "tasks")
+_JOB = re.compile(r"[0-9a-f]{16}")
+_NAME = re.compile(r"[0-9a-f]{64}")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`, flushed to the disk before this returns."""
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    move(beside, path)
+
+
+def move(old: Path, new: Path) -> None:
+    """Rename, durably."""
+    old.replace(new)
+    sync(new.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file; one that is gone is no error."""
+    path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows flushes directory entries itself and cannot open them
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The files of a folder, the one that was written last first."""
+    return sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+class Root:
+    """The directory of a client, which one process has to itself; ConfigError if another has it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_file(directory / "lock")
+        except OSError as error:
+            raise ConfigError(f"{directory} cannot be used: {error.strerror}") from error
+
+    def job(self) -> bytes | None:
+        """The job that was joined last, as it came."""
+        path = self._directory / "job"
+        return path.read_bytes() if path.exists() else None
+
+    def begin(self, job: str, data: bytes) -> Spool:
+        """The spool of a job; what is left of other jobs is removed."""
+        if self.job() != data:
+            write_file(self._directory / "job", data)
+        for folder in self._directory.iterdir():
+            if folder.is_dir() and folder.name != job and _JOB.fullmatch(folder.name):
+                shutil.rmtree(folder)
+        return Spool(self._directory / job)
+
+    def close(self) -> None:
+        """Let another process have it."""
+        self._lock.close()
+
+
+class Spool:
+    """One job of one client. `settled` are the last tasks with a verdict, by the names of their frames."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in (*_STAGES, "memory", "models", "parts"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self.store = MemoryStore(folder / "memory", CACHE)
+        self.settled: list[str] = []
+        self._keys: dict[str, Key] = {}
+        self._load()
+
+    def knows(self, frame: str) -> bool:
+        """Whether the task with this frame has been taken already, whatever became of it."""
+        return frame in self.settled or frame in self._keys
+
+    def take(self, name: str, model: str, frame: bytes) -> None:
+        """A task, and the digest of its model. Another frame for a task that is here is passed over."""
+        key = read_task(frame).key
+        if key not in self._keys.values():
+            write_file(self._path("tasks", name), bytes.fromhex(model) + frame)
+            self._keys[name] = key
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task or a reply waits here."""
+        return bool(self._files("tasks") or self._files("finished"))
+
+    def next_task(self) -> tuple[str, str, Task] | None:
+        """Name, digest of the model, and task, of the first that is not finished, in the order of keys."""
+        path = min(self._files("tasks"), key=lambda path: self._keys[path.name], default=None)
+        if path is None:
+            return None
+        data = path.read_bytes()
+        return path.name, data[:_DIGEST].hex(), read_task(data[_DIGEST:])
+
+    def needed(self) -> list[str]:
+        """Digests of the models that tasks wait for."""
+        found = []
+        for path in self._files("tasks"):
+            with path.open("rb") as file:
+                found.append(file.read(_DIGEST).hex())
+        return found
+
+    def finish(self, name: str, reply: bytes, memory: Streams) -> None:
+        """The reply to a task, and what is to be remembered if it is counted."""
+        packed = _pack(memory)
+        head = len(packed).to_bytes(_LENGTH, "little")
+        write_file(self._path("finished", name), b"".join([head, packed, reply]))
+        remove(self._path("tasks", name))
+
+    def finished(self) -> list[tuple[str, Key]]:
+        """Names and keys of the replies that are to be uploaded."""
+        return [(path.name, self._keys[path.name]) for path in self._files("finished")]
+
+    def reply(self, name: str) -> bytes:
+        """The frame of such a reply."""
+        return _parts(self._path("finished", name).read_bytes())[1]
+
+    def acknowledged(self, name: str) -> None:
+        """The server has the reply; what it changes in memory waits for the verdict."""
+        move(self._path("finished", name), self._path("uploaded", name))
+
+    def pending(self) -> dict[Key, Streams]:
+        """Memory that waits for a verdict, for a participant that begins anew."""
+        found: dict[Key, Streams] = {}
+        for stage in ("finished", "uploaded"):
+            for path in self._files(stage):
+                if memory := _unpack(_parts(path.read_bytes())[0]):
+                    found[self._keys[path.name]] = memory
+        return found
+
+    def settle(self, key: Key) -> None:
+        """The store is as the verdict on `key` wants it: make that durable, then forget the task."""
+        names = [name for name, held in self._keys.items() if held == key]
+        if not names:
+            return
+        self.settled = [*self.settled, *names][-REMEMBERED:]
+        for path in (self.folder / "memory").glob("*.bin"):
+            sync(path)
+        sync(self.folder / "memory")
+        state = {**self.store.save(), "settled": {"json": _json(self.settled)}}
+        write_file(self.folder / "memory.bin", packing.pack(state))
+        for name in names:
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        self._keys.pop(name, None)
+        for stage in _STAGES:
+            remove(self._path(stage, name))
+
+    def _path(self, stage: str, name: str) -> Path:
+        return self.folder / stage / name
+
+    def _files(self, stage: str) -> list[Path]:
+        return sorted(p for p in (self.folder / stage).iterdir() if _NAME.fullmatch(p.name))
+
+    def _load(self) -> None:
+        path = self.folder / "memory.bin"
+        state: State = {}
+        try:
+            if path.exists():
+                state = packing.unpack(path.read_bytes())
+                named = fields.parse(state["settled"]["json"].tobytes(), "settled")
+                self.settled = [fields.text(name, "settled") for name in fields.items(named, "settled")]
+        except (WireError, KeyError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+        self.store.load({"index": state["index"]} if state else {})
+        for name in self.settled:
+            self._forget(name)
+        for stage in _STAGES:
+            self._find(stage)
+
+    def _find(self, stage: str) -> None:
+        """The keys of what lies in a folder; what has gone further already is dropped."""
+        for path in self._files(stage):
+            try:
+                key = _key(stage, path.read_bytes())
+            except WireError as error:
+                log.error("%s is damaged and dropped: %s", path, error)
+                remove(path)
+                continue
+            if key in self._keys.values():
+                remove(path)
+            else:
+                self._keys[path.name] = key
+
+
+def read_task(frame: bytes) -> Task:
+    """The task in a frame; WireError if it is another message, or brings a model."""
+    message = wire.decode(frame)
+    if not isinstance(message, Task) or message.model:
+        raise WireError("not the frame of a task without its model")
+    return message
+
+
+def _key(stage: str, data: bytes) -> Key:
+    if stage == "tasks":
+        return read_task(data[_DIGEST:]).key
+    packed, reply = _parts(data)
+    _unpack(packed)
+    return wire.decode(reply).key
+
+
+def _parts(data: bytes) -> tuple[bytes, bytes]:
+    """Packed memory and the frame of the reply."""
+    end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
+    return data[_LENGTH:end], data[end:]
+
+
+def _pack(memory: Streams) -> bytes:
+    if not memory:
+        return b""
+    names = {stream: list(groups) for stream, groups in memory.items()}
+    tensors = {f"{stream}/{group}": memory[stream][group] for stream in names for group in names[stream]}
+    return packing.pack({"": {"json": _json(names)}, **tensors})
+
+
+def _unpack(data: bytes) -> Streams:
+    if not data:
+        return {}
+    state = packing.unpack(data)
+    try:
+        names = fields.mapping(fields.parse(state[""]["json"].tobytes(), "streams"), "streams")
+        return {
+            stream: {str(g): state[f"{stream}/{g}"] for g in fields.items(groups, stream)}
+            for stream, groups in names.items()
+        }
+    except KeyError as error:
+        raise WireError(f"client memory lacks {error}") from error
+
+
+def _json(value: object) -> NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)

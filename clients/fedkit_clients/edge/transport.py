@@ -1,0 +1,244 @@
+"""Signed requests to an aggregator: short answers, blobs and uploads that resume (docs/edge-protocol.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+
+from fedkit import fields, jobfile, signing
+from fedkit.errors import ConfigError, shown
+from fedkit.messages import ClientId, Key
+from fedkit.secagg.identity import SigningKey
+from fedkit.wire import key_row
+from fedkit_clients.edge.answers import (
+    TIMEOUT,
+    Answer,
+    Refused,
+    Unreachable,
+    offset,
+    read_short,
+    reason,
+    understood,
+)
+from fedkit_clients.edge.offers import Blob, News, read_news
+
+SHORT = 1 << 20
+"""Most bytes of an answer that is no job and no blob."""
+PIECE = 1 << 20
+"""Most bytes of one PATCH."""
+SMALLEST = 1 << 12
+"""Pieces do not get smaller than this, however often the link is cut."""
+CORRECTIONS = 8
+"""Times that an upload may be told that it goes on elsewhere."""
+_AGAIN = frozenset((408, 422, 425, 429))
+_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
+class Transport:
+    """What one client says to one aggregator.
+
+    transport: another way to send requests than over the network, for tests. clock: unix seconds of this
+    device; how far it is from the aggregator's is learned on the way.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        client: ClientId,
+        key: SigningKey,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client, self._key, self._clock = client, key, clock
+        self._ahead = 0.0  # of the aggregator's clock over this one
+        self._piece = PIECE
+        try:
+            self._address = httpx.URL(address)
+        except (httpx.InvalidURL, TypeError) as error:
+            raise ConfigError(f"{shown(address)} is no address: {error}") from error
+        url = self._address
+        if url.scheme not in ("http", "https") or not url.host or url.raw_path not in (b"", b"/"):
+            raise ConfigError(f"{shown(address)} is no address: write http://HOST:PORT")
+        self._http = httpx.Client(transport=transport, headers={"Accept-Encoding": "identity"})
+        for name in ("User-Agent", "Accept"):  # nothing leaves the device that the protocol does not name
+            del self._http.headers[name]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def job(self) -> bytes:
+        """The bytes of the job."""
+        return self._call("GET", "/v1/job", limit=jobfile.LIMIT).body
+
+    def news(self, wait: int) -> News:
+        """Verdicts and tasks, as soon as there are some or after `wait` seconds."""
+        answer = self._call("GET", f"/v1/tasks?wait={wait}", patience=wait)
+        return understood(lambda: read_news(answer.body))
+
+    def acknowledge(self, tasks: Sequence[int], settled: Sequence[Key]) -> None:
+        """These tasks are safe here, these verdicts are acted upon."""
+        body = {"settled": [key_row(key) for key in settled], "tasks": list(tasks)}
+        self._call("POST", "/v1/ack", _json(body).encode())
+
+    def blob(self, blob: Blob, part: Path) -> bytes:
+        """The bytes of a blob; `part` holds what came of them, across calls and processes.
+
+        Unreachable: they did not all come; Refused: there is no such blob any more.
+        """
+        have = part.stat().st_size if part.exists() else 0
+        if have != blob.bytes:
+            self._fetch(blob, part, have if have < blob.bytes else 0)
+        data = part.read_bytes()
+        if hashlib.sha256(data).hexdigest() != blob.sha256:
+            part.unlink()
+            raise Unreachable(f"blob {blob.sha256[:16]} came damaged")
+        return data
+
+    def upload(self, key: Key, frame: bytes) -> None:
+        """Bring a reply to where the aggregator has all of it; goes on where an earlier attempt ended.
+
+        Unreachable: it has not; Refused: it does not want it.
+        """
+        digest = hashlib.sha256(frame).hexdigest()
+        body = _json({"bytes": len(frame), "key": key_row(key), "sha256": digest}).encode()
+        answer = self._call("POST", "/v1/uploads", body)
+        place, at = understood(lambda: _begun(answer.body, len(frame)))
+        turns = 0
+        while at < len(frame):
+            after = self._append(f"/v1/uploads/{place}", at, frame, turns < CORRECTIONS)
+            turns, at = turns + (after <= at), after
+
+    def _append(self, target: str, at: int, frame: bytes, correct: bool) -> int:
+        """Where to go on after the piece at `at`; the next is smaller if the link did not bear this one."""
+        piece = frame[at : at + self._piece]
+        try:
+            answer = self._call("PATCH", target, piece, {"Upload-Offset": str(at)}, correct=correct)
+        except Unreachable:
+            self._piece = max(SMALLEST, len(piece) // 2)
+            raise
+        except Refused as error:
+            if error.status != 404:
+                raise
+            raise Unreachable("the upload is gone from the aggregator: it begins again") from error
+        if answer.status == 201:
+            return len(frame)
+        if answer.status != 409:
+            self._piece = min(PIECE, 2 * self._piece)
+        return understood(lambda: offset(answer.headers, len(frame)))
+
+    def _fetch(self, blob: Blob, part: Path, have: int) -> None:
+        """Append to `part` what comes; Unreachable unless it then has as many bytes as the blob."""
+        headers = {"Range": f"bytes={have}-"} if have else {}
+        with self._open("GET", f"/v1/blobs/{blob.sha256}", b"", headers, 0.0) as response:
+            if response.status_code == 416:
+                part.unlink(missing_ok=True)
+                raise Unreachable(f"blob {blob.sha256[:16]} cannot be resumed: it begins again")
+            if response.status_code not in (200, 206):
+                self._demand(read_short(response, SHORT, 0.0))
+            with part.open("ab" if response.status_code == 206 else "wb") as file:
+                for chunk in response.iter_raw():
+                    file.write(chunk)
+                    if file.tell() > blob.bytes:
+                        break
+        size = part.stat().st_size
+        if size > blob.bytes:
+            part.unlink()
+        if size != blob.bytes:
+            raise Unreachable(f"blob {blob.sha256[:16]}: {size} bytes came, there are {blob.bytes}")
+
+    def _call(
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        limit: int = SHORT,
+        patience: float = 0.0,
+        correct: bool = False,
+    ) -> Answer:
+        """A request with a short answer. correct: an answer of 409 with another offset is no refusal."""
+        with self._open(method, target, body, headers or {}, patience) as response:
+            answer = read_short(response, limit, patience)
+        if not (correct and answer.status == 409 and "Upload-Offset" in answer.headers):
+            self._demand(answer)
+        return answer
+
+    @contextmanager
+    def _open(
+        self, method: str, target: str, body: bytes, headers: Mapping[str, str], patience: float
+    ) -> Iterator[httpx.Response]:
+        """A response whose body is still to come, of an aggregator that takes our time for right."""
+        try:
+            response = self._send(method, target, body, headers, patience)
+            if response.status_code == 401:
+                refused = read_short(response, SHORT, patience)
+                if not self._corrected(refused):
+                    self._demand(refused)
+                response = self._send(method, target, body, headers, patience)
+            with closing(response):
+                yield response
+        except httpx.TransportError as error:
+            raise Unreachable(f"{method} {target}: {type(error).__name__}: {error}") from error
+
+    def _send(
+        self, method: str, target: str, body: bytes, headers: Mapping[str, str], patience: float
+    ) -> httpx.Response:
+        at = self._clock() + self._ahead
+        signed = signing.headers(self._key, self._client, method, target, body, at)
+        url = self._address.copy_with(raw_path=target.encode("ascii"))
+        timeout = httpx.Timeout(TIMEOUT, read=TIMEOUT + patience)
+        request = self._http.build_request(
+            method, url, content=body, headers={**signed, **headers}, timeout=timeout
+        )
+        return self._http.send(request, stream=True)
+
+    def _corrected(self, answer: Answer) -> bool:
+        """Whether the clocks were too far apart; they then are no more."""
+        word, _ = reason(answer)
+        told = answer.headers.get("Fedkit-Time", "")
+        if word != "skew" or not (told.isascii() and told.isdigit() and len(told) < 16):
+            return False
+        self._ahead = int(told) - self._clock()
+        return True
+
+    def _demand(self, answer: Answer) -> None:
+        """Unreachable if trying again may help, Refused if it does not; anything but success is an error."""
+        status = answer.status
+        word, message = reason(answer)
+        if status >= 500 or status in _AGAIN or (status == 401 and word == "replay"):
+            raise Unreachable(f"the aggregator answers {status} {word}", self._after(answer))
+        spoken = answer.headers.get("Fedkit-Version")
+        if spoken is None or 300 <= status < 400:
+            raise Unreachable(f"{self._address} answers {status}, but not as an aggregator does")
+        if spoken != str(signing.VERSION):
+            told = f"it speaks version {shown(spoken)} of the protocol, this client {signing.VERSION}"
+            raise Refused(400, "version", told)
+        if status >= 400:
+            raise Refused(status, word, message)
+
+    def _after(self, answer: Answer) -> float:
+        """Retry-After in seconds; it may be a date."""
+        told = answer.headers.get("Retry-After", "")
+        try:
+            if told.isascii() and told.isdigit():
+                return float(told)
+            return max(0.0, parsedate_to_datetime(told).timestamp() - self._clock() - self._ahead)
+        except (ValueError, OverflowError):
+            return 0.0
+
+
+def _begun(body: bytes, size: int) -> tuple[str, int]:
+    told = fields.mapping(fields.parse(body, "upload"), "upload")
+    place = fields.text(told.get("id"), "id")
+    return quote(place, safe=""), fields.integer(told.get("offset"), "offset", 0, size)

@@ -1,0 +1,264 @@
+"""What devices may ask of an aggregator: the resources of docs/edge-protocol.md, as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from fedkit import fields, wire
+from fedkit.aggregator.blobs import Blobs
+from fedkit.aggregator.guard import Guard
+from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.leases import LEASE, Lease, Leases
+from fedkit.aggregator.refusal import HANDLERS, Refusal
+from fedkit.aggregator.releases import Releases
+from fedkit.aggregator.uploads import Uploads
+from fedkit.fields import Fields
+from fedkit.messages import ClientId
+
+LONGEST = 30
+"""Seconds that a poll may wait."""
+_LOOK = 5.0
+"""Seconds after which a waiting poll looks again: a lease may have run out."""
+_PIECE = 1 << 18
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
+class App:
+    """The application over one journal. roster: the key of each client; clock: unix time.
+
+    `asgi` is what a server runs. lease: seconds until a task is offered again.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        roster: Mapping[ClientId, bytes],
+        lease: float = LEASE,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._journal, self._lease = journal, lease
+        self._blobs = Blobs(journal.directory / "blobs")
+        self._leases, self._releases = Leases(journal, self._blobs), Releases(journal, self._blobs)
+        self._uploads = Uploads(journal, journal.directory / "uploads")
+        self._bells, self._draining, self._opened = Bells(), False, False
+        journal.listen(self._bells.ring)
+        routes = [
+            Route("/v1/job", self._job, methods=["GET"]),
+            Route("/v1/tasks", self._tasks, methods=["GET"]),
+            Route("/v1/ack", self._ack, methods=["POST"]),
+            Route("/v1/blobs/{digest}", self._blob, methods=["GET"]),
+            Route("/v1/uploads", self._begin, methods=["POST"]),
+            Route("/v1/uploads/{name}", self._offset, methods=["HEAD"]),
+            Route("/v1/uploads/{name}", self._append, methods=["PATCH"]),
+        ]
+        inner = Starlette(routes=routes, exception_handlers=dict(HANDLERS), lifespan=self._bells.running)
+        self.asgi: ASGIApp = Guard(inner, journal, roster, clock)
+
+    def drain(self) -> None:
+        """Answer from now on that the aggregator is going down; waiting polls are let go."""
+        self._draining = True
+        self._bells.ring(None)
+
+    async def _job(self, request: Request) -> Response:
+        self._demand_open()
+        job = await run_in_threadpool(self._journal.meta, "job")
+        tag = f'"{await run_in_threadpool(self._journal.meta, "job_id")}"'
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        data = job if isinstance(job, bytes) else b""
+        return Response(data, headers={"ETag": tag}, media_type="application/json")
+
+    async def _tasks(self, request: Request) -> Response:
+        client, wait = _client(request), request.query_params.get("wait", "0")
+        if not re.fullmatch(r"[0-9]{1,2}", wait) or int(wait) > LONGEST:
+            raise Refusal(400, "request", f"wait is not a whole number of seconds up to {LONGEST}")
+        end = time.monotonic() + int(wait)
+        with self._bells.hung(client) as bell:
+            while True:
+                self._demand_open()
+                bell.clear()
+                news = await run_in_threadpool(self._news, client)
+                left = end - time.monotonic()
+                if news["tasks"] or news["settled"] or left <= 0:
+                    return _answer(news)
+                await heard(bell, min(left, _LOOK))
+                if await request.is_disconnected():  # or a task would be leased to nobody
+                    return _answer(news)
+
+    def _news(self, client: ClientId) -> dict[str, object]:
+        verdicts, leases = self._leases.news(client, self._lease)
+        settled = [[*wire.key_row(key), str(verdict)] for key, verdict in verdicts]
+        offers = [self._offer(lease) for lease in leases]
+        return {
+            "now": self._journal.now(),
+            "settled": settled,
+            "tasks": [offer for offer in offers if offer is not None],
+        }
+
+    def _offer(self, lease: Lease) -> dict[str, object] | None:
+        """A leased task as the client is told of it; None while its model is not published."""
+        release = self._releases.find(lease.version)
+        if release is None:
+            return None
+        difference: dict[str, object] | None = None
+        if release.frame is not None:
+            difference = {"base": release.base, "told_by": 0, "sha256": release.frame}
+            difference["bytes"] = release.frame_bytes
+        return {
+            "id": lease.id,
+            "lease": self._lease,
+            "frame": lease.frame,
+            "bytes": lease.bytes,
+            "version": lease.version,
+            "model": {"sha256": release.model, "bytes": release.bytes},
+            "difference": difference,
+        }
+
+    async def _ack(self, request: Request) -> Response:
+        given = _given(request, "settled", "tasks")
+        tasks = [fields.integer(task, "task") for task in fields.items(given["tasks"], "tasks")]
+        settled = [wire.read_key(key) for key in fields.items(given["settled"], "settled")]
+        await run_in_threadpool(self._leases.acknowledge, _client(request), tasks, settled)
+        return _answer({})
+
+    async def _blob(self, request: Request) -> Response:
+        digest = str(request.path_params["digest"])
+        path = await run_in_threadpool(self._blobs.find, digest)
+        if path is None:
+            raise Refusal(404, "unknown", "there is no such blob: its task was settled, or never was")
+        wanted = re.fullmatch(r"bytes=([0-9]{1,15})-", request.headers.get("range", ""))
+        return await run_in_threadpool(_streamed, path, digest, int(wanted[1]) if wanted else None)
+
+    async def _begin(self, request: Request) -> Response:
+        self._demand_open()
+        given = _given(request, "bytes", "key", "sha256")
+        digest = fields.text(given["sha256"], "sha256")
+        if not _DIGEST.fullmatch(digest):
+            raise Refusal(400, "request", "sha256 is not 64 lower-case hex digits")
+        key, size = wire.read_key(given["key"]), fields.integer(given["bytes"], "bytes")
+        name, offset = await run_in_threadpool(self._uploads.begin, _client(request), key, size, digest)
+        return _answer({"id": name, "offset": offset})
+
+    async def _offset(self, request: Request) -> Response:
+        held, size = await run_in_threadpool(
+            self._uploads.offset, _client(request), request.path_params["name"]
+        )
+        return Response(headers={"Upload-Offset": str(held), "Upload-Length": str(size)})
+
+    async def _append(self, request: Request) -> Response:
+        self._demand_open()
+        offset, body = request.headers.get("upload-offset", ""), request.scope["fedkit.body"]
+        if not re.fullmatch(r"[0-9]{1,15}", offset):
+            raise Refusal(400, "request", "Upload-Offset is missing or no number")
+        held, size = await run_in_threadpool(
+            self._uploads.append, _client(request), request.path_params["name"], int(offset), body
+        )
+        return Response(status_code=201 if held == size else 204, headers={"Upload-Offset": str(held)})
+
+    def _demand_open(self) -> None:
+        if self._draining:
+            raise Refusal(503, "draining", "the aggregator is going down", {"Retry-After": "5"})
+        self._opened = self._opened or self._journal.meta("job_id") is not None
+        if not self._opened:
+            raise Refusal(503, "idle", "no run is open yet", {"Retry-After": "1"})
+
+
+class Bells:
+    """Wakes polls that wait in the event loop, from any thread."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: dict[ClientId, set[asyncio.Event]] = {}
+
+    @asynccontextmanager
+    async def running(self, _app: object) -> AsyncIterator[None]:
+        """While the event loop of the application runs."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            yield
+        finally:
+            self._loop = None
+
+    def ring(self, clients: Collection[ClientId] | None) -> None:
+        """Wake the polls of these clients; None: of all."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._ring, clients)
+
+    @contextmanager
+    def hung(self, client: ClientId) -> Iterator[asyncio.Event]:
+        """A bell that rings for whatever is new for this client."""
+        bell = asyncio.Event()
+        self._waiting.setdefault(client, set()).add(bell)
+        try:
+            yield bell
+        finally:
+            self._waiting[client].discard(bell)
+            if not self._waiting[client]:
+                del self._waiting[client]
+
+    def _ring(self, clients: Collection[ClientId] | None) -> None:
+        for client in self._waiting if clients is None else clients:
+            for bell in self._waiting.get(client, ()):
+                bell.set()
+
+
+async def heard(bell: asyncio.Event, seconds: float) -> None:
+    """Wait for a bell, but not for long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await bell.wait()
+
+
+def _client(request: Request) -> ClientId:
+    return str(request.scope["fedkit.client"])
+
+
+def _given(request: Request, *names: str) -> Fields:
+    """The fields of a JSON body."""
+    found = fields.mapping(fields.parse(request.scope["fedkit.body"], "the body"), "the body")
+    fields.exactly(found, *names)
+    return found
+
+
+def _answer(content: Mapping[str, object]) -> Response:
+    return Response(_json(content).encode("ascii"), media_type="application/json")
+
+
+def _streamed(path: Path, digest: str, start: int | None) -> Response:
+    """A file from `start`; None: without a range."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise Refusal(404, "unknown", "the blob is gone: its task was settled") from None
+    size = path.stat().st_size if start is None else file.seek(0, 2)
+    if start is not None and start >= size:
+        file.close()
+        raise Refusal(416, "range", f"the blob has {size} bytes", {"Content-Range": f"bytes */{size}"})
+    headers = {"ETag": f'"{digest}"', "Accept-Ranges": "bytes", "Content-Length": str(size - (start or 0))}
+    if start is not None:
+        headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+    status = 200 if start is None else 206
+    return StreamingResponse(_pieces(file, start or 0), status, headers, "application/octet-stream")
+
+
+def _pieces(file: BinaryIO, start: int) -> Iterator[bytes]:
+    with file:
+        file.seek(start)
+        while piece := file.read(_PIECE):
+            yield piece

@@ -1,0 +1,44 @@
+"""Blobs on disk, each under its SHA-256: models, model differences, frames of tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from fedkit.runfolder import replace_file
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Blobs:
+    """Files ab/cdef... below `folder`; a blob is there whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, data: bytes) -> str:
+        """Store a blob durably; its digest in hex. RunFailed, naming the file, if the disk refuses."""
+        digest = hashlib.sha256(data).hexdigest()
+        path = self._path(digest)
+        if not path.is_file() or path.stat().st_size != len(data):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, data)
+        return digest
+
+    def find(self, digest: str) -> Path | None:
+        """The file of a blob; None if there is none. Any text may be asked for."""
+        if not _DIGEST.fullmatch(digest):
+            return None
+        path = self._path(digest)
+        return path if path.is_file() else None
+
+    def keep(self, wanted: Collection[str]) -> None:
+        """Remove all other blobs, and what a crash left of unfinished ones."""
+        for path in self._folder.glob("??/*"):
+            if f"{path.parent.name}{path.name}" not in wanted:
+                path.unlink(missing_ok=True)
+
+    def _path(self, digest: str) -> Path:
+        return self._folder / digest[:2] / digest[2:]

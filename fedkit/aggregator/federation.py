@@ -1,0 +1,153 @@
+"""The deployed Federation: send and receive write and read the journal that devices are served from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from fedkit import jobfile, wire
+from fedkit.aggregator.blobs import Blobs
+from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.leases import Leases
+from fedkit.aggregator.releases import Releases
+from fedkit.aggregator.uploads import Reply, Uploads
+from fedkit.downlink import Release
+from fedkit.dressing import max_bytes
+from fedkit.errors import ConfigError
+from fedkit.federation import Arrival, Request, Standing, Traffic, Verdict
+from fedkit.job import Job
+from fedkit.messages import ClientId, Key, Task
+from fedkit.tensors import State
+
+log = logging.getLogger("fedkit")
+
+REACH = 120.0
+"""Seconds for which a client counts as reachable after it was heard of."""
+_BEAT = 1.0
+
+
+class EdgeFederation:
+    """Clients of a roster, reached through a journal.
+
+    wait_for: before a round, wait until so many clients can be reached, for at most `patience` seconds; then
+    go on with those that there are. reach: seconds for which a client counts as reachable after a request.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        roster: Collection[ClientId],
+        *,
+        wait_for: int = 1,
+        patience: float = 600.0,
+        reach: float = REACH,
+    ) -> None:
+        self._journal, self._roster = journal, sorted(roster)
+        self._wait_for, self._patience, self._reach = min(wait_for, len(self._roster)), patience, reach
+        blobs = Blobs(journal.directory / "blobs")
+        self._leases, self._releases = Leases(journal, blobs), Releases(journal, blobs)
+        self._uploads = Uploads(journal, journal.directory / "uploads")
+        self._turn = 0
+        self._beaten = journal.now()
+
+    def open(self, job: Job) -> None:
+        """Tell devices of the job. ConfigError if the journal is of another one, or none that can be told."""
+        if job.secagg is not None:
+            raise ConfigError(
+                "secagg: secure sums are not made over the network yet: simulate them, or set "
+                "secagg.mode = 'off'"
+            )
+        known = self._journal.meta("job_id")
+        if known not in (None, job.id):
+            raise ConfigError(
+                f"{self._journal.directory} holds the journal of job {known!r}, this is job {job.id!r}: give "
+                "another directory, or serve the scenario it was made for"
+            )
+        most = wire.OVERHEAD + wire.HEADER_LIMIT + max_bytes(job)
+        self._journal.put(durable=True, job_id=job.id, job=jobfile.encode(job), most=most)
+        self._layout = job.layout
+
+    def publish(self, release: Release) -> None:
+        """Make a version of the model a blob."""
+        self._releases.publish(release, self._layout)
+
+    def clients(self) -> Sequence[ClientId]:
+        """Clients that were heard of lately or have a task; waits for enough of them."""
+        end, told = self.now() + self._patience, False
+        while True:
+            ticks, busy = self._journal.ticks, self._leases.busy()
+            heard = self.now() - self._reach
+            found = [c for c in self._roster if c in busy or self._journal.seen(c) > heard]
+            if len(found) >= self._wait_for or self.now() >= end:
+                return found
+            if not told:
+                log.warning("waiting for clients: %d of %d can be reached", len(found), self._wait_for)
+            told = True
+            self._pause(ticks, end)
+
+    def now(self) -> float:
+        """Unix time, less the time for which nobody had the journal."""
+        return self._journal.now()
+
+    def traffic(self) -> Traffic:
+        """Bytes of bodies, both ways."""
+        return self._journal.traffic()
+
+    def send(self, requests: Iterable[Request]) -> None:
+        """Write tasks into the journal; their clients fetch them."""
+        tasks = list(requests)
+        if odd := [request for request in tasks if not isinstance(request, Task)]:
+            raise ConfigError(
+                f"a {type(odd[0]).__name__} cannot be sent: secure sums are not made over the network"
+            )
+        self._leases.send([task for task in tasks if isinstance(task, Task)])
+
+    def receive(self, until: float, want: int | None = None) -> Iterator[Arrival]:
+        """Results in the order in which they were accepted; those of an earlier process come again."""
+        began = self.now()
+        idle = not self._leases.waiting() and not self._uploads.replies(self._turn)
+        while True:
+            ticks, over = self._journal.ticks, self.now() >= until
+            # asked before the last look at what has come, or a result between the two would be left behind
+            over = over or not (idle or self._leases.waiting())
+            for reply in self._uploads.replies(self._turn):
+                if reply.at > until:
+                    break
+                self._turn = reply.turn
+                yield self._arrival(reply, max(reply.at, min(began, until)))
+            if over:
+                return
+            self._pause(ticks, until)
+
+    def outstanding(self) -> Mapping[Key, Standing]:
+        """Tasks without a verdict whose result was not received; alive if heard of since it was leased."""
+        return dict(self._leases.open(self._turn))
+
+    def settle(self, verdicts: Mapping[Key, Verdict]) -> None:
+        """Close tasks; their clients are told when they ask. What they sent is removed."""
+        self._leases.settle(verdicts)
+        self._uploads.sweep()
+        self._releases.sweep()
+
+    def save(self) -> State:
+        """Nothing: the journal is durable by itself."""
+        self._journal.beat()
+        return {}
+
+    def load(self, state: State) -> None:
+        """Nothing to load."""
+
+    def untold(self) -> int:
+        """Verdicts that no client has acknowledged yet."""
+        return self._leases.untold()
+
+    def _arrival(self, reply: Reply, at: float) -> Arrival:
+        return Arrival(reply.key, at, self._uploads.message(reply))
+
+    def _pause(self, ticks: int, until: float) -> None:
+        """Wait for a request, but not for long."""
+        now = self.now()
+        if now - self._beaten >= _BEAT:
+            self._journal.beat()
+            self._beaten = now
+        self._journal.wait(ticks, min(until - now, _BEAT))

@@ -1,0 +1,155 @@
+"""Who asks: every request is checked before anything is done for it (docs/edge-protocol.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+import time
+from collections.abc import Callable, Mapping
+from urllib.parse import unquote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.refusal import DISK, Refusal, answer, note
+from fedkit.messages import ClientId
+from fedkit.secagg.identity import verify
+from fedkit.signing import SKEW, VERSION, client_header, content_digest, statement
+
+JSON_LIMIT = 1 << 18
+CHUNK_LIMIT = 1 << 20
+"""Most bytes of a PATCH."""
+BODY_SECONDS = 60.0
+_SHAPES = {
+    "fedkit-client": r"[A-Za-z0-9._~%-]{1,3072}",
+    "fedkit-time": r"[0-9]{1,12}",
+    "fedkit-nonce": r"[0-9a-f]{32}",
+    "content-digest": r"sha-256=:[A-Za-z0-9+/]{43}=:",
+    "fedkit-signature": r"[0-9a-f]{128}",
+}
+
+
+class Guard:
+    """Passes on what a client of the roster has signed; its id and body are then in the scope.
+
+    roster: the Ed25519 key of each client. clock: unix time.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        journal: Journal,
+        roster: Mapping[ClientId, bytes],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._app, self._journal, self._roster, self._clock = app, journal, dict(roster), clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1003})
+        sent = self._marked(send)
+        try:
+            headers = _headers(scope)
+            client = await run_in_threadpool(self._client, scope, headers)
+            body = await _body(scope["method"], headers, receive)
+            self._journal.count(up=len(body))
+            scope["fedkit.client"], scope["fedkit.body"] = client, body
+        except (Refusal, *DISK) as error:
+            note(scope["method"], scope["path"], error)
+            return await answer(error)(scope, receive, sent)
+        return await self._app(scope, receive, sent)
+
+    def _client(self, scope: Scope, headers: Mapping[str, str]) -> ClientId:
+        """The client whose signature holds; Refusal."""
+        _check_version(headers)
+        for name, shape in _SHAPES.items():
+            if not re.fullmatch(shape, headers.get(name, "")):
+                raise Refusal(400, "headers", f"the header {name} is missing or malformed")
+        told, at = headers["fedkit-client"], int(headers["fedkit-time"])
+        client = unquote(told)
+        if client_header(client) != told or client not in self._roster:
+            raise Refusal(403, "client", f"client {client!r} is not in the roster")
+        now = self._clock()
+        if abs(now - at) > SKEW:
+            raise Refusal(401, "skew", f"signed {at - now:+.0f} s from now, {SKEW} s are allowed")
+        target = scope["raw_path"].decode("ascii")
+        if scope["query_string"]:
+            target += "?" + scope["query_string"].decode("ascii")
+        nonce = headers["fedkit-nonce"]
+        signed = statement(
+            scope["method"], target, headers["content-digest"], headers["fedkit-time"], nonce, told
+        )
+        if not verify(self._roster[client], signed, bytes.fromhex(headers["fedkit-signature"])):
+            raise Refusal(401, "signature", f"the signature is not that of client {client!r}")
+        if not self._journal.admit(client, nonce, at, now):
+            raise Refusal(401, "replay", f"a request of client {client!r} came a second time")
+        return client
+
+    def _marked(self, send: Send) -> Send:
+        """`send`, with the headers of every answer and its bytes counted."""
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                now = str(int(self._clock())).encode()
+                marks = [(b"fedkit-version", str(VERSION).encode()), (b"fedkit-time", now)]
+                message = {**message, "headers": [*message.get("headers", ()), *marks]}
+            else:
+                self._journal.count(down=len(message.get("body", b"")))
+            await send(message)
+
+        return sent
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for raw, value in scope["headers"]:
+        name = raw.decode("latin-1").lower()
+        if name in found and (name in _SHAPES or name in ("fedkit-version", "content-length")):
+            raise Refusal(400, "headers", f"the header {name} comes twice")
+        found[name] = value.decode("latin-1")
+    return found
+
+
+def _check_version(headers: Mapping[str, str]) -> None:
+    given = headers.get("fedkit-version", "none")
+    if given != str(VERSION):
+        raise Refusal(400, "version", f"the device speaks version {given[:20]!r}, the aggregator {VERSION}")
+
+
+async def _body(method: str, headers: Mapping[str, str], receive: Receive) -> bytes:
+    """The body, once it has come whole and is what was signed; Refusal."""
+    length, limit = headers.get("content-length"), CHUNK_LIMIT if method == "PATCH" else JSON_LIMIT
+    if "transfer-encoding" in headers or (length is None and method not in ("GET", "HEAD")):
+        raise Refusal(411, "length", "a body needs a Content-Length")
+    if length is not None and not re.fullmatch(r"[0-9]{1,15}", length):
+        raise Refusal(411, "length", "Content-Length is not a number")
+    if int(length or 0) > limit:
+        raise Refusal(413, "size", f"a body of {length} bytes, the limit is {limit}")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await _read(receive, limit)
+    except TimeoutError:
+        raise Refusal(408, "slow", f"the body took longer than {BODY_SECONDS:.0f} s") from None
+    if not hmac.compare_digest(content_digest(body), headers["content-digest"]):
+        raise Refusal(422, "body", "the body is not the one whose digest was signed")
+    return body
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
+    parts, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise Refusal(400, "request", "the connection broke within the body")
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise Refusal(413, "size", f"a body beyond the limit of {limit}")
+        parts.append(part)
+        more = message.get("more_body", False)
+    return b"".join(parts)

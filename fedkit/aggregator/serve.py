@@ -1,0 +1,188 @@
+"""A run that is served to devices: uvicorn in a thread, the training loop in the main one."""
+
+from __future__ import annotations
+
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import uvicorn
+
+from fedkit.aggregator.app import App
+from fedkit.aggregator.federation import EdgeFederation
+from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.leases import LEASE
+from fedkit.config import Scenario
+from fedkit.errors import ConfigError
+from fedkit.launch import Built, build, run_built
+from fedkit.messages import ClientId, Metrics
+from fedkit.rounds import Result
+from fedkit.secagg.identity import Trust
+from fedkit.tensors import Tensors
+from fedkit.trainer import Trainer, Workload
+
+GRACE = 20.0
+"""Seconds that a finished run waits for clients to fetch the last verdicts."""
+_CLOSING = 5
+
+
+@dataclass(frozen=True)
+class Service:
+    """How a run is served.
+
+    trust: the roster. host, port: where to listen; port 0 takes a free one. lease: seconds until a task is
+    offered again that was not acknowledged. wait_for: clients to wait for before a round; None: as many as
+    are invited where the cohort is a count, else all of the roster. patience: seconds to wait for them; None:
+    the round's deadline.
+    """
+
+    trust: Trust
+    host: str = "127.0.0.1"
+    port: int = 8470
+    lease: float = LEASE
+    wait_for: int | None = None
+    patience: float | None = None
+
+
+class Server:
+    """Serves an application on its own thread while the context is open; `url` is where.
+
+    ConfigError if the address cannot be taken.
+    """
+
+    def __init__(self, app: App, host: str, port: int) -> None:
+        self._app = app
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        # the protocol by name: asyncio switches Nagle's delay of 40 ms off for no other socket
+        self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind((host, port))
+        except (OSError, OverflowError) as error:
+            self._socket.close()
+            raise ConfigError(f"address {host}:{port} cannot be served: {error}; give another") from error
+        shown = f"[{host}]" if family == socket.AF_INET6 else host
+        self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
+        config = uvicorn.Config(
+            app.asgi,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=_CLOSING,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._socket],), name="fedkit-aggregator", daemon=True
+        )
+
+    def __enter__(self) -> Server:
+        self._thread.start()
+        while not self._server.started:
+            if not self._thread.is_alive():
+                raise ConfigError(f"{self.url} cannot be served: the server ended at once")
+            time.sleep(0.01)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._app.drain()
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+
+class Deployed:
+    """A workload whose clients are those of the roster: the server's own copy may hold no data of theirs."""
+
+    def __init__(self, workload: Workload, clients: Sequence[ClientId]) -> None:
+        self._workload, self._clients = workload, tuple(sorted(clients))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_workload"], name)
+
+    def init(self, seed: int) -> Tensors:
+        """The initial model."""
+        return self._workload.init(seed)
+
+    def clients(self) -> Sequence[ClientId]:
+        """The clients of the roster."""
+        return self._clients
+
+    def trainer(self, client: ClientId) -> Trainer:
+        """Nobody trains on a server."""
+        return self._workload.trainer(client)
+
+    def evaluate(self, model: Tensors) -> Metrics:
+        """Metrics on the server's own data."""
+        return self._workload.evaluate(model)
+
+
+def serve(
+    scenario: Scenario,
+    service: Service,
+    directory: Path,
+    *,
+    out: Path,
+    resume: bool = False,
+    observers: Sequence[object] = (),
+    listening: Callable[[str], None] | None = None,
+) -> Result:
+    """Run a scenario over the network, with a journal in `directory`; restarted, it continues.
+
+    out: the run folder. listening: told of the address once it is open. Of the scenario, [links], [devices]
+    and [federation] are those of simulations. Raises what `fedkit.run` raises, ConfigError before round 0.
+    """
+    roster = _roster(service.trust)
+    built = build(scenario)
+    with ExitStack() as stack:
+        journal = Journal(directory)
+        stack.callback(journal.close)
+        if journal.meta("job_id") is not None and not resume:
+            raise ConfigError(
+                f"{directory} is the journal of a run whose folder {out} is gone: put it back, or give "
+                "another directory for a new run"
+            )
+        app = App(journal, roster, service.lease)
+        federation = _federation(journal, roster, service, built)
+        server = stack.enter_context(Server(app, service.host, service.port))
+        if listening is not None:
+            listening(server.url)
+        deployed = replace(built, workload=Deployed(built.workload, sorted(roster)), federation=federation)
+        result = run_built(scenario, deployed, out=out, resume=resume, observers=observers)
+        _linger(federation)
+        return result
+
+
+def _roster(trust: Trust) -> Mapping[ClientId, bytes]:
+    if trust.kind != "roster":
+        raise ConfigError("a roster with the keys of all clients is needed: certificates are not checked yet")
+    return trust.roster
+
+
+def _federation(
+    journal: Journal, roster: Mapping[ClientId, bytes], service: Service, built: Built
+) -> EdgeFederation:
+    cohort, over = built.policy.cohort, built.policy.over_select
+    wanted = math.ceil(cohort * over) if isinstance(cohort, int) else len(roster)
+    return EdgeFederation(
+        journal,
+        roster,
+        wait_for=wanted if service.wait_for is None else service.wait_for,
+        patience=built.policy.deadline if service.patience is None else service.patience,
+    )
+
+
+def _linger(federation: EdgeFederation) -> None:
+    """Give clients the time to fetch the last verdicts; a later start of the same run tells the rest."""
+    end = time.monotonic() + GRACE
+    while federation.untold() and time.monotonic() < end:
+        time.sleep(0.1)

@@ -1,0 +1,196 @@
+"""Results on their way in: begun, appended to, accepted once whole and on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedkit import wire
+from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.leases import read, told
+from fedkit.aggregator.refusal import Refusal
+from fedkit.errors import WireError
+from fedkit.messages import ClientId, EncodedUpdate, Failure, Key
+
+_STRIPES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload as the journal has it. accepted: it is whole and safe, or not wanted any more."""
+
+    task: int
+    name: str
+    bytes: int
+    sha256: str
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An accepted result. at: when, on the clock of the run."""
+
+    turn: int
+    at: float
+    key: Key
+    name: str
+
+
+class Uploads:
+    """The uploads of a journal, one file each below `folder`."""
+
+    def __init__(self, journal: Journal, folder: Path) -> None:
+        self._journal, self._folder = journal, folder
+        self._locks = [threading.Lock() for _ in range(_STRIPES)]
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def begin(self, client: ClientId, key: Key, size: int, sha256: str) -> tuple[str, int]:
+        """Name and offset of the upload of this key, begun now if it was not; Refusal."""
+        name, most = _name(key), int(self._journal.meta("most") or 0)
+        if not 0 < size <= most:
+            raise Refusal(413, "size", f"a result of {size} bytes; this job's have 1 to {most}")
+        with self._journal.transaction() as db:
+            task = db.execute(
+                "SELECT id, verdict FROM tasks WHERE key = ? AND client = ?", (told(key), client)
+            ).fetchone()
+            if task is None:
+                raise Refusal(404, "unknown", "there is no such task, or all about it was told and done")
+            if task[1] is not None:
+                return name, size
+            db.execute("INSERT OR IGNORE INTO uploads VALUES (?, ?, ?, ?)", (task[0], name, size, sha256))
+        upload = self._find(client, name)
+        if upload is not None and (upload.bytes, upload.sha256) != (size, sha256):
+            raise Refusal(409, "other", "another result for this key was begun, and that one stands")
+        with self._lock(name):
+            return name, self._held(upload, begin=True) if upload is not None else size
+
+    def offset(self, client: ClientId, name: str) -> tuple[int, int]:
+        """How many bytes of how many are held; Refusal."""
+        upload = self._known(client, name)
+        with self._lock(name):
+            return self._held(upload), upload.bytes
+
+    def append(self, client: ClientId, name: str, offset: int, data: bytes) -> tuple[int, int]:
+        """Add bytes, all of them or none: how many of how many are held then; Refusal."""
+        upload = self._known(client, name)
+        with self._lock(name):
+            held = self._held(upload)
+            if held == upload.bytes:
+                return held, held
+            if offset != held:
+                raise Refusal(409, "offset", f"{held} bytes are held", {"Upload-Offset": str(held)})
+            if held + len(data) > upload.bytes:
+                raise Refusal(413, "size", f"{held + len(data)} bytes, {upload.bytes} were announced")
+            self._write(name, held, data)
+            return self._held(upload), upload.bytes
+
+    def replies(self, turn: int) -> list[Reply]:
+        """Accepted results without a verdict, after that of `turn`, in the order of their acceptance."""
+        with self._journal.transaction() as db:
+            rows = db.execute(
+                "SELECT turn, accepted, key, name FROM replies JOIN uploads USING (task) JOIN tasks"
+                " ON id = replies.task WHERE turn > ? AND verdict IS NULL ORDER BY turn",
+                (turn,),
+            ).fetchall()
+        return [Reply(number, at, read(key), name) for number, at, key, name in rows]
+
+    def message(self, reply: Reply) -> EncodedUpdate | Failure:
+        """What was uploaded; a Failure of code "wire" if that is no result of this key."""
+        try:
+            found = wire.decode((self._folder / reply.name).read_bytes())
+        except (WireError, OSError) as error:
+            return Failure(reply.key, "wire", type(error).__name__, "", str(error))
+        if not isinstance(found, EncodedUpdate | Failure) or found.key != reply.key:
+            return Failure(reply.key, "wire", "WireError", "", "the frame is no result of this key")
+        return found
+
+    def sweep(self) -> None:
+        """Remove files of uploads that were settled."""
+        files = list(self._folder.iterdir())  # first: an upload has its row before it has a file
+        with self._journal.transaction() as db:
+            names = {name for (name,) in db.execute("SELECT name FROM uploads").fetchall()}
+        for path in files:
+            if path.name not in names:
+                path.unlink(missing_ok=True)
+
+    def _lock(self, name: str) -> threading.Lock:
+        return self._locks[int(name[:4], 16) % _STRIPES]
+
+    def _find(self, client: ClientId, name: str) -> Upload | None:
+        with self._journal.transaction() as db:
+            row = db.execute(
+                "SELECT uploads.task, name, uploads.bytes, sha256, turn IS NOT NULL FROM uploads"
+                " JOIN tasks ON id = uploads.task LEFT JOIN replies ON replies.task = id"
+                " WHERE name = ? AND client = ?",
+                (name, client),
+            ).fetchone()
+        if row is None:
+            return None
+        task, kept, size, sha256, accepted = row
+        return Upload(task, kept, size, sha256, bool(accepted))
+
+    def _known(self, client: ClientId, name: str) -> Upload:
+        found = self._find(client, name)
+        if found is None:
+            raise Refusal(404, "unknown", "there is no such upload: begin it again with POST /v1/uploads")
+        return found
+
+    def _held(self, upload: Upload, begin: bool = False) -> int:
+        """Bytes that are held; all of them only if the upload is accepted, which is tried here."""
+        path = self._folder / upload.name
+        if upload.accepted:
+            return upload.bytes
+        try:
+            if begin:
+                path.touch()
+            size = path.stat().st_size
+            if size < upload.bytes:
+                return size
+            with path.open("r+b") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != upload.sha256:
+                    file.truncate(0)
+                    raise Refusal(
+                        422, "digest", "these are not the bytes that were announced", {"Upload-Offset": "0"}
+                    )
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            raise Refusal(404, "unknown", "the upload is gone: begin it again") from None
+        _sync(self._folder)
+        self._accept(upload)
+        return upload.bytes
+
+    def _accept(self, upload: Upload) -> None:
+        with self._journal.transaction(durable=True) as db:
+            db.execute(
+                "INSERT OR IGNORE INTO replies (accepted, task) SELECT ?, task FROM uploads WHERE task = ?",
+                (self._journal.now(), upload.task),
+            )
+        self._journal.wake()
+
+    def _write(self, name: str, held: int, data: bytes) -> None:
+        try:
+            with (self._folder / name).open("r+b") as file:
+                try:
+                    file.seek(held)
+                    file.write(data)
+                    file.flush()
+                except OSError:
+                    file.truncate(held)
+                    raise
+        except FileNotFoundError:
+            raise Refusal(404, "unknown", "the upload is gone: begin it again") from None
+
+
+def _name(key: Key) -> str:
+    return hashlib.sha256(told(key).encode()).hexdigest()[:32]
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,71 @@
+"""`fedkit client`: one device of a deployed federation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from fedkit.messages import ClientId
+    from fedkit.secagg.identity import SigningKey
+    from fedkit.trainer import Workload
+
+
+class _Serve(Protocol):
+    """What the entry point `edge` of the group fedkit.clients does."""
+
+    def __call__(
+        self, address: str, client: ClientId, key: SigningKey, workload: Workload, directory: Path
+    ) -> None: ...
+
+
+def client(
+    address: Annotated[str, typer.Argument(help="Where the aggregator is, as http://HOST:PORT.")],
+    scenario: Annotated[
+        str, typer.Argument(help="A shipped name or a TOML file: its workload is the one of this device.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the scenario's, as in data=FILE."),
+    ] = None,
+    directory: Annotated[
+        Path,
+        typer.Option("--dir", help="Where its key is (`fedkit identity DIR`) and what it must not lose."),
+    ] = Path("edge"),
+    name: Annotated[
+        str, typer.Option("--name", help="The client's id in the roster; default the name of the folder.")
+    ] = "",
+) -> None:
+    """Train what an aggregator asks, for ever; SIGTERM or Ctrl-C ends it, and nothing finished is lost."""
+    from fedkit import keyfile, plugins
+    from fedkit.launch import make_workload
+    from fedkit.scenario import read
+
+    key = keyfile.read_key(directory)
+    workload = make_workload(read(scenario, overrides or []))
+    serve = cast("_Serve", plugins.load("fedkit.clients", "edge"))
+    with _told():
+        try:
+            serve(address, name or directory.resolve().name, key, workload, directory)
+        except KeyboardInterrupt:
+            typer.echo("fedkit: stopped; what is finished is safe and goes on at the next start", err=True)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """One line on stderr for each thing that a client does."""
+    logger, handler = logging.getLogger("fedkit.edge"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)

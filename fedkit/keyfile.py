@@ -1,0 +1,54 @@
+"""The key of a device or an aggregator as a file: `identity.pem`, PKCS#8, readable by its owner only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from fedkit.errors import ConfigError, DataError
+from fedkit.secagg.identity import SigningKey
+
+NAME = "identity.pem"
+
+
+def make_key(directory: Path) -> SigningKey:
+    """A fresh key, written to `directory`. ConfigError: there is one already, or it cannot be written."""
+    path, key = directory / NAME, SigningKey.new()
+    private = Ed25519PrivateKey.from_private_bytes(key.secret)
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise ConfigError(f"{path} holds a key already: who has lost it removes the file first") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+    with os.fdopen(handle, "wb") as file:
+        file.write(pem)
+        file.flush()
+        os.fsync(file.fileno())
+    return key
+
+
+def read_key(directory: Path) -> SigningKey:
+    """The key in `directory`. DataError: there is none; ConfigError: it is no Ed25519 key."""
+    path = directory / NAME
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; make a key with: fedkit identity {directory}") from None
+    try:
+        private = load_pem_private_key(data, None)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: not an unencrypted key in PEM: {error}") from error
+    if not isinstance(private, Ed25519PrivateKey):
+        raise ConfigError(f"{path}: a key of another kind; one of Ed25519 is needed")
+    return SigningKey(private.private_bytes_raw())

@@ -1,0 +1,279 @@
+"""The deployed Federation keeps the laws of federations, over real sockets, and forgets nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from fedkit import wire
+from fedkit.aggregate import Grid
+from fedkit.aggregator.app import App
+from fedkit.aggregator.federation import EdgeFederation
+from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.serve import Server
+from fedkit.conformance import check_federation
+from fedkit.errors import ConfigError
+from fedkit.federation import Verdict
+from fedkit.job import Job
+from fedkit.messages import EncodedUpdate, Task
+from fedkit.plugins import codec, strategy
+from fedkit.secagg.identity import SigningKey
+from fedkit.secagg.parameters import Policy
+from fedkit.secagg.settings import SecAgg
+from fedkit.signing import headers
+from fedkit.tensors import Layout, flat
+
+KEYS = {name: SigningKey(hashlib.sha256(name.encode()).digest()) for name in ("alice", "bob", "ward 7")}
+ROSTER = {name: key.public for name, key in KEYS.items()}
+
+
+def job() -> Job:
+    layout, plain = Layout(("w",), ((5,),), ("float32",)), codec("none")
+    return Job(strategy("fedavg"), plain, plain, layout, Layout((), (), ()), Grid(1024.0, 256.0, 4096), {}, 7)
+
+
+@dataclass
+class Devices:
+    """Scripted clients: each answers every task with ones, until it is stopped."""
+
+    url: str
+
+    def __post_init__(self) -> None:
+        self.stopped = threading.Event()
+        self.threads = [threading.Thread(target=self.live, args=(name,)) for name in KEYS]
+
+    def __enter__(self) -> Devices:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join()
+
+    def live(self, name: str) -> None:
+        with httpx.Client(base_url=self.url, timeout=10.0) as client:
+            while not self.stopped.is_set():
+                news = self.ask(client, name, "GET", "/v1/tasks?wait=1")
+                if news.status_code != 200:
+                    time.sleep(0.05)
+                    continue
+                for offer in news.json()["tasks"]:
+                    self.work(client, name, offer)
+                settled = [row[:6] for row in news.json()["settled"]]
+                tasks = [offer["id"] for offer in news.json()["tasks"]]
+                if settled or tasks:
+                    self.ask(client, name, "POST", "/v1/ack", told({"settled": settled, "tasks": tasks}))
+
+    def work(self, client: httpx.Client, name: str, offer: Mapping[str, Any]) -> None:
+        got = self.ask(client, name, "GET", f"/v1/blobs/{offer['frame']}")
+        if got.status_code != 200:
+            return  # settled meanwhile
+        task = wire.decode(got.content)
+        frame = wire.encode(EncodedUpdate(task.key, "none", np.ones(5, "<f4").tobytes(), 1.0, {}, 1.0))
+        about = {
+            "bytes": len(frame),
+            "key": wire.key_row(task.key),
+            "sha256": hashlib.sha256(frame).hexdigest(),
+        }
+        begun = self.ask(client, name, "POST", "/v1/uploads", told(about)).json()
+        if begun.get("offset") == 0:
+            self.ask(client, name, "PATCH", f"/v1/uploads/{begun['id']}", frame, {"Upload-Offset": "0"})
+
+    def ask(
+        self,
+        client: httpx.Client,
+        name: str,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        more: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        signed = headers(KEYS[name], name, method, target, body, time.time())
+        return client.request(method, target, content=body or None, headers={**signed, **(more or {})})
+
+
+def told(content: object) -> bytes:
+    return json.dumps(content).encode()
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as made:
+        yield made
+
+
+def live(stack: ExitStack, directory: Path) -> EdgeFederation:
+    """A federation with everything below it, and its devices."""
+    journal = Journal(directory)
+    stack.callback(journal.close)
+    server = stack.enter_context(Server(App(journal, ROSTER), "127.0.0.1", 0))
+    stack.enter_context(Devices(server.url))
+    return EdgeFederation(journal, ROSTER, wait_for=3, patience=20.0)
+
+
+def test_it_keeps_the_laws(stack: ExitStack, tmp_path: Path) -> None:
+    made: list[Path] = []
+
+    def make() -> EdgeFederation:
+        stack.pop_all().close()  # one at a time
+        made.append(tmp_path / str(len(made)))
+        return live(stack, made[-1])
+
+    tried = check_federation(make, job(), patience=20.0, repeatable=False)
+    assert len(made) >= 10
+    assert "an early stop loses nothing" in tried
+
+
+def test_a_restart_yields_what_was_accepted_and_not_settled(site: Any) -> None:
+    tasks = [site.task(name) for name in ("alice", "bob", "ward 7")]
+    site.federation.send(tasks)
+    for task in reversed(tasks):
+        site.deliver(task)
+    order = [task.key for task in reversed(tasks)]
+    now = site.federation.now()
+    assert [arrival.key for arrival in site.federation.receive(now)] == order
+    assert list(site.federation.receive(now)) == []
+    site.federation.settle({order[1]: Verdict.counted})
+    site.again()
+    site.federation.send(tasks)
+    again = [arrival.key for arrival in site.federation.receive(site.federation.now())]
+    assert again == [order[0], order[2]], "in the order of acceptance, without what was settled"
+
+
+def test_after_a_restart_an_old_reply_is_not_dated_after_the_deadline(site: Any) -> None:
+    task = site.task("alice")
+    site.federation.send([task])
+    site.deliver(task)
+    deadline = site.federation.now()
+    time.sleep(0.05)
+    (arrival,) = site.again().federation.receive(deadline)
+    assert arrival.at <= deadline
+
+
+def test_a_reply_after_the_deadline_stays_for_later(site: Any) -> None:
+    deadline = site.federation.now()
+    time.sleep(0.02)
+    task = site.task("alice")
+    site.federation.send([task])
+    site.deliver(task)
+    assert list(site.federation.receive(deadline)) == []
+    assert task.key in site.federation.outstanding()
+    assert len(list(site.federation.receive(site.federation.now()))) == 1
+
+
+def test_receiving_ends_as_soon_as_all_is_resolved(site: Any) -> None:
+    tasks = [site.task(name) for name in ("alice", "bob")]
+    site.federation.send(tasks)
+    site.deliver(tasks[0])
+    timer = threading.Timer(0.1, site.deliver, args=[tasks[1]])
+    timer.start()
+    began = time.monotonic()
+    assert len(list(site.federation.receive(site.federation.now() + 60.0))) == 2
+    assert time.monotonic() - began < 30
+    timer.join()
+
+
+def test_a_result_that_comes_while_others_are_read_is_not_left_behind(
+    site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [site.task(name) for name in ("alice", "bob")]
+    site.federation.send(tasks)
+    site.deliver(tasks[0])
+    uploads, looks = site.federation._uploads, [0]
+    replies = uploads.replies
+
+    def look(turn: int) -> Any:
+        found = replies(turn)
+        looks[0] += 1
+        if looks[0] == 1:
+            site.deliver(tasks[1])
+        return found
+
+    monkeypatch.setattr(uploads, "replies", look)
+    got = [arrival.key.client for arrival in site.federation.receive(site.federation.now() + 30.0)]
+    assert got == ["alice", "bob"]
+
+
+def test_clients_are_those_heard_of_lately_or_at_work(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("bob", "alice", "mallory"):
+        site.journal.admit(name, "00", 0, 0.0)
+    assert site.federation.clients() == ["alice", "bob"], "sorted; the roster says who there is"
+    later = EdgeFederation(site.journal, ROSTER, reach=0.0, patience=0.0)
+    assert later.clients() == []
+    site.federation.send([site.task("ward 7")])
+    assert later.clients() == []
+    site.leases.news("ward 7")[1]
+    assert later.clients() == ["ward 7"]
+    site.again()
+    assert site.federation.clients() == ["alice", "bob", "ward 7"], "downtime is no absence"
+
+
+def test_it_waits_for_enough_clients_but_not_for_ever(site: Any) -> None:
+    waits = EdgeFederation(site.journal, ROSTER, wait_for=2, patience=60.0)
+    timer = threading.Timer(0.1, site.journal.admit, args=["bob", "01", 0, 0.0])
+    site.journal.admit("alice", "00", 0, 0.0)
+    timer.start()
+    assert waits.clients() == ["alice", "bob"]
+    timer.join()
+    began = time.monotonic()
+    assert EdgeFederation(site.journal, ROSTER, wait_for=3, patience=0.2).clients() == ["alice", "bob"]
+    assert 0.2 <= time.monotonic() - began < 30
+
+
+def test_another_job_is_not_mixed_in(site: Any) -> None:
+    with pytest.raises(ConfigError, match="holds the journal of job"):
+        site.federation.open(replace(site.job, model_seed=8))
+
+
+def test_secure_sums_are_refused_before_anything_is_written(site: Any) -> None:
+    with pytest.raises(ConfigError, match="secagg"):
+        site.federation.open(replace(site.job, secagg=SecAgg(Policy())))
+
+
+def test_a_version_that_a_repeated_round_makes_anew_is_replaced(site: Any) -> None:
+    site.publish(1)
+    site.publish(2, 0.75)
+    old = site.federation._releases.find(2)
+    site.publish(2, 0.75)
+    assert site.federation._releases.find(2) == old
+    site.publish(2, 0.875)
+    new = site.federation._releases.find(2)
+    assert new.model != old.model
+    site.publish(1)
+    assert site.federation._releases.find(2) is None
+
+
+def test_blobs_go_when_nothing_needs_them(site: Any) -> None:
+    def count() -> int:
+        return len(list((site.directory / "blobs").glob("??/*")))
+
+    site.publish(1)
+    task: Task = site.task("alice")
+    site.federation.send([task])
+    site.leases.news("alice")[1]
+    assert count() == 2
+    site.publish(2, 0.75, b"d" * 20, 1)
+    assert count() == 4, "the old model is still asked for"
+    site.federation.settle({task.key: Verdict.counted})
+    assert count() == 2, "the newest model, and the difference that leads there"
+
+
+def test_models_are_not_held_in_memory(site: Any) -> None:
+    value = flat({"w": np.full((3, 2), 1.5, np.float32), "b": np.zeros(2, np.float32)})
+    site.publish(1, 1.5)
+    release = site.federation._releases.find(1)
+    path = site.directory / "blobs" / release.model[:2] / release.model[2:]
+    assert path.read_bytes() == value.vector.astype("<f4").tobytes()

@@ -1,0 +1,184 @@
+"""Who asks: forged, replayed, skewed, oversized and unsigned requests are refused, and change nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from fedkit.aggregator import guard
+from fedkit.secagg.identity import SigningKey
+from fedkit.signing import SKEW, headers
+
+NOW = 1_790_000_000
+
+
+def keys(name: str) -> SigningKey:
+    return SigningKey(hashlib.sha256(name.encode()).digest())
+
+
+def refused(got: Any, status: int, word: str) -> None:
+    assert (got.status_code, got.json()["error"]) == (status, word), got.text
+    assert (got.headers["fedkit-version"], got.headers["fedkit-time"]) == ("1", str(NOW))
+
+
+def test_another_version_is_told_of_both(call: Callable[..., Any]) -> None:
+    async def use(device: Any) -> None:
+        got = await device.ask("GET", "/v1/job", change={"Fedkit-Version": "2"})
+        refused(got, 400, "version")
+        assert got.json()["message"] == "the device speaks version '2', the aggregator 1"
+        refused(await device.ask("GET", "/v1/job", drop=["Fedkit-Version"]), 400, "version")
+
+    call(use)
+
+
+@pytest.mark.parametrize(
+    "name", ["Fedkit-Client", "Fedkit-Time", "Fedkit-Nonce", "Content-Digest", "Fedkit-Signature"]
+)
+def test_a_header_is_missing_or_malformed(call: Callable[..., Any], name: str) -> None:
+    async def use(device: Any) -> None:
+        refused(await device.ask("GET", "/v1/job", drop=[name]), 400, "headers")
+        for value in ("", "z z", "9" * 4000, "\t", "٣" * 2):
+            got = await device.ask("GET", "/v1/job", change={name: value.encode()})
+            refused(got, 400, "headers")
+
+    call(use)
+
+
+def test_who_is_not_in_the_roster(call: Callable[..., Any]) -> None:
+    async def use(device: Any) -> None:
+        for name in ("mallory", "%61lice", "%ff"):
+            refused(await device.ask("GET", "/v1/job", change={"Fedkit-Client": name}), 403, "client")
+
+    call(use)
+
+
+@pytest.mark.parametrize("seconds", [-SKEW - 1, SKEW + 1, -86_400, 86_400])
+def test_a_clock_that_is_off_is_told_the_time(call: Callable[..., Any], seconds: int) -> None:
+    async def use(device: Any) -> None:
+        device.clock = lambda: NOW + seconds
+        refused(await device.ask("GET", "/v1/job"), 401, "skew")
+        device.clock = lambda: NOW + (SKEW if seconds > 0 else -SKEW)
+        assert (await device.ask("GET", "/v1/job")).status_code == 200
+
+    call(use)
+
+
+FORGED: Mapping[str, Callable[[dict[str, str]], tuple[str, str, dict[str, str]]]] = {
+    "another path": lambda signed: ("GET", "/v1/tasks", signed),
+    "another query": lambda signed: ("GET", "/v1/job?x=1", signed),
+    "another method": lambda signed: ("HEAD", "/v1/job", signed),
+    "another client": lambda signed: ("GET", "/v1/job", {**signed, "Fedkit-Client": "bob"}),
+    "another time": lambda signed: ("GET", "/v1/job", {**signed, "Fedkit-Time": str(NOW + 1)}),
+    "another nonce": lambda signed: ("GET", "/v1/job", {**signed, "Fedkit-Nonce": "0" * 32}),
+    "another signature": lambda signed: ("GET", "/v1/job", {**signed, "Fedkit-Signature": "0" * 128}),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_a_signature_holds_for_one_request_only(site: Any, call: Callable[..., Any], kind: str) -> None:
+    async def use(device: Any) -> None:
+        signed = headers(keys("alice"), "alice", "GET", "/v1/job", b"", NOW)
+        method, target, changed = FORGED[kind](signed)
+        got = await device.client.request(method, target, headers=changed)
+        assert got.status_code == 401
+        if method != "HEAD":
+            refused(got, 401, "signature")
+        assert site.journal.seen("alice") == 0.0, "a forged request is no sign of life"
+        assert (await device.client.get("/v1/job", headers=signed)).status_code == 200
+
+    call(use)
+
+
+def test_a_replay_is_refused_also_after_a_restart(site: Any, call: Callable[..., Any]) -> None:
+    signed = headers(keys("alice"), "alice", "GET", "/v1/job", b"", NOW)
+
+    async def first(device: Any) -> None:
+        assert (await device.client.get("/v1/job", headers=signed)).status_code == 200
+        refused(await device.client.get("/v1/job", headers=signed), 401, "replay")
+
+    async def second(device: Any) -> None:
+        refused(await device.client.get("/v1/job", headers=signed), 401, "replay")
+
+    call(first)
+    site.again()
+    call(second)
+
+
+def test_a_body_that_was_not_signed(call: Callable[..., Any]) -> None:
+    async def use(device: Any) -> None:
+        signed = headers(keys("alice"), "alice", "POST", "/v1/ack", b"{}", NOW)
+        refused(await device.client.post("/v1/ack", headers=signed, content=b"[]"), 422, "body")
+
+    call(use)
+
+
+@pytest.mark.parametrize(("method", "size"), [("POST", guard.JSON_LIMIT), ("PATCH", guard.CHUNK_LIMIT)])
+def test_bodies_are_bounded(call: Callable[..., Any], method: str, size: int) -> None:
+    async def use(device: Any) -> None:
+        refused(await device.ask(method, "/v1/uploads/00", bytes(size + 1)), 413, "size")
+        assert (await device.ask(method, "/v1/uploads/00", bytes(size))).status_code in (400, 405)
+
+    call(use)
+
+
+async def send_raw(
+    app: Any, method: str, given: Mapping[str, str], parts: list[bytes], read: list[int]
+) -> int:
+    """The status that raw ASGI messages are answered with; `read` counts the parts that were asked for."""
+    status: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        read.append(1)
+        if len(read) > len(parts):
+            await asyncio.sleep(3600)
+        return {"type": "http.request", "body": parts[len(read) - 1], "more_body": True}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            status.append(message["status"])
+
+    scope = {"type": "http", "method": method, "path": "/v1/ack", "raw_path": b"/v1/ack", "query_string": b""}
+    names = [(name.lower().encode(), value.encode()) for name, value in given.items()]
+    await app({**scope, "headers": names}, receive, send)
+    return status[0]
+
+
+def test_no_byte_of_a_body_is_read_before_its_sender_and_its_length_are_known(site: Any) -> None:
+    app, read = site.fresh_app().asgi, list[int]()
+
+    def signed(**more: str) -> dict[str, str]:
+        return {**headers(keys("alice"), "alice", "POST", "/v1/ack", b"{}", NOW), **more}
+
+    cases = [
+        (signed(**{"Content-Length": "2", "Fedkit-Signature": "0" * 128}), 401),
+        (signed(), 411),
+        (signed(**{"Content-Length": "-2"}), 411),
+        (signed(**{"Content-Length": str(10**9)}), 413),
+        (signed(**{"Content-Length": "2", "Transfer-Encoding": "chunked"}), 411),
+    ]
+    for given, status in cases:
+        assert asyncio.run(send_raw(app, "POST", given, [b"{}"], read)) == status
+    assert not read
+
+
+def test_a_body_that_lies_about_its_length_or_drips_is_given_up(
+    site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = headers(keys("alice"), "alice", "POST", "/v1/ack", b"{}", NOW) | {"Content-Length": "2"}
+    parts = [bytes(guard.JSON_LIMIT)] * 3
+    read = list[int]()
+    assert asyncio.run(send_raw(site.fresh_app().asgi, "POST", given, parts, read)) == 413
+    assert len(read) == 2
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.05)
+    given = headers(keys("alice"), "alice", "POST", "/v1/ack", b"{}", NOW) | {"Content-Length": "2"}
+    assert asyncio.run(send_raw(site.fresh_app().asgi, "POST", given, [b"{"], [])) == 408
+
+
+def test_a_header_that_comes_twice(site: Any) -> None:
+    given = headers(keys("alice"), "alice", "POST", "/v1/ack", b"{}", NOW) | {"Content-Length": "2"}
+    twice = {**given, "fedkit-client": "bob"}
+    assert asyncio.run(send_raw(site.fresh_app().asgi, "POST", twice, [b"{}"], [])) == 400

@@ -1,0 +1,134 @@
+"""What an aggregator must not forget, and what a restart makes of it."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fedkit.aggregator.journal import SCHEMA, Journal
+from fedkit.errors import CheckpointError, ConfigError
+from fedkit.federation import Traffic
+from fedkit.signing import SKEW
+
+
+def test_values_survive_a_restart(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.put(durable=True, job=b"\0job", most=7)
+    journal.count(up=3, down=5)
+    journal.beat()
+    journal.close()
+    again = Journal(tmp_path)
+    assert (again.meta("job"), again.meta("most"), again.meta("nothing")) == (b"\0job", 7, None)
+    assert again.traffic() == Traffic(3, 5)
+    again.close()
+
+
+def test_the_clock_begins_at_unix_time_and_stands_still_while_nobody_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path)
+    assert abs(journal.now() - time.time()) < 5
+    journal.beat()
+    before = journal.now()
+    journal.close()
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 86_400)
+    again = Journal(tmp_path)
+    assert before - 1 <= again.now() < before + 5
+    again.close()
+
+
+def test_the_clock_never_goes_back_behind_what_it_has_dated(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.beat()
+    time.sleep(0.02)
+    journal.admit("alice", "00", int(time.time()), time.time())
+    seen = journal.seen("alice")
+    journal.close()
+    again = Journal(tmp_path)
+    assert again.now() >= seen == again.seen("alice")
+    again.close()
+
+
+def test_a_nonce_is_good_once_for_each_client_also_after_a_restart(tmp_path: Path) -> None:
+    journal, now = Journal(tmp_path), 1000.0
+    assert journal.admit("alice", "00", 1000, now)
+    assert not journal.admit("alice", "00", 1000, now)
+    assert journal.admit("bob", "00", 1000, now)
+    journal.close()
+    again = Journal(tmp_path)
+    assert not again.admit("alice", "00", 1000, now)
+    assert not again.admit("alice", "00", 1000, now + 2 * SKEW)
+    assert again.admit("alice", "00", 1000, now + 2 * SKEW + 1), "old nonces are not kept for ever"
+    again.close()
+
+
+def test_a_transaction_happens_whole_or_not_at_all(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+
+    def half() -> None:
+        with journal.transaction() as db:
+            db.execute("REPLACE INTO meta VALUES ('a', 1)")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half()
+    assert journal.meta("a") is None
+    journal.put(a=2)
+    assert journal.meta("a") == 2
+    journal.close()
+
+
+def test_one_process_has_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with pytest.raises(ConfigError, match="in use by another process"):
+        Journal(tmp_path)
+    journal.close()
+    Journal(tmp_path).close()
+
+
+def test_another_schema_is_not_touched(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    with sqlite3.connect(tmp_path / "journal.sqlite") as db:
+        db.execute(f"PRAGMA user_version = {SCHEMA + 1}")
+    db.close()
+    with pytest.raises(CheckpointError, match=f"version {SCHEMA + 1}, this fedkit knows version {SCHEMA}"):
+        Journal(tmp_path)
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    (tmp_path / "journal.sqlite").write_bytes(b"no database at all" * 100)
+    with pytest.raises(CheckpointError, match="cannot be continued"):
+        Journal(tmp_path)
+
+
+def test_a_file_where_the_folder_should_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot hold a journal"):
+        Journal(tmp_path / "file")
+
+
+def test_waiting_ends_when_something_comes(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    ticks = journal.ticks
+    timer = threading.Timer(0.05, journal.wake)
+    timer.start()
+    began = time.monotonic()
+    journal.wait(ticks, 30.0)
+    assert time.monotonic() - began < 10
+    assert journal.ticks == ticks + 1
+    journal.wait(ticks, 30.0)  # it came already
+    timer.join()
+    journal.close()
+
+
+def test_listeners_are_told(tmp_path: Path) -> None:
+    journal, heard = Journal(tmp_path), list[object]()
+    journal.listen(heard.append)
+    journal.tell({"alice"})
+    assert heard == [{"alice"}]
+    journal.close()

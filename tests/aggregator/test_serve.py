@@ -1,0 +1,300 @@
+"""A scenario that is served ends with the model of its simulation, bit for bit, also when the server dies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from fedkit import jobfile, packing, runfolder, scenario, wire
+from fedkit.aggregator import blobs
+from fedkit.aggregator.app import App
+from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.serve import Server, Service, serve
+from fedkit.clientstore import MemoryStore
+from fedkit.config import Scenario
+from fedkit.downlink import Follower
+from fedkit.errors import ConfigError
+from fedkit.federation import Verdict
+from fedkit.history import Outcome
+from fedkit.launch import build, run_scenario
+from fedkit.messages import Task
+from fedkit.participant import Participant
+from fedkit.secagg.identity import SigningKey, Trust
+from fedkit.seeds import stream
+from fedkit.signing import headers
+from fedkit.tensors import pick
+
+OWN = '''
+import numpy as np
+from fedkit_clients.numpy_trainer import NumpyWorkload, Softmax
+
+
+def make(*, seed: int):
+    """Two Gaussians, four clients."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(40, 2)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int64)
+    return NumpyWorkload(Softmax(2, 2), {f"c{i}": (x[i::4], y[i::4]) for i in range(4)}, test=(x, y))
+'''
+TOML = """
+workload = "own.py:make"
+[rounds]
+count = 4
+quorum = 4
+[train]
+epochs = 1
+batch = 5
+lr = 0.3
+[codec]
+up = "topk:share=0.5|int8"
+down = "sign"
+feedback = "on"
+"""
+KEYS = {f"c{i}": SigningKey(hashlib.sha256(bytes([i])).digest()) for i in range(4)}
+TRUST = Trust.of_roster(
+    {name: key.public for name, key in KEYS.items()}, SigningKey(hashlib.sha256(b"server").digest()).public
+)
+
+
+class Device:
+    """One client in a thread: polls, trains, uploads; it outlives servers."""
+
+    def __init__(self, url: str, name: str, of: Scenario) -> None:
+        self.url, self.name, self.workload = url, name, build(of).workload
+        self.participant: Participant | None = None
+        self.done: dict[int, bytes] = {}
+        self.followed = 0
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self.live)
+
+    def live(self) -> None:
+        with httpx.Client(base_url=self.url, timeout=5.0) as self.client:
+            while not self.stopped.is_set():
+                try:
+                    self.turn()
+                except (httpx.HTTPError, LookupError):
+                    self.stopped.wait(0.05)
+
+    def turn(self) -> None:
+        if self.participant is None:
+            self.job = jobfile.decode(self.ask("GET", "/v1/job"))
+            self.participant = Participant(self.job, self.workload, MemoryStore())
+            self.follower = Follower(self.job.codec_down, self.job.layout, self.job.model_seed)
+            self.follower.snapshot(1, pick(self.workload.init(self.job.model_seed), self.job.layout))
+        news = json.loads(self.ask("GET", "/v1/tasks?wait=1"))
+        for row in news["settled"]:
+            self.participant.settle(wire.read_key(row[:6]), Verdict(row[6]))
+            self.ask("POST", "/v1/ack", told({"settled": [row[:6]], "tasks": []}))
+        for offer in news["tasks"]:
+            self.work(self.participant, offer)
+            self.ask("POST", "/v1/ack", told({"settled": [], "tasks": [offer["id"]]}))
+
+    def work(self, participant: Participant, offer: Mapping[str, Any]) -> None:
+        task = wire.decode(self.ask("GET", f"/v1/blobs/{offer['frame']}"))
+        assert isinstance(task, Task)
+        if offer["id"] not in self.done:
+            (reply,) = participant.handle(replace(task, model=self.model(offer)))
+            self.done[offer["id"]] = wire.encode(reply)
+        frame = self.done[offer["id"]]
+        about = {
+            "bytes": len(frame),
+            "key": wire.key_row(task.key),
+            "sha256": hashlib.sha256(frame).hexdigest(),
+        }
+        begun = json.loads(self.ask("POST", "/v1/uploads", told(about)))
+        if begun["offset"] < len(frame):
+            rest, more = frame[begun["offset"] :], {"Upload-Offset": str(begun["offset"])}
+            self.ask("PATCH", f"/v1/uploads/{begun['id']}", rest, more)
+
+    def model(self, offer: Mapping[str, Any]) -> Any:
+        """By the difference where it leads from what is held; both ways give the same bytes."""
+        layout, way = self.job.layout, offer["difference"]
+        data = self.ask("GET", f"/v1/blobs/{offer['model']['sha256']}")
+        whole = layout.view(np.frombuffer(data, "<f4").astype(np.float32))
+        if way is not None and way["base"] == self.follower.version:
+            self.follower.follow(offer["version"], way["base"], self.ask("GET", f"/v1/blobs/{way['sha256']}"))
+            assert b"".join(packing.raw(self.follower.model)) == data
+            self.followed += 1
+        elif offer["version"] > self.follower.version:
+            self.follower.snapshot(offer["version"], whole)
+        return whole
+
+    def ask(
+        self, method: str, target: str, body: bytes = b"", more: Mapping[str, str] | None = None
+    ) -> bytes:
+        signed = headers(KEYS[self.name], self.name, method, target, body, time.time())
+        got = self.client.request(method, target, content=body or None, headers={**signed, **(more or {})})
+        if got.status_code >= 400:
+            raise LookupError(got.text)
+        return got.content
+
+
+def told(content: object) -> bytes:
+    return json.dumps(content).encode()
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Scenario:
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "scenario.toml").write_text(TOML)
+    return scenario.read(str(tmp_path / "scenario.toml"))
+
+
+@contextmanager
+def devices(given: Scenario) -> Iterator[tuple[int, list[Device]]]:
+    """A free port, and devices that look for a server there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    made = [Device(f"http://127.0.0.1:{port}", name, given) for name in KEYS]
+    for device in made:
+        device.thread.start()
+    try:
+        yield port, made
+    finally:
+        for device in made:
+            device.stopped.set()
+        for device in made:
+            device.thread.join()
+
+
+def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(one[n].tobytes() == other[n].tobytes() for n in one)
+
+
+def test_a_served_run_is_its_simulation(given: Scenario, tmp_path: Path) -> None:
+    wanted = run_scenario(given)
+    heard: list[str] = []
+    with devices(given) as (port, clients):
+        service = Service(TRUST, port=port, lease=5.0)
+        got = serve(given, service, tmp_path / "journal", out=tmp_path / "run", listening=heard.append)
+    assert heard == [f"http://127.0.0.1:{port}"]
+    assert [record.count(Outcome.counted) for record in got.history.rounds] == [4] * 4, got.history.rounds
+    assert same(got.model, wanted.model)
+    assert got.summary["bytes_up"] > 0
+    assert all(device.followed >= 2 for device in clients), "differences were taken"
+    assert list((tmp_path / "journal" / "uploads").iterdir()) == []
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+@contextmanager
+def mortal(steps: int) -> Iterator[None]:
+    """The training loop dies at this write, and writes nothing any more."""
+    left = [steps]
+    write, transaction = runfolder.replace_file, Journal.transaction
+
+    def step() -> None:
+        if threading.current_thread() is threading.main_thread():
+            left[0] -= 1
+            if left[0] <= 0:
+                raise Crash
+
+    def mortal_write(path: Path, data: bytes) -> None:
+        step()
+        write(path, data)
+        step()
+
+    @contextmanager
+    def mortal_transaction(journal: Journal, durable: bool = False) -> Iterator[Any]:
+        with transaction(journal, durable) as db:
+            yield db
+            step()
+        step()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runfolder, "replace_file", mortal_write)
+        patch.setattr(blobs, "replace_file", mortal_write)
+        patch.setattr(Journal, "transaction", mortal_transaction)
+        yield
+
+
+def test_a_server_that_dies_again_and_again_ends_with_the_same_model(given: Scenario, tmp_path: Path) -> None:
+    wanted = run_scenario(given)
+    lives, deaths, got = [int(n) for n in stream(0, "deaths").integers(20, 90, 8)], 0, None
+    with devices(given) as (port, _):
+        service = Service(TRUST, port=port, lease=0.5)
+        while got is None:
+            resume = (tmp_path / "run" / "scenario.toml").is_file()
+            out = tmp_path / "run"
+            try:
+                with mortal(lives[deaths] if deaths < len(lives) else 10**9):
+                    got = serve(given, service, tmp_path / "journal", out=out, resume=resume)
+            except Crash:
+                deaths += 1
+    assert deaths >= 4, "how many writes there are depends on when devices ask"
+    assert same(got.model, wanted.model)
+    assert [record.count(Outcome.counted) for record in got.history.rounds] == [4] * 4
+
+
+def test_an_address_that_is_taken(given: Scenario, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        service = Service(TRUST, port=other.getsockname()[1])
+        with pytest.raises(ConfigError, match="cannot be served"):
+            serve(given, service, tmp_path / "journal", out=tmp_path / "run")
+
+
+def test_a_journal_without_its_run_folder_is_not_begun_again(given: Scenario, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    journal.put(job_id="abc")
+    journal.close()
+    with pytest.raises(ConfigError, match="whose folder"):
+        serve(given, Service(TRUST, port=0), tmp_path / "journal", out=tmp_path / "run")
+
+
+def test_certificates_are_not_taken_yet(given: Scenario, tmp_path: Path) -> None:
+    trust = Trust.of_ca(bytes(32), bytes(range(32)))
+    with pytest.raises(ConfigError, match="roster with the keys"):
+        serve(given, Service(trust), tmp_path / "journal", out=tmp_path / "run")
+
+
+def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(tmp_path: Path) -> None:
+    """As it does for 40 ms where Nagle's algorithm meets delayed acknowledgements."""
+    journal, took = Journal(tmp_path), list[float]()
+    journal.put(job=b"{}", job_id="0")
+    with Server(App(journal, TRUST.roster), "127.0.0.1", 0) as server, httpx.Client(timeout=20.0) as client:
+        for _ in range(30):
+            signed = headers(KEYS["c0"], "c0", "GET", "/v1/tasks", b"", time.time())
+            began = time.perf_counter()
+            assert client.get(f"{server.url}/v1/tasks", headers=signed).status_code == 200
+            took.append(time.perf_counter() - began)
+    journal.close()
+    assert min(took) < 0.03
+
+
+def test_polls_are_let_go_when_the_server_stops(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.put(job=b"{}", job_id="0")
+    server = Server(App(journal, TRUST.roster), "127.0.0.1", 0)
+    with httpx.Client(timeout=20.0) as client:
+        answers: list[int] = []
+
+        def poll() -> None:
+            signed = headers(KEYS["c0"], "c0", "GET", "/v1/tasks?wait=30", b"", time.time())
+            answers.append(client.get(f"{server.url}/v1/tasks?wait=30", headers=signed).status_code)
+
+        thread = threading.Thread(target=poll)
+        with server:
+            thread.start()
+            time.sleep(0.5)
+            began = time.monotonic()
+        thread.join()
+    assert answers == [503]
+    assert time.monotonic() - began < 5
+    journal.close()

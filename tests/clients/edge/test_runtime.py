@@ -1,0 +1,380 @@
+"""The edge client against a scripted aggregator: whatever goes wrong, the replies are those of no trouble."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fedkit.clientstore import MemoryStore
+from fedkit.errors import ConfigError
+from fedkit.secagg.identity import SigningKey
+from fedkit.seeds import derive
+from fedkit.wire import decode
+from fedkit_clients.edge import EdgeClient, Transport, models, spool
+from fedkit_clients.edge.answers import Refused, Unreachable
+
+NAME = "ward 7"
+KEY = SigningKey(bytes(range(32)))
+STEPS = 200
+pytestmark = pytest.mark.usefixtures("fast_disk")
+
+
+def make_client(server: Any, folder: Path, skew: float = 0.0) -> EdgeClient:
+    clock = lambda: server.time + skew  # noqa: E731
+    transport = Transport("http://aggregator:1", NAME, KEY, transport=server, clock=clock)
+    return EdgeClient(transport, NAME, server.workload, folder, sleep=lambda seconds: None)
+
+
+def go(server: Any, folder: Path, steps: int = STEPS, skew: float = 0.0) -> int:
+    """Step until the run is done; how many steps failed."""
+    client, failed = make_client(server, folder, skew), 0
+    try:
+        for _ in range(steps):
+            try:
+                client.step()
+            except (Unreachable, OSError):
+                failed += 1
+            if server.done:
+                return failed
+        raise AssertionError(f"not done after {steps} steps: {server.log[-20:]}")
+    finally:
+        client.close()
+
+
+@pytest.fixture(
+    params=[
+        ("none", "last"),
+        ("tensors:below=1|sign", "last"),
+        ("tensors:below=1|rotate|ecsq:delta=0.5", "first"),
+    ]
+)
+def way(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """The codec down, and where its frames lead from."""
+    given: tuple[str, str] = request.param
+    return given
+
+
+@pytest.fixture
+def expected(way: tuple[str, str], new_aggregator: Callable[..., Any]) -> list[bytes]:
+    frames: list[bytes] = new_aggregator(*way).direct()
+    return frames
+
+
+def test_replies_are_those_of_a_participant_without_a_network(
+    tmp_path: Path, way: tuple[str, str], new_aggregator: Callable[..., Any], expected: list[bytes]
+) -> None:
+    server = new_aggregator(*way)
+    assert go(server, tmp_path) == 0
+    assert list(server.results.values()) == expected
+    sizes = [size for method, target, size in server.log if target.startswith("/v1/uploads/")]
+    assert sum(sizes) == sum(map(len, expected))
+
+
+def test_the_shortest_way_to_a_model_is_taken(
+    tmp_path: Path, way: tuple[str, str], new_aggregator: Callable[..., Any]
+) -> None:
+    server = new_aggregator(*way)
+    go(server, tmp_path)
+    whole = [server.blobs[t.split("/")[-1]] for _, t, _ in server.log if t.startswith("/v1/blobs/")]
+    snapshots = [data for data in whole if len(data) == server.job.layout.nbytes]
+    assert len(snapshots) == (len(server.tasks) - 1 if way[0] == "none" else 0)
+
+
+class PowerCut(BaseException):
+    """The process is gone: nothing that would run after it may be believed."""
+
+
+class Disk:
+    """Lets so many steps of the disk through and then none, or some later again."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, allowed: int, full: int = 0) -> None:
+        self.done, self._allowed, self._full = 0, allowed, full
+        for owner, name in (
+            *((spool, n) for n in ("write_file", "move", "remove", "sync")),
+            *((models, n) for n in ("write_file", "remove")),
+            (MemoryStore, "put"),
+        ):
+            patch.setattr(owner, name, self._counted(getattr(owner, name)))
+
+    def _counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*given: Any) -> Any:
+            self.done += 1
+            if self._full and self._allowed < self.done <= self._allowed + self._full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            if self.done > self._allowed and not self._full:
+                raise PowerCut
+            return step(*given)
+
+        return counted
+
+
+def test_killed_between_any_two_writes_it_goes_on(
+    tmp_path: Path, way: tuple[str, str], new_aggregator: Callable[..., Any], expected: list[bytes]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        disk = Disk(patch, 10**9)
+        go(new_aggregator(*way), tmp_path / "counted")
+    assert disk.done > 50
+    for allowed in range(0, disk.done, 1 if way[1] == "first" else 4):
+        server, folder = new_aggregator(*way), tmp_path / str(allowed)
+        with pytest.MonkeyPatch.context() as patch:
+            Disk(patch, allowed)
+            with pytest.raises(PowerCut):
+                go(server, folder)
+        go(server, folder)
+        assert list(server.results.values()) == expected, f"killed at step {allowed} of the disk"
+
+
+@pytest.mark.parametrize("full", [1, 4])
+def test_a_disk_that_is_full_for_a_while_costs_time_only(
+    tmp_path: Path, new_aggregator: Callable[..., Any], full: int
+) -> None:
+    way = ("tensors:below=1|sign", "last")
+    expected = new_aggregator(*way).direct()
+    with pytest.MonkeyPatch.context() as patch:
+        disk = Disk(patch, 10**9)
+        go(new_aggregator(*way), tmp_path / "counted")
+    for allowed in range(3 - full // 2, disk.done, 3):
+        server = new_aggregator(*way)
+        with pytest.MonkeyPatch.context() as patch:
+            Disk(patch, allowed, full)
+            assert go(server, tmp_path / str(allowed)) > 0
+        assert list(server.results.values()) == expected, f"full at step {allowed} of the disk"
+
+
+def test_killed_again_and_again_it_arrives(
+    tmp_path: Path, way: tuple[str, str], new_aggregator: Callable[..., Any], expected: list[bytes]
+) -> None:
+    server, lives = new_aggregator(*way), 0
+    while not server.done:
+        lives += 1
+        with pytest.MonkeyPatch.context() as patch:
+            Disk(patch, 19)
+            try:
+                go(server, tmp_path)
+            except PowerCut:
+                continue
+    assert lives > 5
+    assert list(server.results.values()) == expected
+
+
+@pytest.mark.parametrize("fault", ["away", "cut upload", "502", "503", "lost", "cut"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_requests_that_fail_are_made_again(
+    tmp_path: Path,
+    way: tuple[str, str],
+    new_aggregator: Callable[..., Any],
+    expected: list[bytes],
+    fault: str,
+    seed: int,
+) -> None:
+    server = new_aggregator(*way)
+    server.fault = lambda method, target, number: fault if derive(seed, "fault", number) % 5 < 2 else None
+    assert go(server, tmp_path) > 3
+    assert list(server.results.values()) == expected
+
+
+def test_a_download_goes_on_where_it_was_cut_also_in_another_process(tmp_path: Path, aggregator: Any) -> None:
+    def fault(method: str, target: str, number: int) -> str | None:
+        blobs = [t for _, t, _ in aggregator.log if t.startswith("/v1/blobs/")]
+        return "cut" if target.startswith("/v1/blobs/") and blobs.count(target) < 3 else None
+
+    aggregator.fault = fault
+    asked: list[tuple[str, str | None]] = []
+    blob = aggregator._blob
+
+    def watched(digest: str, wanted: str | None) -> httpx.Response:
+        asked.append((digest, wanted))
+        answer: httpx.Response = blob(digest, wanted)
+        return answer
+
+    aggregator._blob = watched
+    for _ in range(2):
+        client = make_client(aggregator, tmp_path)
+        with pytest.raises(Unreachable):
+            client.step()
+        client.close()
+    frame = asked[0][0]
+    half = len(aggregator.blobs[frame]) // 2
+    assert asked == [(frame, None), (frame, f"bytes={half}-")]
+    go(aggregator, tmp_path)
+
+
+def test_an_upload_goes_on_where_it_was_cut(tmp_path: Path, aggregator: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("fedkit_clients.edge.transport.PIECE", 100)
+    monkeypatch.setattr("fedkit_clients.edge.transport.SMALLEST", 10)
+    patches = 0
+
+    def fault(method: str, target: str, number: int) -> str | None:
+        nonlocal patches
+        patches += method == "PATCH"
+        return "cut upload" if method == "PATCH" and patches % 3 == 2 else None
+
+    aggregator.fault = fault
+    assert go(aggregator, tmp_path) > len(aggregator.tasks)
+    kept = sum(size for method, _, size in aggregator.log if method == "PATCH")
+    whole = sum(map(len, aggregator.results.values()))
+    assert whole < kept < 2 * whole
+
+
+def test_pieces_get_smaller_until_the_link_bears_them(
+    tmp_path: Path, aggregator: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("fedkit_clients.edge.transport.SMALLEST", 10)
+    aggregator.fault = lambda method, target, number: (
+        "cut upload" if method == "PATCH" and aggregator.log[-1][2] > 60 else None
+    )
+    go(aggregator, tmp_path)
+    assert max(size for method, _, size in aggregator.log[-5:] if method == "PATCH") <= 120
+
+
+def test_tasks_and_verdicts_that_come_again_change_nothing(
+    tmp_path: Path, way: tuple[str, str], new_aggregator: Callable[..., Any], expected: list[bytes]
+) -> None:
+    server = new_aggregator(*way)
+    server.offers_all = server.tells_all = True
+    for _ in range(3):  # also when another process is offered them
+        client = make_client(server, tmp_path)
+        for _ in range(5):
+            client.step()
+        client.close()
+    assert list(server.results.values()) == expected
+    posts = [target for _, target, _ in server.log if target == "/v1/uploads"]
+    assert len(posts) == len(expected)
+
+
+@pytest.mark.parametrize("skew", [-86400.0, 86400.0, 1e9])
+def test_a_clock_that_is_wrong_by_a_day_costs_one_request(
+    tmp_path: Path, aggregator: Any, skew: float
+) -> None:
+    assert go(aggregator, tmp_path, skew=skew) == 0
+    assert [target for _, target, _ in aggregator.log].count("/v1/job") == 2
+
+
+def test_waits_are_as_long_as_the_aggregator_wants_and_training_goes_on(
+    tmp_path: Path, aggregator: Any
+) -> None:
+    client, waits = make_client(aggregator, tmp_path), list[float]()
+
+    class Enough(Exception):
+        pass
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            raise Enough
+
+    client._sleep = sleep
+    posts = 0
+
+    def fault(method: str, target: str, number: int) -> str | None:
+        nonlocal posts
+        posts += target == "/v1/uploads"
+        return "503" if posts else None
+
+    aggregator.fault, aggregator.retry_after = fault, "77"
+    with pytest.raises(Enough):
+        client.run()
+    assert all(77 <= wait < 77 + 4 for wait in waits)
+    assert posts == 1  # while it is draining, nothing else is asked
+    aggregator.fault = lambda method, target, number: None
+    client.close()
+    go(aggregator, tmp_path)
+
+
+def test_without_a_link_what_lies_in_the_spool_is_trained(tmp_path: Path, aggregator: Any) -> None:
+    client = make_client(aggregator, tmp_path)
+    client._train = lambda joined: None  # type: ignore[method-assign]
+    client.step()
+    client.close()
+    folder = tmp_path / aggregator.job.id
+    assert len(list((folder / "tasks").iterdir())) == 1
+    aggregator.fault = lambda method, target, number: "away"
+    again = make_client(aggregator, tmp_path)
+    with pytest.raises(Unreachable):
+        again.step()
+    again.close()
+    assert not list((folder / "tasks").iterdir())
+    assert len(list((folder / "finished").iterdir())) == 1
+
+
+def test_another_job_is_joined_when_its_tasks_come(
+    tmp_path: Path, new_aggregator: Callable[..., Any]
+) -> None:
+    old, new = new_aggregator(), new_aggregator("tensors:below=1|sign", "last")
+    go(old, tmp_path)
+    assert old.job.id != new.job.id
+    go(new, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["job", "lock", new.job.id])
+
+
+def test_what_a_device_keeps_does_not_grow(tmp_path: Path, aggregator: Any) -> None:
+    go(aggregator, tmp_path)
+    folder = tmp_path / aggregator.job.id
+    left = {name: len(list((folder / name).iterdir())) for name in ("tasks", "finished", "uploaded", "parts")}
+    assert left == {"tasks": 0, "finished": 0, "uploaded": 0, "parts": 0}
+    assert len(list((folder / "models").iterdir())) <= 3
+    assert len(list((folder / "memory").iterdir())) <= 3
+
+
+def test_a_spool_is_for_one_process(tmp_path: Path, aggregator: Any) -> None:
+    client = make_client(aggregator, tmp_path)
+    with pytest.raises(ConfigError, match="in use"):
+        make_client(aggregator, tmp_path)
+    client.close()
+
+
+def test_a_workload_that_does_not_fit_is_refused(tmp_path: Path, aggregator: Any) -> None:
+    class Small(type(aggregator.workload)):  # type: ignore[misc]
+        def init(self, seed: int) -> Any:
+            return {name: array[:1] for name, array in super().init(seed).items()}
+
+    aggregator.workload.__class__ = Small
+    with pytest.raises(ConfigError, match="other tensors"):
+        go(aggregator, tmp_path)
+
+
+def test_a_client_that_is_not_known_waits(tmp_path: Path, aggregator: Any) -> None:
+    aggregator._guarded = lambda request, method, target: httpx.Response(
+        403, json={"error": "client", "message": "not in the roster"}
+    )
+    client = make_client(aggregator, tmp_path)
+    with pytest.raises(Refused, match="not in the roster") as caught:
+        client.step()
+    assert caught.value.word == "client"
+    client.close()
+
+
+def test_an_upload_that_is_not_wanted_is_forgotten(tmp_path: Path, aggregator: Any) -> None:
+    begin = aggregator._begin
+    aggregator._begin = lambda body: httpx.Response(409, json={"error": "other", "message": "another stands"})
+    client = make_client(aggregator, tmp_path)
+    client.step()
+    assert not list((tmp_path / aggregator.job.id / "finished").iterdir())
+    aggregator._begin = begin
+    client.close()
+    assert not aggregator.results
+
+
+def test_a_model_that_is_lost_is_told(tmp_path: Path, aggregator: Any) -> None:
+    told: list[bytes] = []
+    aggregator.accept = lambda frame: told.append(frame)
+    client = make_client(aggregator, tmp_path)
+    joined = client._join()
+    bring = joined.models.bring
+
+    def forgetful(offer: Any) -> None:
+        bring(offer)
+        for path in (tmp_path / aggregator.job.id / "models").iterdir():
+            path.write_bytes(path.read_bytes()[:-1])
+
+    joined.models.bring = forgetful  # type: ignore[method-assign]
+    client.step()
+    client.close()
+    (reply,) = map(decode, told)
+    assert (reply.code, reply.exception) == ("model", "WireError")  # type: ignore[union-attr]
