@@ -1,4 +1,4 @@
-"""An aggregator and three clients, real processes over loopback HTTP, killed on the way: the simulation's model."""
+"""An aggregator and three clients, real processes on loopback, killed on the way: the simulation's model."""
 
 from __future__ import annotations
 
