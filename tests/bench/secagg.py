@@ -5,9 +5,9 @@
 
 A server that may lie, in one process, and all clients, one after the other in another: pinned keys, signed
 survivors, messages queued in batches. Each sum is checked. time.process_time on one thread: least and median,
-of the server over turns, of a client over some in each turn, which compute graph and parameters by themselves.
-Encoding is not in it: what is masked are integers. "floor" is fedkit/secagg/estimate.py. `targets` are the
-rows of the table that have one. Flower's columns are left out where `flwr` is absent.
+of the server over turns, of a client over some in each turn, which compute graph and parameters anew. What is
+masked are integers: encoding is not in it. "floor" is fedkit/secagg/estimate.py. `targets`: the rows of the
+table that have one. Flower is left out where `flwr` is absent.
 """
 
 from __future__ import annotations

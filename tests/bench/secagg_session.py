@@ -228,6 +228,7 @@ def serve(
                 for name, made in zip(some, answers, strict=True):
                     if made is not None:
                         server.receive(name, made)
+            bodies, answers, made = [], [], None  # or they would be there beside the next ones
         with watch():
             server.advance()
     check(session.shape, server)
