@@ -3,11 +3,11 @@
     python -m tests.bench.secagg [table] [targets] [memory] [flower] [--clients N ...] [--sizes D ...]
                                  [--widths W ...] [--turns N]
 
-A server that may lie, in one process, and all clients, one after the other in another: pinned keys, signed
-survivors, messages queued in batches. Each sum is checked. time.process_time on one thread: least and median,
-of the server over turns, of a client over some in each turn, which compute graph and parameters anew. What is
-masked are integers: encoding is not in it. "floor" is fedkit/secagg/estimate.py. `targets`: the rows of the
-table that have one. Flower is left out where `flwr` is absent.
+All clients and a server that may lie take turns in one process, a hundred messages at a time: pinned keys,
+signed survivors. Each sum is checked. time.process_time on one thread: least and median, of the server over
+turns, of a client over some in each turn, which compute graph and parameters anew. What is masked are
+integers: encoding is not in it. "floor" is fedkit/secagg/estimate.py. `targets` are the rows of the table that
+have one. Flower is left out where `flwr` is absent.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ TARGETS = (
 def fedkit_sum(shape: Shape, found: Found) -> None:
     """One sum, measured."""
     session, watch = Session(shape), Watch()
-    remote = Remote(Cohort(session))
-    serve(session, remote.answer, watch, BATCH)
-    seconds, found.up, found.down = remote.end()
+    cohort = Cohort(session)
+    serve(session, cohort.answer, watch, BATCH)
+    found.up, found.down = cohort.up, cohort.down
     found.server.append(watch.seconds)
-    found.client += seconds
+    found.client += [watch.seconds for watch in cohort.watches.values()]
 
 
 def shapes(clients: Sequence[int], sizes: Sequence[int], widths: Sequence[int]) -> Iterator[Shape]:
@@ -91,7 +91,7 @@ def show_memory() -> None:
 def memory(shape: Shape) -> int:
     """The most bytes that the server holds at a time, the message that it reads included.
 
-    tracemalloc does not see what OpenSSL allocates.
+    Clients are in another process. tracemalloc does not see what OpenSSL allocates.
     """
     session, peak = Session(shape), 0
     remote = Remote(Cohort(session))
