@@ -259,7 +259,7 @@ def test_a_journal_without_its_run_folder_is_not_begun_again(given: Scenario, tm
 
 
 def test_certificates_are_not_taken_yet(given: Scenario, tmp_path: Path) -> None:
-    trust = Trust.of_ca(bytes(32), bytes(range(32)))
+    trust = Trust.of_ca(SigningKey(bytes(32)).public, SigningKey(bytes(range(32))).public)
     with pytest.raises(ConfigError, match="roster with the keys"):
         serve(given, Service(trust), tmp_path / "journal", out=tmp_path / "run")
 
