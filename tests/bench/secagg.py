@@ -6,7 +6,7 @@
 All clients and a server that may lie take turns in one process, a hundred messages at a time: pinned keys,
 signed survivors. Each sum is checked. time.process_time on one thread: least and median, of the server over
 turns, of a client over some in each turn, which compute graph and parameters anew. What is masked are
-integers: encoding is not in it. "floor" is fedkit/secagg/estimate.py. `targets` are the rows of the table that
+integers: encoding is not in it. "floor" is fedkit/secagg/estimate.py. `targets`: the rows of the table that
 have one. Flower is left out where `flwr` is absent.
 """
 
