@@ -223,7 +223,8 @@ def test_ctrl_c_exits_130_and_the_words_it_gives_continue_the_run(folder: Path) 
     words = ["run", "toy.toml", "rounds.count=200", "workload_options.sleep=0.05", "--out", "r"]
     process = subprocess.Popen([*FEDKIT, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (folder / "r/rounds.jsonl").is_file() and time.monotonic() < deadline:
+    rounds = folder / "r/rounds.jsonl"
+    while not (rounds.is_file() and rounds.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
