@@ -45,7 +45,7 @@ test-wheel: $(VENV)/.dev ## Build the wheel and test it in a fresh environment o
 bench-codecs: $(VENV)/.dev ## Bits, error, speed and memory of every codec (half a minute)
 	$(BIN)/python tests/bench/codecs.py
 
-prove-codecs: $(VENV)/.dev ## Accuracy over bytes on real data, 3 seeds (two hours; needs FEDKIT_DATA)
+prove-codecs: $(VENV)/.dev ## Accuracy over bytes on real data, 3 seeds (two to three hours; needs FEDKIT_DATA)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_codecs.py tests/prove/test_codecs_ring.py
 
 prove-fuzz: $(VENV)/.dev ## Fuzz the decoder of every codec for a minute each (20 minutes on one core)
@@ -68,7 +68,7 @@ prove-mnist: $(VENV)/.dev ## McMahan's 2NN to 97 %, softmax by writer and in sha
 prove-heart: $(VENV)/.dev ## FLamby's four hospitals, 5 seeds (seconds; needs FEDKIT_DATA)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_heart.py
 
-prove-secagg: $(VENV)/.dev ## Secret sums on MNIST by writer, a fifth lost in each round, 3 seeds (15 minutes; needs FEDKIT_DATA)
+prove-secagg: $(VENV)/.dev ## Secret sums on MNIST by writer, a fifth lost in each round, 3 seeds (9 minutes; needs FEDKIT_DATA)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_secagg.py
 
 prove-dropout: $(VENV)/.dev ## Half of all clients crash in each round (seconds)

@@ -122,7 +122,7 @@ def replace_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-        _sync_directory(path.parent)
+        sync(path.parent)
 
 
 @contextmanager
@@ -163,8 +163,9 @@ def load_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def _sync_directory(path: Path) -> None:
-    if os.name == "nt":
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    if os.name == "nt" and path.is_dir():
         return  # Windows flushes directory entries itself and cannot open them
     handle = os.open(path, os.O_RDONLY)
     try:

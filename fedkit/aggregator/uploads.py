@@ -14,6 +14,7 @@ from fedkit.aggregator.leases import read, told
 from fedkit.aggregator.refusal import Refusal
 from fedkit.errors import WireError
 from fedkit.messages import ClientId, EncodedUpdate, Failure, Key
+from fedkit.runfolder import sync
 
 _STRIPES = 64
 
@@ -158,7 +159,7 @@ class Uploads:
                 os.fsync(file.fileno())
         except FileNotFoundError:
             raise Refusal(404, "unknown", "the upload is gone: begin it again") from None
-        _sync(self._folder)
+        sync(self._folder)
         self._accept(upload)
         return upload.bytes
 
@@ -186,11 +187,3 @@ class Uploads:
 
 def _name(key: Key) -> str:
     return hashlib.sha256(told(key).encode()).hexdigest()[:32]
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,12 +153,8 @@ def test_changed_bytes_are_refused_or_read_as_what_they_say(data: st.DataObject)
     bad = bytearray(case.data)
     for _ in range(data.draw(st.integers(1, 3))):
         bad[data.draw(st.integers(0, len(bad) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with suppress(WireError):  # any other error fails
         assert case.read(bytes(bad)) == bytes(bad)
-    except WireError:
-        pass
-    except Exception as error:  # noqa: BLE001
-        pytest.fail(f"{error!r}")
 
 
 def test_kinds_differ_and_are_seen_without_reading() -> None:

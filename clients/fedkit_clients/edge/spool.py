@@ -29,7 +29,7 @@ from fedkit import fields, packing, wire
 from fedkit.clientstore import MemoryStore
 from fedkit.errors import CheckpointError, ConfigError, WireError
 from fedkit.messages import Key, Task
-from fedkit.runfolder import lock_file
+from fedkit.runfolder import lock_file, sync
 from fedkit.tensors import Memory, State
 
 log = logging.getLogger("fedkit.edge")
@@ -65,17 +65,6 @@ def move(old: Path, new: Path) -> None:
 def remove(path: Path) -> None:
     """Remove a file; one that is gone is no error."""
     path.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows flushes directory entries itself and cannot open them
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def newest_first(folder: Path) -> list[Path]:
