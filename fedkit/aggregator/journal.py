@@ -17,35 +17,13 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fedkit.aggregator.schema import migrate
 from fedkit.errors import CheckpointError, ConfigError
 from fedkit.federation import Traffic
 from fedkit.messages import ClientId
 from fedkit.runfolder import lock_file
 from fedkit.signing import SKEW
 
-SCHEMA = 1
-"""Version of the tables, in PRAGMA user_version."""
-_TABLES = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE clients (client TEXT PRIMARY KEY, seen REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE nonces (
-    nonce TEXT, client TEXT, time INTEGER NOT NULL, PRIMARY KEY (nonce, client)) WITHOUT ROWID;
-CREATE INDEX nonces_by_time ON nonces (time);
-CREATE TABLE releases (
-    version INTEGER PRIMARY KEY, model TEXT NOT NULL, bytes INTEGER NOT NULL,
-    base INTEGER NOT NULL, frame TEXT, frame_bytes INTEGER NOT NULL);
-CREATE TABLE tasks (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, client TEXT NOT NULL,
-    version INTEGER NOT NULL, frame TEXT NOT NULL, bytes INTEGER NOT NULL, expires REAL NOT NULL,
-    leased REAL, acked REAL, verdict TEXT);
-CREATE INDEX tasks_by_client ON tasks (client);
-CREATE TABLE uploads (
-    task INTEGER PRIMARY KEY REFERENCES tasks (id) ON DELETE CASCADE, name TEXT NOT NULL UNIQUE,
-    bytes INTEGER NOT NULL, sha256 TEXT NOT NULL);
-CREATE TABLE replies (
-    turn INTEGER PRIMARY KEY AUTOINCREMENT, accepted REAL NOT NULL,
-    task INTEGER NOT NULL UNIQUE REFERENCES uploads (task) ON DELETE CASCADE);
-"""
 _LAST = (
     "SELECT max(t) FROM (SELECT value AS t FROM meta WHERE name = 'alive' UNION ALL"
     " SELECT max(seen) FROM clients UNION ALL SELECT max(accepted) FROM replies)"
@@ -57,7 +35,7 @@ class Journal:
 
     Its clock reads unix time when the directory is new, and stands still while no process has it: so
     downtime extends every deadline. ConfigError: in use by another process, or no folder can be made;
-    CheckpointError: damaged, or of another version.
+    CheckpointError: damaged, or of a newer fedkit; tables of an older one are brought up to date.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -177,10 +155,9 @@ def _open(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA foreign_keys = ON")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version not in (0, SCHEMA):
+    try:
+        migrate(db)
+    except BaseException:
         db.close()
-        raise CheckpointError(f"its tables have version {version}, this fedkit knows version {SCHEMA}")
-    if version == 0:
-        db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+        raise
     return db
