@@ -138,6 +138,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fedkit_strategies": {ANY, "numpy"},
     "fedkit_clients": {ANY, "numpy"},
     "fedkit_clients.edge": {ANY, "numpy", "httpx", "cryptography"},
+    "fedkit_clients.flower": {ANY, "numpy", "flwr"},
     "fedkit_clients.torch": {ANY, "numpy", "torch", "fedkit_clients"},
     "fedkit_simulations": {ANY, "numpy"},
     "fedkit_simulations.workloads": {ANY, "numpy", "fedkit_clients", "fedkit_simulations"},
@@ -183,8 +184,8 @@ def unit_of(module: str) -> str:
         return rest[0] if known else first
     if first == "fedkit_clients" and rest and rest[0].startswith("torch_"):
         return "fedkit_clients.torch"
-    if first == "fedkit_clients" and rest[:1] == ["edge"]:
-        return "fedkit_clients.edge"
+    if first == "fedkit_clients" and rest[:1] in (["edge"], ["flower"]):
+        return f"fedkit_clients.{rest[0]}"
     if first == "fedkit_simulations" and rest[:1] == ["workloads"]:
         return "fedkit_simulations.workloads"
     return first
