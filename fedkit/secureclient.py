@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from fedkit.dressing import codec_context
@@ -63,6 +63,19 @@ class _Held:
     attempt: int = -1
     machine: SecAggClient | None = None
     prepared: Update | None = None
+
+
+@dataclass(frozen=True)
+class Resting:
+    """A task that waits for sessions, in a process that ends after each message.
+
+    attempt: of the last session, -1 before the first. machine: what `SecAggClient.wake` takes: the secrets
+    of one session; empty where the client is in none.
+    """
+
+    task: Task
+    attempt: int
+    machine: bytes = field(repr=False)
 
 
 class SecureClients:
@@ -130,6 +143,21 @@ class SecureClients:
         """The task of this key has its verdict."""
         self._held.pop(key, None)
 
+    def rest(self) -> list[Resting]:
+        """All that `wake` needs in another process. Secrets are in it while a session is under way."""
+        return [
+            Resting(held.task, held.attempt, held.machine.rest() if held.machine is not None else b"")
+            for held in self._held.values()
+        ]
+
+    def wake(self, resting: Iterable[Resting]) -> None:
+        """Continue from `rest`. WireError: a machine that is none."""
+        for one in resting:
+            held = self._held[one.task.key] = _Held(one.task, one.attempt)
+            if one.machine:
+                held.machine = self._machine(replace(one.task.key, attempt=one.attempt))
+                held.machine.wake(one.machine)
+
     def witness(self, kind: Kind, round: int, attempt: int) -> Witness:
         """What was seen of that session, which is forgotten."""
         name = (kind, round, attempt)
@@ -137,16 +165,13 @@ class SecureClients:
 
     def _join(self, held: _Held, key: Key, body: bytes) -> bytes:
         """The advert for a new session, which takes the place of the one before it."""
-        who = self._credentials
-        if who is None:
-            raise ProtocolRefused("identity", "this client has no identity for secure sessions")
+        who = self._known()
         if key.attempt <= held.attempt:
             raise ProtocolRefused(
                 "attempt", f"session {key.attempt + 1} of round {key.round + 1} was opened before"
             )
-        began, client, random = time.thread_time(), key.client, who.random(key)
-        remembers = who.sessions(client)
-        machine = SecAggClient(who.identity(client), who.trust, who.floors, remembers, random=random)
+        began, remembers = time.thread_time(), who.sessions(key.client)
+        machine = self._machine(key)
         made = machine.advertise(body, self._expected(held, key.attempt))
         retries = self._job.secagg.retries if self._job.secagg is not None else 0
         if remembers.joined(key.job, key.round, key.kind) > retries:
@@ -154,6 +179,16 @@ class SecureClients:
         held.machine, held.attempt = machine, key.attempt
         self._spent(held, began)
         return made
+
+    def _known(self) -> Credentials:
+        if self._credentials is None:
+            raise ProtocolRefused("identity", "this client has no identity for secure sessions")
+        return self._credentials
+
+    def _machine(self, key: Key) -> SecAggClient:
+        who, client = self._known(), key.client
+        sessions = who.sessions(client)
+        return SecAggClient(who.identity(client), who.trust, who.floors, sessions, random=who.random(key))
 
     def _advance(self, machine: SecAggClient, held: _Held, stage: Stage, body: bytes) -> bytes:
         if stage is Stage.mask:

@@ -117,7 +117,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # secure aggregation
     "secagg.primitives": {"numpy", "cryptography"},
-    "secagg": {"aggregate", "messages", "numpy", "secagg.primitives", "tensors", "toml"},
+    "secagg": {"aggregate", "fields", "messages", "numpy", "secagg.primitives", "tensors", "toml"},
     # between devices and the aggregator
     "signing": {"messages", "secagg"},
     "keyfile": {"cryptography", "secagg"},

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from fedkit.errors import CryptoError, ProtocolRefused, WireError
 from fedkit.secagg import rules
 from fedkit.secagg.closing import Agreed, Masked, Quorum, Survivors
-from fedkit.secagg.frames import Flags
+from fedkit.secagg.frames import Flags, packed, unpacked
 from fedkit.secagg.header import Encoding, Header
 from fedkit.secagg.identity import Floors, Identity, Trust
 from fedkit.secagg.memory import MemorySessions, Sessions
 from fedkit.secagg.messages import Advert, Boxes, Inbox, Opening, Roster, Stage
 from fedkit.secagg.primitives.masks import Lanes
 from fedkit.secagg.primitives.suite import RANDOM, Random
+from fedkit.secagg.resting import Resting
 from fedkit.secagg.rules import Expected
 from fedkit.secagg.session import Link, Session, advert_text, agree_text, bytes_of, mask_text
 from fedkit.secagg.vault import Vault
@@ -98,6 +99,45 @@ class SecAggClient:
     def stage(self) -> Stage | None:
         """The stage whose message comes next; None when the session is over for this client."""
         return STAGE[self._next] if self._next else None
+
+    def rest(self) -> bytes:
+        """What `wake` continues from, secrets and all; empty when the session is over for this client.
+
+        ValueError: the session has not begun, or its vector is due.
+        """
+        if self._next is None:
+            return b""
+        if self._next in (Step.advertise, Step.mask):
+            raise ValueError(f"a machine does not rest before {self._next}")
+        made = Resting(self._next, self._header.to_bytes(), self._advert.to_bytes(), **self._held.rest())
+        if self._next is not Step.share:
+            roster = Roster(self._session.clients, self._session.digests, self._adverts)
+            made = replace(made, roster=roster.to_bytes(), link=self._mac.agreed)
+        if self._next in (Step.agree, Step.unmask):
+            made = replace(made, sharers=packed(self._sharers))
+        if self._next is Step.unmask and self._header.agrees:
+            made = replace(made, survivors=packed(self._survivors))
+        return made.to_bytes()
+
+    def wake(self, data: bytes) -> None:
+        """Continue from `rest`, in a machine that was just made. WireError: it is none, or is damaged."""
+        found = Resting.from_bytes(data)
+        header = self._header = Header.from_bytes(found.header)
+        self._advert = Advert.from_bytes(found.advert)
+        self._vault = Vault.wake(self._random, found)
+        self._order = NEXT if header.agrees else NEXT_UNAGREED
+        self._next = Step(found.next)
+        if self._next is Step.share:
+            return
+        roster = Roster.from_bytes(found.roster, header.clients)
+        parameters = rules.parameters_of(header, len(roster.clients))
+        session = self._session = Session(header, roster.clients, roster.digests, parameters)
+        self._number, self._adverts = session.number[self._advert.client], roster.adverts
+        self._link = Link(header.suite, session.context, self._advert.client, found.link)
+        if self._next in (Step.agree, Step.unmask):
+            self._sharers = unpacked(found.sharers, len(session.clients))
+        if self._next is Step.unmask and header.agrees:
+            self._survivors = unpacked(found.survivors, len(session.clients))
 
     def advertise(self, body: bytes, expected: Expected) -> bytes:
         """Opening in, Advert out: the session is one that this client wants to be in."""

@@ -120,11 +120,7 @@ class Reader:
 
     def flags(self, count: int) -> Flags:
         """`count` bits, the lowest of a byte first; the rest of the last byte is zero."""
-        packed = np.frombuffer(self.take(-(-count // 8)), np.uint8)
-        bits = np.unpackbits(packed, bitorder="little").astype(np.bool_)
-        if bits[count:].any():
-            raise WireError("bits beyond the end of a set")
-        return bits[:count]
+        return unpacked(self.take(-(-count // 8)), count)
 
     def end(self) -> None:
         """WireError unless all was taken."""
@@ -153,6 +149,14 @@ def client_bytes(client: ClientId) -> bytes:
 def packed(flags: Flags) -> bytes:
     """A set as bits, the lowest of a byte first."""
     return np.packbits(flags, bitorder="little").tobytes()
+
+
+def unpacked(data: bytes, count: int) -> Flags:
+    """The set of `count` flags in these bits. WireError: too few bytes, or too many bits."""
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").astype(np.bool_)
+    if len(data) != -(-count // 8) or bits[count:].any():
+        raise WireError("bits beyond the end of a set")
+    return bits[:count]
 
 
 def exactly(data: Sequence[bytes], size: int, what: str) -> bytes:

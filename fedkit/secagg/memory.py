@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Protocol
 
+from fedkit import fields
+from fedkit.errors import WireError
 from fedkit.messages import Kind
 
 
@@ -59,3 +62,42 @@ class MemorySessions:
         self._last[job, kind] = max(round, self._last.get((job, kind), -1))
         if kind == "evaluate":
             self._measured.add((job, model))
+
+    def save(self) -> bytes:
+        """What `load` continues from. Nothing in it is secret."""
+        content = {
+            "joined": [[*name, count] for name, count in sorted(self._joined.items())],
+            "last": [[*name, round] for name, round in sorted(self._last.items())],
+            "measured": sorted([job, model.hex()] for job, model in self._measured),
+            "seen": sorted(sid.hex() for sid in self._seen),
+        }
+        return json.dumps(content).encode("ascii")
+
+    def load(self, data: bytes) -> None:
+        """Continue from `save`. WireError: it is not that."""
+        top = fields.mapping(fields.parse(data, "sessions"), "sessions")
+        fields.exactly(top, "joined", "last", "measured", "seen")
+        rows = {name: fields.items(top[name], name) for name in top}
+        joined = [fields.items(row, "joined", 4) for row in rows["joined"]]
+        last = [fields.items(row, "last", 3) for row in rows["last"]]
+        measured = [fields.items(row, "measured", 2) for row in rows["measured"]]
+        self._joined = {
+            (fields.text(job, "job"), fields.integer(round, "round"), _kind(kind)): fields.integer(count, "n")
+            for job, round, kind, count in joined
+        }
+        self._last = {(fields.text(j, "job"), _kind(k)): fields.integer(r, "round") for j, k, r in last}
+        self._measured = {(fields.text(job, "job"), _digest(model)) for job, model in measured}
+        self._seen = {_digest(sid) for sid in rows["seen"]}
+
+
+def _kind(value: object) -> Kind:
+    if value not in ("train", "evaluate"):
+        raise WireError("sessions: a kind that is neither train nor evaluate")
+    return "train" if value == "train" else "evaluate"
+
+
+def _digest(value: object) -> bytes:
+    try:
+        return bytes.fromhex(fields.text(value, "hash"))
+    except ValueError:
+        raise WireError("sessions: a hash that is not hexadecimal") from None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkit.errors import CryptoError
+from fedkit.errors import CryptoError, WireError
 from fedkit.secagg.closing import Opened
 from fedkit.secagg.frames import Flags
 from fedkit.secagg.messages import Advert
@@ -17,7 +18,18 @@ from fedkit.secagg.primitives.keys import AgreementKey, box_key
 from fedkit.secagg.primitives.masks import Lanes, add_masks
 from fedkit.secagg.primitives.shamir import share
 from fedkit.secagg.primitives.suite import SECRET_BYTES, Random, draw
+from fedkit.secagg.resting import Resting
 from fedkit.secagg.session import Link, Session, box_text, pair_masks, self_masks
+
+
+class Contents(TypedDict):
+    """What is in a vault, as `Resting` has it."""
+
+    mask: bytes
+    box: bytes
+    own: bytes
+    inbox: Mapping[int, bytes]
+    held: Mapping[int, bytes]
 
 
 class Vault:
@@ -33,6 +45,28 @@ class Vault:
         self._own = draw(random, SECRET_BYTES)
         self._inbox: dict[int, bytes] = {}  # keys of the boxes that neighbours will send
         self._held: dict[int, bytes] = {}  # a share of each secret of each owner
+
+    def rest(self) -> Contents:
+        """All secrets that are there still."""
+        mask, box, own = b"", b"", b""
+        if hasattr(self, "_own"):  # until the vector was masked
+            mask, box, own = self._mask.secret, self._box.secret, self._own
+        return Contents(mask=mask, box=box, own=own, inbox=dict(self._inbox), held=dict(self._held))
+
+    @classmethod
+    def wake(cls, random: Random, found: Resting) -> Vault:
+        """The vault of a machine at rest. WireError: a secret that is none."""
+        made = cls(random)
+        made._inbox, made._held = dict(found.inbox), dict(found.held)
+        if not found.own:
+            del made._mask, made._box, made._own
+            return made
+        try:
+            made._mask, made._box = AgreementKey(found.mask), AgreementKey(found.box)
+        except CryptoError as error:
+            raise WireError(str(error)) from None
+        made._own = found.own
+        return made
 
     @property
     def publics(self) -> tuple[bytes, bytes]:
