@@ -84,6 +84,10 @@ class Participant:
                 if stream != feedback.STREAM or key.round > self._residual_of(key.client):
                     self._store.put(key.client, stream, memory)
 
+    def whole(self, client: ClientId, model: Tensors) -> Tensors:
+        """All tensors of a model as this client has it: its own, and those that never change, beside it."""
+        return {**self._workload.init(self._job.model_seed), **model, **self._newest(client)}
+
     def pending(self) -> Mapping[Key, Mapping[str, Memory]]:
         """Memory that waits for a verdict."""
         return self._pending

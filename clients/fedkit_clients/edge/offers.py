@@ -47,8 +47,9 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """One answer to a poll, verdicts before tasks."""
+    """One answer to a poll, verdicts before tasks. now: on the clock of the run."""
 
+    now: float
     settled: tuple[tuple[Key, Verdict], ...]
     offers: tuple[Offer, ...]
 
@@ -58,7 +59,8 @@ def read_news(data: bytes) -> News:
     top = fields.mapping(fields.parse(data, "tasks"), "tasks")
     settled = [_settled(row) for row in fields.items(top.get("settled"), "settled")]
     offers = [_offer(fields.mapping(row, "task")) for row in fields.items(top.get("tasks"), "tasks")]
-    return News(tuple(settled), tuple(offers))
+    now = fields.number(top.get("now"), "now")
+    return News(now, tuple(settled), tuple(offers))
 
 
 def _settled(row: object) -> tuple[Key, Verdict]:

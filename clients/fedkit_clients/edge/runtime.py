@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from fedkit import jobfile, wire
-from fedkit.errors import ClientFailed, ConfigError, WireError, nearest
+from fedkit.errors import ClientFailed, ConfigError, ProtocolRefused, WireError, nearest
 from fedkit.federation import Verdict
 from fedkit.job import Job
 from fedkit.messages import ClientId, Failure, Task
@@ -24,6 +24,7 @@ from fedkit.secagg.identity import SigningKey
 from fedkit.trainer import Workload, frozen, travelling
 from fedkit_clients.edge.answers import Refused, Unreachable
 from fedkit_clients.edge.backoff import Backoff
+from fedkit_clients.edge.device import Device
 from fedkit_clients.edge.models import Fetch, Models
 from fedkit_clients.edge.offers import Blob, Offer
 from fedkit_clients.edge.spool import Root, Spool, newest_first, read_task, remove
@@ -60,7 +61,7 @@ class _Joined:
 class EdgeClient:
     """One client of one aggregator.
 
-    directory: its spool. sleep: how to wait, for tests.
+    directory: its spool. device: what its owner has decided. sleep: how to wait, for tests.
     """
 
     def __init__(
@@ -70,8 +71,11 @@ class EdgeClient:
         workload: Workload,
         directory: Path,
         *,
+        device: Device | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._device = device if device is not None else Device()
+        self._ahead = 0.0  # of the clock of the run over time.monotonic
         self._transport, self._client, self._workload, self._sleep = transport, client, workload, sleep
         self._root = Root(directory)
         self._backoff = Backoff(client)
@@ -84,6 +88,8 @@ class EdgeClient:
         ConfigError: the job is not for this client's workload, or needs what is not installed here.
         """
         while True:
+            if self._device.rests(self._sleep):
+                continue
             try:
                 self.step()
                 self._backoff.reset()
@@ -167,6 +173,7 @@ class EdgeClient:
         spool, began = joined.spool, time.monotonic()
         busy = bool(self._offers) or spool.busy
         news = self._transport.news(0 if busy else PATIENCE)
+        self._ahead = news.now - time.monotonic()
         if not (busy or news.settled or news.offers) and time.monotonic() < began + HASTE:
             raise Unreachable("the aggregator answers before there is news")
         for key, verdict in news.settled:
@@ -210,10 +217,27 @@ class EdgeClient:
         spool = joined.spool
         if found := spool.next_task():
             name, model, task = found
-            reply = _reply(joined, model, task)
+            reply = self._reply(joined, model, task)
             log.info("round %d: %s done", task.key.round, task.key.kind)
             spool.finish(name, wire.encode(reply), joined.participant.pending().get(task.key, {}))
         joined.models.prune(spool.needed())
+
+    def _reply(self, joined: _Joined, model: str, task: Task) -> Answer:
+        """What the participant answers; a failure is told to the device's own log in full."""
+        room = self._device.room(task.deadline - self._ahead - time.monotonic())
+        try:
+            self._device.demand(joined.job)
+            whole = replace(task, model=joined.models.read(model))
+            self._device.received(joined.participant, whole)
+            replies = joined.participant.handle(whole, room)
+        except WireError as error:
+            replies = [Failure(task.key, "model", type(error).__name__, "", str(error))]
+        except ProtocolRefused as error:
+            replies = [Failure(task.key, "refused", type(error).__name__, error.rule, str(error))]
+        reply = replies[0] if replies else Failure(task.key, "refused", "", "session")
+        if isinstance(reply, Failure):
+            log.error("round %d failed (%s):\n%s", task.key.round, reply.code, reply.detail)
+        return reply
 
     def _upload(self, joined: _Joined) -> None:
         """Everything that is finished."""
@@ -230,35 +254,34 @@ class EdgeClient:
                 joined.spool.settle(key)
 
 
-def serve(address: str, client: ClientId, key: SigningKey, workload: Workload, directory: Path) -> None:
+def serve(
+    address: str,
+    client: ClientId,
+    key: SigningKey,
+    workload: Workload,
+    directory: Path,
+    device: Device | None = None,
+) -> None:
     """Be one client of the aggregator at `address` until SIGTERM or Ctrl-C (KeyboardInterrupt for both).
 
-    directory: its spool. ConfigError: the address, the job or the workload cannot be.
+    directory: its spool. device: what its owner has decided. ConfigError: the address, the job or the
+    workload cannot be.
     """
-    transport = Transport(address, client, key)
+    device = device if device is not None else Device()
+    transport = Transport(
+        address, client, key, meter=device.meter, audit=device.audit, proxy=device.policy.proxy
+    )
     try:
-        edge = EdgeClient(transport, client, workload, directory)
+        edge = EdgeClient(transport, client, workload, directory, device=device)
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             edge.run()
         finally:
             signal.signal(signal.SIGTERM, before)
             edge.close()
+            device.meter.keep()
     finally:
         transport.close()
-
-
-def _reply(joined: _Joined, model: str, task: Task) -> Answer:
-    """What the participant answers; a failure is told to the device's own log in full."""
-    try:
-        whole = replace(task, model=joined.models.read(model))
-        replies = joined.participant.handle(whole)
-    except WireError as error:
-        replies = [Failure(task.key, "model", type(error).__name__, "", str(error))]
-    reply = replies[0] if replies else Failure(task.key, "refused", "", "session")
-    if isinstance(reply, Failure):
-        log.error("round %d failed (%s):\n%s", task.key.round, reply.code, reply.detail)
-    return reply
 
 
 def _fetched(transport: Transport, folder: Path, blob: Blob) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -28,16 +29,26 @@ from fedkit_clients.edge.answers import (
     reason,
     understood,
 )
+from fedkit_clients.edge.audit import Audit
+from fedkit_clients.edge.meter import Meter
 from fedkit_clients.edge.offers import Blob, News, read_news
 
+_PROBES = (("TCP_KEEPIDLE", 50), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3))
 SHORT = 1 << 20
 """Most bytes of an answer that is no job and no blob."""
 PIECE = 1 << 20
 """Most bytes of one PATCH."""
 SMALLEST = 1 << 12
 """Pieces do not get smaller than this, however often the link is cut."""
+HEAD = 512
+"""About the bytes of the head of a request, and of an answer."""
 CORRECTIONS = 8
 """Times that an upload may be told that it goes on elsewhere."""
+ALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *((socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in _PROBES if hasattr(socket, name)),
+)
+"""Options of a socket: a peer, or a translator of addresses on the way, that has gone is found out."""
 _AGAIN = frozenset((408, 422, 425, 429))
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
@@ -46,7 +57,8 @@ class Transport:
     """What one client says to one aggregator.
 
     transport: another way to send requests than over the network, for tests. clock: unix seconds of this
-    device; how far it is from the aggregator's is learned on the way.
+    device; how far it is from the aggregator's is learned on the way. meter: counts what goes over the link.
+    audit: told of all that leaves the device. proxy: as http://HOST:PORT.
     """
 
     def __init__(
@@ -57,8 +69,12 @@ class Transport:
         *,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.time,
+        meter: Meter | None = None,
+        audit: Audit | None = None,
+        proxy: str = "",
     ) -> None:
         self._client, self._key, self._clock = client, key, clock
+        self._meter, self._audit = meter if meter is not None else Meter(), audit
         self._ahead = 0.0  # of the aggregator's clock over this one
         self._piece = PIECE
         try:
@@ -68,7 +84,9 @@ class Transport:
         url = self._address
         if url.scheme not in ("http", "https") or not url.host or url.raw_path not in (b"", b"/"):
             raise ConfigError(f"{shown(address)} is no address: write http://HOST:PORT")
-        self._http = httpx.Client(transport=transport, headers={"Accept-Encoding": "identity"})
+        way = transport if transport is not None else _over_network(proxy)
+        # trust_env: neither a .netrc nor a proxy that the owner has not named
+        self._http = httpx.Client(transport=way, headers={"Accept-Encoding": "identity"}, trust_env=False)
         for name in ("User-Agent", "Accept"):  # nothing leaves the device that the protocol does not name
             del self._http.headers[name]
 
@@ -97,6 +115,7 @@ class Transport:
         """
         have = part.stat().st_size if part.exists() else 0
         if have != blob.bytes:
+            self._meter.demand(blob.bytes - min(have, blob.bytes))
             self._fetch(blob, part, have if have < blob.bytes else 0)
         data = part.read_bytes()
         if hashlib.sha256(data).hexdigest() != blob.sha256:
@@ -109,6 +128,9 @@ class Transport:
 
         Unreachable: it has not; Refused: it does not want it.
         """
+        self._meter.demand(len(frame))
+        if self._audit is not None:
+            self._audit.message(frame)
         digest = hashlib.sha256(frame).hexdigest()
         body = _json({"bytes": len(frame), "key": key_row(key), "sha256": digest}).encode()
         answer = self._call("POST", "/v1/uploads", body)
@@ -120,7 +142,7 @@ class Transport:
 
     def _append(self, target: str, at: int, frame: bytes, correct: bool) -> int:
         """Where to go on after the piece at `at`; the next is smaller if the link did not bear this one."""
-        piece = frame[at : at + self._piece]
+        piece, began = frame[at : at + self._piece], time.monotonic()
         try:
             answer = self._call("PATCH", target, piece, {"Upload-Offset": str(at)}, correct=correct)
         except Unreachable:
@@ -130,6 +152,7 @@ class Transport:
             if error.status != 404:
                 raise
             raise Unreachable("the upload is gone from the aggregator: it begins again") from error
+        self._meter.uploaded(len(piece), time.monotonic() - began)
         if answer.status == 201:
             return len(frame)
         if answer.status != 409:
@@ -148,6 +171,7 @@ class Transport:
             with part.open("ab" if response.status_code == 206 else "wb") as file:
                 for chunk in response.iter_raw():
                     file.write(chunk)
+                    self._meter.count(len(chunk))
                     if file.tell() > blob.bytes:
                         break
         size = part.stat().st_size
@@ -170,6 +194,7 @@ class Transport:
         """A request with a short answer. correct: an answer of 409 with another offset is no refusal."""
         with self._open(method, target, body, headers or {}, patience) as response:
             answer = read_short(response, limit, patience)
+        self._meter.count(len(answer.body))
         if not (correct and answer.status == 409 and "Upload-Offset" in answer.headers):
             self._demand(answer)
         return answer
@@ -201,7 +226,13 @@ class Transport:
         request = self._http.build_request(
             method, url, content=body, headers={**signed, **headers}, timeout=timeout
         )
-        return self._http.send(request, stream=True)
+        self._meter.demand(len(body) + HEAD)
+        if self._audit is not None:
+            self._audit.request(method, target, request.headers, body)
+        self._meter.count(len(body) + HEAD)
+        response = self._http.send(request, stream=True)
+        self._meter.count(HEAD)
+        return response
 
     def _corrected(self, answer: Answer) -> bool:
         """Whether the clocks were too far apart; they then are no more."""
@@ -236,6 +267,14 @@ class Transport:
             return max(0.0, parsedate_to_datetime(told).timestamp() - self._clock() - self._ahead)
         except (ValueError, OverflowError):
             return 0.0
+
+
+def _over_network(proxy: str) -> httpx.HTTPTransport:
+    """Requests over sockets, by way of a proxy if one is named. ConfigError: it is no address."""
+    try:
+        return httpx.HTTPTransport(proxy=proxy or None, socket_options=ALIVE, trust_env=False)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigError(f"proxy: {shown(proxy)}: {error}; write http://HOST:PORT") from error
 
 
 def _begun(body: bytes, size: int) -> tuple[str, int]:

@@ -26,7 +26,7 @@ NEWS: dict[str, Any] = {"now": 1.5, "tasks": [TASK], "settled": [SETTLED]}
 def test_news_are_read() -> None:
     offer = Offer(7, Blob(A, 412), 3, Blob(B, 9), Difference(1, 2, Blob(C, 5)))
     settled = ((Key("job", 4, "train", "", 0, "ward 7"), Verdict.counted),)
-    assert read_news(json.dumps(NEWS).encode()) == News(settled, (offer,))
+    assert read_news(json.dumps(NEWS).encode()) == News(1.5, settled, (offer,))
     assert offer.blobs == (Blob(A, 412), Blob(B, 9), Blob(C, 5))
 
 
@@ -39,6 +39,7 @@ def test_a_task_may_have_no_difference() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"now": "noon"},
         {"tasks": None},
         {"settled": [SETTLED[:-1]]},
         {"settled": [[*SETTLED[:-1], "won"]]},

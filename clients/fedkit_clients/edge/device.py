@@ -1,0 +1,63 @@
+"""What a device decides by itself: with whom it works, when, how much it sends, what it tells its owner."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fedkit.job import Job
+from fedkit.messages import Task
+from fedkit.participant import Participant
+from fedkit.secagg.identity import Floors
+from fedkit_clients.edge.audit import Audit
+from fedkit_clients.edge.hours import rest
+from fedkit_clients.edge.meter import Meter
+from fedkit_clients.edge.modelout import ModelOut
+from fedkit_clients.edge.policy import DevicePolicy
+
+log = logging.getLogger("fedkit.edge")
+NAP = 60.0
+"""Seconds after which a device that rests looks at its clock again, which somebody may have set."""
+
+
+@dataclass
+class Device:
+    """The owner's side of a client. workload: its name here, as a policy has it. local: its own clock."""
+
+    policy: DevicePolicy = field(default_factory=DevicePolicy)
+    workload: str = ""
+    meter: Meter = field(default_factory=Meter)
+    audit: Audit | None = None
+    model_out: ModelOut | None = None
+    local: Callable[[], time.struct_time] = time.localtime
+    resting: bool = False
+
+    def demand(self, job: Job) -> None:
+        """ProtocolRefused unless the device takes part in this job."""
+        self.policy.demand(job, self.workload)
+
+    def floors(self, job: Job) -> Floors:
+        """What holds in secure sessions of the job."""
+        return self.policy.floors(job)
+
+    def rests(self, sleep: Callable[[float], None]) -> bool:
+        """Wait, for a while, if the device is neither to ask nor to train now; whether it is so."""
+        seconds = rest(self.policy.window, self.local())
+        if seconds and not self.resting:
+            log.info("resting: the hours of this device begin in %.0f min", seconds / 60)
+        self.resting = bool(seconds)
+        if seconds:
+            sleep(min(seconds, NAP))
+        return self.resting
+
+    def room(self, seconds: float) -> int:
+        """Bytes that an update may have to arrive within so many seconds; 0 if nothing is known."""
+        return self.meter.room(seconds)
+
+    def received(self, participant: Participant, task: Task) -> None:
+        """A task has come, and its model with it."""
+        if self.model_out is not None:
+            model = participant.whole(task.key.client, task.model)
+            self.model_out.write(task.key.job, task.version, model)

@@ -1,0 +1,117 @@
+"""What goes over a device's link: bytes of the month against its allowance, and how fast uploads go."""
+
+from __future__ import annotations
+
+import calendar
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fedkit import fields
+from fedkit.errors import WireError
+from fedkit_clients.edge.answers import Unreachable
+from fedkit_clients.edge.spool import write_file
+
+log = logging.getLogger("fedkit.edge")
+SEGMENT, HEADS = 1400, 104
+"""Bytes of data in a packet, and of the heads of such a packet and of its acknowledgement."""
+RECORD = 22
+"""Bytes that TLS adds to a record."""
+KEEP = 1 << 16
+"""Bytes after which the count is written down: a power cut forgets no more."""
+SHARE = 0.5
+"""Of the room until a deadline, what an update may take: the link may be worse than it was."""
+FRESH, SMALL = 0.5, 1 << 14
+"""Weight of the newest measurement of the uplink; uploads of fewer bytes measure the delay alone."""
+
+
+class Meter:
+    """Counts and measures for one device.
+
+    file: where the month's count is kept; None: in memory. monthly: most bytes of a month, 0: any. clock:
+    unix time; months are those of UTC.
+    """
+
+    def __init__(
+        self, file: Path | None = None, monthly: int = 0, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._file, self._monthly, self._clock = file, monthly, clock
+        self._month, self.used = _read(file)
+        self._written = self.used
+        self.uplink = 0.0
+        """Bytes per second, 0 while unknown."""
+
+    def demand(self, size: int) -> None:
+        """Unreachable, until next month, unless the month has room for so many bytes more."""
+        self._turn()
+        if self._monthly and self.used + wire_bytes(size) > self._monthly:
+            raise Unreachable(
+                f"{self.used} of the {self._monthly} bytes of this month (monthly_bytes) are used, and "
+                f"{wire_bytes(size)} are needed",
+                _left(self._clock()),
+            )
+
+    def count(self, size: int) -> None:
+        """So many bytes went over the link, in either direction, in one request or answer."""
+        self._turn()
+        self.used += wire_bytes(size)
+        if self.used - self._written >= KEEP:
+            self.keep()
+
+    def uploaded(self, size: int, seconds: float) -> None:
+        """So many bytes of an upload arrived within so many seconds."""
+        if size >= SMALL and seconds > 0:
+            rate = size / seconds
+            self.uplink = rate if not self.uplink else FRESH * rate + (1 - FRESH) * self.uplink
+
+    def room(self, seconds: float) -> int:
+        """Bytes that an update may have to arrive within so many seconds; 0 if nothing is known."""
+        if not self.uplink:
+            return 0
+        return max(1, int(SHARE * self.uplink * seconds))
+
+    def keep(self) -> None:
+        """Write the count down; a disk that is full is no reason to stop."""
+        self._written = self.used
+        if self._file is None:
+            return
+        try:
+            write_file(self._file, json.dumps({"bytes": self.used, "month": self._month}).encode())
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self._file, error)
+
+    def _turn(self) -> None:
+        month = time.strftime("%Y-%m", time.gmtime(self._clock()))
+        if month != self._month:
+            self._month, self.used, self._written = month, 0, 0
+
+
+def wire_bytes(size: int) -> int:
+    """Bytes on the link for so many of a request or an answer, with TLS, TCP and IP around them.
+
+    >>> wire_bytes(600), wire_bytes(1_000_000)
+    (726, 1075713)
+    """
+    records, packets = -(-size // (1 << 14)), -(-size // SEGMENT)
+    return size + RECORD * records + HEADS * packets
+
+
+def _left(at: float) -> float:
+    """Seconds of the month that are left."""
+    now = time.gmtime(at)
+    year, month = (now.tm_year, now.tm_mon + 1) if now.tm_mon < 12 else (now.tm_year + 1, 1)
+    return float(calendar.timegm((year, month, 1, 0, 0, 0)) - at)
+
+
+def _read(file: Path | None) -> tuple[str, int]:
+    """Month and bytes; of no month if there is no such file, or it is damaged."""
+    try:
+        told = fields.mapping(fields.parse(file.read_bytes(), "traffic"), "traffic") if file else {}
+        return fields.text(told.get("month", ""), "month"), fields.integer(told.get("bytes", 0), "bytes")
+    except FileNotFoundError:
+        return "", 0
+    except (OSError, WireError) as error:
+        log.warning("%s cannot be read, the month's count begins at 0: %s", file, error)
+        return "", 0
