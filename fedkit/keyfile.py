@@ -38,6 +38,11 @@ def make_key(directory: Path) -> SigningKey:
     return key
 
 
+def own_key(directory: Path) -> SigningKey:
+    """The key in `directory`, made now if there is none. ConfigError as of `read_key` and `make_key`."""
+    return read_key(directory) if (directory / NAME).exists() else make_key(directory)
+
+
 def read_key(directory: Path) -> SigningKey:
     """The key in `directory`. DataError: there is none; ConfigError: it is no Ed25519 key."""
     path = directory / NAME

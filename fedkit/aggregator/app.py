@@ -24,6 +24,7 @@ from fedkit.aggregator.guard import Guard
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.leases import LEASE, Lease, Leases
 from fedkit.aggregator.refusal import HANDLERS, Refusal
+from fedkit.aggregator.registry import Registry
 from fedkit.aggregator.releases import Releases
 from fedkit.aggregator.uploads import Uploads
 from fedkit.fields import Fields
@@ -39,7 +40,7 @@ _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 class App:
-    """The application over one journal. roster: the key of each client; clock: unix time.
+    """The application over one journal. registry: who the clients are; clock: unix time.
 
     `asgi` is what a server runs. lease: seconds until a task is offered again.
     """
@@ -47,7 +48,7 @@ class App:
     def __init__(
         self,
         journal: Journal,
-        roster: Mapping[ClientId, bytes],
+        registry: Registry,
         lease: float = LEASE,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -67,7 +68,7 @@ class App:
             Route("/v1/uploads/{name}", self._append, methods=["PATCH"]),
         ]
         inner = Starlette(routes=routes, exception_handlers=dict(HANDLERS), lifespan=self._bells.running)
-        self.asgi: ASGIApp = Guard(inner, journal, roster, clock)
+        self.asgi: ASGIApp = Guard(inner, journal, registry, clock)
 
     def drain(self) -> None:
         """Answer from now on that the aggregator is going down; waiting polls are let go."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fedkit import jobfile, wire
 from fedkit.aggregator.blobs import Blobs
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.leases import Leases
+from fedkit.aggregator.registry import Registry
 from fedkit.aggregator.releases import Releases
 from fedkit.aggregator.uploads import Reply, Uploads
 from fedkit.downlink import Release
@@ -27,7 +28,7 @@ _BEAT = 1.0
 
 
 class EdgeFederation:
-    """Clients of a roster, reached through a journal.
+    """Clients of a registry, reached through a journal.
 
     wait_for: before a round, wait until so many clients can be reached, for at most `patience` seconds; then
     go on with those that there are. reach: seconds for which a client counts as reachable after a request.
@@ -36,14 +37,14 @@ class EdgeFederation:
     def __init__(
         self,
         journal: Journal,
-        roster: Collection[ClientId],
+        registry: Registry,
         *,
         wait_for: int = 1,
         patience: float = 600.0,
         reach: float = REACH,
     ) -> None:
-        self._journal, self._roster = journal, sorted(roster)
-        self._wait_for, self._patience, self._reach = min(wait_for, len(self._roster)), patience, reach
+        self._journal, self._registry = journal, registry
+        self._wait_for, self._patience, self._reach = wait_for, patience, reach
         blobs = Blobs(journal.directory / "blobs")
         self._leases, self._releases = Leases(journal, blobs), Releases(journal, blobs)
         self._uploads = Uploads(journal, journal.directory / "uploads")
@@ -77,7 +78,7 @@ class EdgeFederation:
         while True:
             ticks, busy = self._journal.ticks, self._leases.busy()
             heard = self.now() - self._reach
-            found = [c for c in self._roster if c in busy or self._journal.seen(c) > heard]
+            found = [c for c in self._registry.clients() if c in busy or self._journal.seen(c) > heard]
             if len(found) >= self._wait_for or self.now() >= end:
                 return found
             if not told:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.refusal import DISK, Refusal, answer, note
+from fedkit.aggregator.registry import Registry
 from fedkit.messages import ClientId
 from fedkit.secagg.identity import verify
 from fedkit.signing import SKEW, VERSION, client_header, content_digest, statement
@@ -32,19 +33,19 @@ _SHAPES = {
 
 
 class Guard:
-    """Passes on what a client of the roster has signed; its id and body are then in the scope.
+    """Passes on what a client of the registry has signed; its id and body are then in the scope.
 
-    roster: the Ed25519 key of each client. clock: unix time.
+    clock: unix time.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         journal: Journal,
-        roster: Mapping[ClientId, bytes],
+        registry: Registry,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._app, self._journal, self._roster, self._clock = app, journal, dict(roster), clock
+        self._app, self._journal, self._registry, self._clock = app, journal, registry, clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -72,8 +73,9 @@ class Guard:
                 raise Refusal(400, "headers", f"the header {name} is missing or malformed")
         told, at = headers["fedkit-client"], int(headers["fedkit-time"])
         client = unquote(told)
-        if client_header(client) != told or client not in self._roster:
-            raise Refusal(403, "client", f"client {client!r} is not in the roster")
+        if client_header(client) != told:
+            raise Refusal(403, "client", f"client {told!r} is not spelt as it is due")
+        key = self._registry.key(client)
         now = self._clock()
         if abs(now - at) > SKEW:
             raise Refusal(401, "skew", f"signed {at - now:+.0f} s from now, {SKEW} s are allowed")
@@ -84,7 +86,7 @@ class Guard:
         signed = statement(
             scope["method"], target, headers["content-digest"], headers["fedkit-time"], nonce, told
         )
-        if not verify(self._roster[client], signed, bytes.fromhex(headers["fedkit-signature"])):
+        if not verify(key, signed, bytes.fromhex(headers["fedkit-signature"])):
             raise Refusal(401, "signature", f"the signature is not that of client {client!r}")
         if not self._journal.admit(client, nonce, at, now):
             raise Refusal(401, "replay", f"a request of client {client!r} came a second time")

@@ -6,9 +6,9 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,12 +19,13 @@ from fedkit.aggregator.app import App
 from fedkit.aggregator.federation import EdgeFederation
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.leases import LEASE
+from fedkit.aggregator.registry import Registry, Roster
 from fedkit.config import Scenario
 from fedkit.errors import ConfigError
 from fedkit.launch import Built, build, run_built
 from fedkit.messages import ClientId, Metrics
 from fedkit.rounds import Result
-from fedkit.secagg.identity import Trust
+from fedkit.secagg.identity import SigningKey, Trust, fingerprint
 from fedkit.tensors import Tensors
 from fedkit.trainer import Trainer, Workload
 
@@ -37,13 +38,14 @@ _CLOSING = 5
 class Service:
     """How a run is served.
 
-    trust: the roster. host, port: where to listen; port 0 takes a free one. lease: seconds until a task is
-    offered again that was not acknowledged. wait_for: clients to wait for before a round; None: as many as
-    are invited where the cohort is a count, else all of the roster. patience: seconds to wait for them; None:
-    the round's deadline.
+    trust: who the clients are. signer: the aggregator's own key, trust.server. host, port: where to listen;
+    port 0 takes a free one. lease: seconds until a task is offered again that was not acknowledged. wait_for:
+    clients to wait for before a round; None: as many as are invited where the cohort is a count, else all.
+    patience: seconds to wait for them; None: the round's deadline.
     """
 
     trust: Trust
+    signer: SigningKey = field(repr=False)
     host: str = "127.0.0.1"
     port: int = 8470
     lease: float = LEASE
@@ -141,7 +143,7 @@ def serve(
     out: the run folder. listening: told of the address once it is open. Of the scenario, [links], [devices]
     and [federation] are those of simulations. Raises what `fedkit.run` raises, ConfigError before round 0.
     """
-    roster = _roster(service.trust)
+    registry = _registry(service)
     built = build(scenario)
     with ExitStack() as stack:
         journal = Journal(directory)
@@ -151,32 +153,36 @@ def serve(
                 f"{directory} is the journal of a run whose folder {out} is gone: put it back, or give "
                 "another directory for a new run"
             )
-        app = App(journal, roster, service.lease)
-        federation = _federation(journal, roster, service, built)
+        app = App(journal, registry, service.lease)
+        federation = _federation(journal, registry, service, built)
         server = stack.enter_context(Server(app, service.host, service.port))
         if listening is not None:
             listening(server.url)
-        deployed = replace(built, workload=Deployed(built.workload, sorted(roster)), federation=federation)
+        deployed = replace(built, workload=Deployed(built.workload, registry.known()), federation=federation)
         result = run_built(scenario, deployed, out=out, resume=resume, observers=observers)
         _linger(federation)
         return result
 
 
-def _roster(trust: Trust) -> Mapping[ClientId, bytes]:
+def _registry(service: Service) -> Registry:
+    trust, own = service.trust, service.signer.public
     if trust.kind != "roster":
         raise ConfigError("a roster with the keys of all clients is needed: certificates are not checked yet")
-    return trust.roster
+    if trust.server != own:
+        raise ConfigError(
+            f"the roster's server is {fingerprint(trust.server)}, but this aggregator's key is "
+            f'{fingerprint(own)}: write server = "{own.hex()}" into the roster, on every device too'
+        )
+    return Roster(trust.roster)
 
 
-def _federation(
-    journal: Journal, roster: Mapping[ClientId, bytes], service: Service, built: Built
-) -> EdgeFederation:
+def _federation(journal: Journal, registry: Registry, service: Service, built: Built) -> EdgeFederation:
     cohort, over = built.policy.cohort, built.policy.over_select
-    wanted = math.ceil(cohort * over) if isinstance(cohort, int) else len(roster)
+    wanted = math.ceil(cohort * over) if isinstance(cohort, int) else len(registry.known())
     return EdgeFederation(
         journal,
-        roster,
-        wait_for=wanted if service.wait_for is None else service.wait_for,
+        registry,
+        wait_for=min(wanted if service.wait_for is None else service.wait_for, len(registry.known())),
         patience=built.policy.deadline if service.patience is None else service.patience,
     )
 

@@ -12,16 +12,19 @@ import typer
 
 if TYPE_CHECKING:
     from fedkit.messages import ClientId
-    from fedkit.secagg.identity import SigningKey
     from fedkit.trainer import Workload
 
 
-class _Serve(Protocol):
-    """What the entry point `edge` of the group fedkit.clients does."""
+class _Member(Protocol):
+    """What the entry point `member` of the group fedkit.clients does: it makes a Membership."""
 
-    def __call__(
-        self, address: str, client: ClientId, key: SigningKey, workload: Workload, directory: Path
-    ) -> None: ...
+    def __call__(self, directory: Path, address: str, roster: Path | None, client: ClientId) -> object: ...
+
+
+class _Serve(Protocol):
+    """What the entry point `edge` does with it."""
+
+    def __call__(self, membership: object, workload: Workload, directory: Path) -> None: ...
 
 
 def client(
@@ -37,21 +40,25 @@ def client(
         Path,
         typer.Option("--dir", help="Where its key is (`fedkit identity DIR`) and what it must not lose."),
     ] = Path("edge"),
+    roster: Annotated[
+        Path, typer.Option("--roster", help="TOML file with the keys of the aggregator and of all clients.")
+    ] = Path("roster.toml"),
     name: Annotated[
         str, typer.Option("--name", help="The client's id in the roster; default the name of the folder.")
     ] = "",
 ) -> None:
     """Train what an aggregator asks, for ever; SIGTERM or Ctrl-C ends it, and nothing finished is lost."""
-    from fedkit import keyfile, plugins
+    from fedkit import plugins
     from fedkit.launch import make_workload
     from fedkit.scenario import read
 
-    key = keyfile.read_key(directory)
+    member = cast("_Member", plugins.load("fedkit.clients", "member"))
+    membership = member(directory, address, roster, name)
     workload = make_workload(read(scenario, overrides or []))
     serve = cast("_Serve", plugins.load("fedkit.clients", "edge"))
     with _told():
         try:
-            serve(address, name or directory.resolve().name, key, workload, directory)
+            serve(membership, workload, directory)
         except KeyboardInterrupt:
             typer.echo("fedkit: stopped; what is finished is safe and goes on at the next start", err=True)
 

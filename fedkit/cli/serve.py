@@ -32,7 +32,9 @@ def serve(
     ),
     directory: Annotated[
         Path,
-        typer.Option("--dir", help="Where the journal and the run folder are kept; continued if they are."),
+        typer.Option(
+            "--dir", help="Where its key, the journal and the run folder are kept; made if they are not."
+        ),
     ] = Path("aggregator"),
     address: Annotated[
         str, typer.Option(help="HOST:PORT to listen on; port 0 takes a free one.")
@@ -53,12 +55,13 @@ def serve(
     """Run a scenario with devices. Started again with the same words, it continues."""
     from fedkit.cli import folders
     from fedkit.cli.run import one
+    from fedkit.keyfile import own_key
     from fedkit.secagg.rosterfile import read_trust
 
     with last_event(output):
         run_it, service_of = _aggregator()
         host, port = _address(address)
-        service = service_of(read_trust(roster), host, port, lease, wait_for, patience)
+        service = service_of(read_trust(roster), own_key(directory), host, port, lease, wait_for, patience)
         launch = folders.launch_into(scenario, overrides or [], directory / "run", True)
         listening = partial(_listening, output)
         go = partial(run_it, service=service, directory=directory / "journal", listening=listening)
@@ -79,10 +82,10 @@ def identity(
 ) -> None:
     """Make a key, or show the one there is: its fingerprint, and the line for a roster."""
     from fedkit import toml
-    from fedkit.keyfile import NAME, make_key, read_key
+    from fedkit.keyfile import own_key
     from fedkit.secagg.identity import fingerprint
 
-    key = read_key(directory) if (directory / NAME).exists() else make_key(directory)
+    key = own_key(directory)
     typer.echo(f"fingerprint: {fingerprint(key.public)}")
     typer.echo(f"roster line: {toml.dumps({name or directory.resolve().name: key.public.hex()}).strip()}")
 

@@ -22,6 +22,7 @@ from fedkit.aggregator.blobs import Blobs
 from fedkit.aggregator.federation import EdgeFederation
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.leases import Leases
+from fedkit.aggregator.registry import Roster
 from fedkit.aggregator.uploads import Uploads
 from fedkit.downlink import Release
 from fedkit.job import Job
@@ -33,7 +34,7 @@ from fedkit.tensors import Layout, flat
 
 LAYOUT = Layout(("w", "b"), ((3, 2), (2,)), ("float32", "float32"))
 KEYS = {name: SigningKey(hashlib.sha256(name.encode()).digest()) for name in ("alice", "bob", "ward 7")}
-ROSTER = {name: key.public for name, key in KEYS.items()}
+ROSTER = Roster({name: key.public for name, key in KEYS.items()})
 
 
 @cache

@@ -21,6 +21,7 @@ from fedkit.aggregate import Grid
 from fedkit.aggregator.app import App
 from fedkit.aggregator.federation import EdgeFederation
 from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.registry import Roster
 from fedkit.aggregator.serve import Server
 from fedkit.conformance import check_federation
 from fedkit.errors import ConfigError
@@ -35,7 +36,7 @@ from fedkit.signing import headers
 from fedkit.tensors import Layout, flat
 
 KEYS = {name: SigningKey(hashlib.sha256(name.encode()).digest()) for name in ("alice", "bob", "ward 7")}
-ROSTER = {name: key.public for name, key in KEYS.items()}
+ROSTER = Roster({name: key.public for name, key in KEYS.items()})
 
 
 def job() -> Job:

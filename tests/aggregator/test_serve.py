@@ -21,6 +21,7 @@ from fedkit import jobfile, packing, runfolder, scenario, wire
 from fedkit.aggregator import blobs
 from fedkit.aggregator.app import App
 from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.registry import Roster
 from fedkit.aggregator.serve import Server, Service, serve
 from fedkit.clientstore import MemoryStore
 from fedkit.config import Scenario
@@ -63,9 +64,8 @@ down = "sign"
 feedback = "on"
 """
 KEYS = {f"c{i}": SigningKey(hashlib.sha256(bytes([i])).digest()) for i in range(4)}
-TRUST = Trust.of_roster(
-    {name: key.public for name, key in KEYS.items()}, SigningKey(hashlib.sha256(b"server").digest()).public
-)
+SERVER = SigningKey(hashlib.sha256(b"server").digest())
+TRUST = Trust.of_roster({name: key.public for name, key in KEYS.items()}, SERVER.public)
 
 
 class Device:
@@ -178,7 +178,7 @@ def test_a_served_run_is_its_simulation(given: Scenario, tmp_path: Path) -> None
     wanted = run_scenario(given)
     heard: list[str] = []
     with devices(given) as (port, clients):
-        service = Service(TRUST, port=port, lease=5.0)
+        service = Service(TRUST, SERVER, port=port, lease=5.0)
         got = serve(given, service, tmp_path / "journal", out=tmp_path / "run", listening=heard.append)
     assert heard == [f"http://127.0.0.1:{port}"]
     assert [record.count(Outcome.counted) for record in got.history.rounds] == [4] * 4, got.history.rounds
@@ -227,7 +227,7 @@ def test_a_server_that_dies_again_and_again_ends_with_the_same_model(given: Scen
     wanted = run_scenario(given)
     lives, deaths, got = [int(n) for n in stream(0, "deaths").integers(20, 90, 8)], 0, None
     with devices(given) as (port, _):
-        service = Service(TRUST, port=port, lease=0.5)
+        service = Service(TRUST, SERVER, port=port, lease=0.5)
         while got is None:
             resume = (tmp_path / "run" / "scenario.toml").is_file()
             out = tmp_path / "run"
@@ -245,7 +245,7 @@ def test_an_address_that_is_taken(given: Scenario, tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        service = Service(TRUST, port=other.getsockname()[1])
+        service = Service(TRUST, SERVER, port=other.getsockname()[1])
         with pytest.raises(ConfigError, match="cannot be served"):
             serve(given, service, tmp_path / "journal", out=tmp_path / "run")
 
@@ -255,20 +255,23 @@ def test_a_journal_without_its_run_folder_is_not_begun_again(given: Scenario, tm
     journal.put(job_id="abc")
     journal.close()
     with pytest.raises(ConfigError, match="whose folder"):
-        serve(given, Service(TRUST, port=0), tmp_path / "journal", out=tmp_path / "run")
+        serve(given, Service(TRUST, SERVER, port=0), tmp_path / "journal", out=tmp_path / "run")
 
 
 def test_certificates_are_not_taken_yet(given: Scenario, tmp_path: Path) -> None:
     trust = Trust.of_ca(SigningKey(bytes(32)).public, SigningKey(bytes(range(32))).public)
     with pytest.raises(ConfigError, match="roster with the keys"):
-        serve(given, Service(trust), tmp_path / "journal", out=tmp_path / "run")
+        serve(given, Service(trust, SERVER), tmp_path / "journal", out=tmp_path / "run")
 
 
 def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(tmp_path: Path) -> None:
     """As it does for 40 ms where Nagle's algorithm meets delayed acknowledgements."""
     journal, took = Journal(tmp_path), list[float]()
     journal.put(job=b"{}", job_id="0")
-    with Server(App(journal, TRUST.roster), "127.0.0.1", 0) as server, httpx.Client(timeout=20.0) as client:
+    with (
+        Server(App(journal, Roster(TRUST.roster)), "127.0.0.1", 0) as server,
+        httpx.Client(timeout=20.0) as client,
+    ):
         for _ in range(30):
             signed = headers(KEYS["c0"], "c0", "GET", "/v1/tasks", b"", time.time())
             began = time.perf_counter()
@@ -281,7 +284,7 @@ def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(tmp_path: P
 def test_polls_are_let_go_when_the_server_stops(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.put(job=b"{}", job_id="0")
-    server = Server(App(journal, TRUST.roster), "127.0.0.1", 0)
+    server = Server(App(journal, Roster(TRUST.roster)), "127.0.0.1", 0)
     with httpx.Client(timeout=20.0) as client:
         answers: list[int] = []
 

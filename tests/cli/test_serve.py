@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fedkit.keyfile import NAME, read_key
+from fedkit.keyfile import NAME, make_key, read_key
 from fedkit.secagg.identity import SigningKey, Trust, fingerprint
 from fedkit.secagg.rosterfile import read_trust, write_trust
 
@@ -25,8 +25,8 @@ def key(name: str) -> SigningKey:
 
 @pytest.fixture
 def roster(tmp_path: Path) -> Path:
-    path = tmp_path / "roster.toml"
-    write_trust(path, Trust.of_roster({f"c{i}": key(f"c{i}").public for i in range(4)}, key("server").public))
+    path, server = tmp_path / "roster.toml", make_key(tmp_path / "agg").public
+    write_trust(path, Trust.of_roster({f"c{i}": key(f"c{i}").public for i in range(4)}, server))
     return path
 
 

@@ -71,7 +71,9 @@ def parties(tmp_path: Path) -> Iterator[tuple[Party, list[Party]]]:
     keys = {name: keyfile.make_key(tmp_path / name).public for name in NAMES}
     write_trust(tmp_path / "roster.toml", Trust.of_roster(keys, keyfile.make_key(tmp_path / "server").public))
     address = f"127.0.0.1:{free_port()}"
-    server = Party(tmp_path, "serve", "digits", *SETTINGS, "--address", address, "--lease", "2")
+    server = Party(
+        tmp_path, "serve", "digits", *SETTINGS, "--address", address, "--lease", "2", "--dir", "server"
+    )
     clients = [
         Party(tmp_path, "client", f"http://{address}", "digits", *SETTINGS, "--dir", name) for name in NAMES
     ]
@@ -90,7 +92,7 @@ def until(what: Callable[[], bool], seconds: float = LIMIT) -> None:
 
 
 def rounds_done(folder: Path) -> int:
-    path = folder / "aggregator" / "run" / "rounds.jsonl"
+    path = folder / "server" / "run" / "rounds.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
@@ -127,7 +129,7 @@ def test_killed_on_the_way_the_model_is_that_of_the_simulation(
     except AssertionError as error:
         raise AssertionError(f"{error}\n{logs(tmp_path)}") from error
     simulated = run_scenario(read("digits", SETTINGS)).summary
-    deployed = json.loads((tmp_path / "aggregator" / "run" / "summary.json").read_text())
+    deployed = json.loads((tmp_path / "server" / "run" / "summary.json").read_text())
     assert deployed["model_sha256"] == simulated["model_sha256"]
     assert deployed["metrics"] == simulated["metrics"]
     assert deployed["clients_counted"] == len(NAMES) * ROUNDS

@@ -20,11 +20,11 @@ from fedkit.federation import Verdict
 from fedkit.job import Job
 from fedkit.messages import ClientId, Failure, Task
 from fedkit.participant import Answer, Participant
-from fedkit.secagg.identity import SigningKey
 from fedkit.trainer import Workload, frozen, travelling
 from fedkit_clients.edge.answers import Refused, Unreachable
 from fedkit_clients.edge.backoff import Backoff
 from fedkit_clients.edge.device import Device
+from fedkit_clients.edge.membership import Membership
 from fedkit_clients.edge.models import Fetch, Models
 from fedkit_clients.edge.offers import Blob, Offer
 from fedkit_clients.edge.spool import Root, Spool, newest_first, read_task, remove
@@ -254,20 +254,14 @@ class EdgeClient:
                 joined.spool.settle(key)
 
 
-def serve(
-    address: str,
-    client: ClientId,
-    key: SigningKey,
-    workload: Workload,
-    directory: Path,
-    device: Device | None = None,
-) -> None:
-    """Be one client of the aggregator at `address` until SIGTERM or Ctrl-C (KeyboardInterrupt for both).
+def serve(membership: Membership, workload: Workload, directory: Path, device: Device | None = None) -> None:
+    """Be one client of an aggregator until SIGTERM or Ctrl-C (KeyboardInterrupt for both).
 
     directory: its spool. device: what its owner has decided. ConfigError: the address, the job or the
     workload cannot be.
     """
     device = device if device is not None else Device()
+    address, client, key = membership.address, membership.client, membership.key
     transport = Transport(
         address, client, key, meter=device.meter, audit=device.audit, proxy=device.policy.proxy
     )

@@ -1,0 +1,119 @@
+"""What a device is in a federation: where its aggregator is, its own id and key, and whom it believes.
+
+A directory of a device that has joined holds
+
+    identity.pem      its key                    aggregator.toml   address and id of the client
+    trust.toml        whom it believes           certificate.pem, voucher   the CA's word, where a CA gives it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography import x509
+
+from fedkit import toml
+from fedkit.errors import ConfigError, DataError, nearest
+from fedkit.keyfile import read_key
+from fedkit.messages import ClientId
+from fedkit.secagg.identity import Certificate, Identity, SigningKey, Trust
+from fedkit.secagg.rosterfile import read_trust
+
+ABOUT, TRUST, CERTIFICATE, VOUCHER = "aggregator.toml", "trust.toml", "certificate.pem", "voucher"
+_KEYS = ("address", "client")
+
+
+@dataclass(frozen=True)
+class Membership:
+    """A client of one aggregator.
+
+    address: https://HOST:PORT. voucher: the CA's signature that peers check in secure sessions, empty without
+    a CA. certificate: the CA's word for the aggregator; None without a CA. ConfigError: what is here does not
+    belong together.
+    """
+
+    address: str
+    client: ClientId
+    key: SigningKey = field(repr=False)
+    trust: Trust
+    voucher: bytes = b""
+    certificate: x509.Certificate | None = None
+
+    def __post_init__(self) -> None:
+        public, trust = self.key.public, self.trust
+        if trust.kind == "none" or trust.vouches(self.client, public, self.voucher):
+            return
+        if trust.kind == "ca":
+            raise ConfigError(f"the voucher of client {self.client!r} is not for its key: join again")
+        known = trust.roster.get(self.client)
+        why = "has another key for it" if known else f"does not; {nearest(self.client, trust.roster)}"
+        raise ConfigError(
+            f"the roster must have the key of client {self.client!r}, and {why}: its line is "
+            f"{toml.dumps({self.client: public.hex()}).strip()}"
+        )
+
+    @property
+    def identity(self) -> Identity:
+        """The client as it shows itself in secure sessions."""
+        made = Certificate(self.client, self.key.public, self.voucher) if self.voucher else None
+        return Identity(self.client, self.key, made)
+
+
+def read_membership(directory: Path) -> Membership:
+    """What `fedkit join` has written. DataError: it has not; ConfigError: a file is damaged."""
+    path = directory / ABOUT
+    if not path.exists():
+        raise DataError(
+            f"{path} is missing: join with `fedkit join TOKEN --dir {directory}`, or give a roster"
+        )
+    about = _about(path)
+    trust, key = read_trust(directory / TRUST), read_key(directory)
+    if trust.kind != "ca":
+        return Membership(about["address"], about["client"], key, trust)
+    voucher, certificate = _read(directory / VOUCHER), _read(directory / CERTIFICATE)
+    try:
+        made = x509.load_pem_x509_certificate(certificate)
+        word = bytes.fromhex(voucher.decode("ascii"))
+    except ValueError as error:
+        raise ConfigError(
+            f"{directory}: {CERTIFICATE} or {VOUCHER} is damaged ({error}): join again"
+        ) from None
+    return Membership(about["address"], about["client"], key, trust, word, made)
+
+
+def member(
+    directory: Path, address: str = "", roster: Path | None = None, client: ClientId = ""
+) -> Membership:
+    """The device whose key is in `directory`: as it joined, or with an address as one of a roster."""
+    if not address:
+        return read_membership(directory)
+    if roster is None:
+        raise ConfigError("an address without a roster: give --roster, or join with an invite")
+    return of_roster(address, directory, read_trust(roster), client)
+
+
+def of_roster(address: str, directory: Path, trust: Trust, client: ClientId = "") -> Membership:
+    """A client whose key is in `directory` and in the roster; client: default the name of the folder."""
+    return Membership(address, client or directory.resolve().name, read_key(directory), trust)
+
+
+def _about(path: Path) -> Mapping[str, str]:
+    try:
+        tree = toml.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    for name in _KEYS:
+        if not isinstance(tree.get(name), str):
+            raise ConfigError(f"{path}: {name}: a text is due")
+    if odd := sorted(set(tree) - set(_KEYS)):
+        raise ConfigError(f"{path}: {odd[0]}: unknown key; {nearest(odd[0], _KEYS)}")
+    return {name: str(tree[name]) for name in _KEYS}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; join again with a new invite") from None

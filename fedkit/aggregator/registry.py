@@ -1,0 +1,49 @@
+"""Who the devices are: whose requests are answered, and by which key (docs/edge-protocol.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from fedkit.aggregator.refusal import Refusal
+from fedkit.messages import ClientId
+
+
+class Registry(Protocol):
+    """The devices of an aggregator. It is asked from several threads."""
+
+    def key(self, client: ClientId) -> bytes:
+        """The Ed25519 key that signs this client's requests.
+
+        Refusal 403: `client` (unknown), `revoked`, `expired`.
+        """
+        ...
+
+    def clients(self) -> Sequence[ClientId]:
+        """Who may take part now, sorted; there may be more the next time."""
+        ...
+
+    def known(self) -> Sequence[ClientId]:
+        """All that ever could, in the order in which they came."""
+        ...
+
+
+class Roster:
+    """Devices whose keys were exchanged by hand: always the same."""
+
+    def __init__(self, keys: Mapping[ClientId, bytes]) -> None:
+        self._keys = dict(keys)
+
+    def key(self, client: ClientId) -> bytes:
+        """The client's key. Refusal 403 `client`."""
+        if client not in self._keys:
+            raise Refusal(403, "client", f"client {client!r} is not in the roster")
+        return self._keys[client]
+
+    def clients(self) -> Sequence[ClientId]:
+        """All of them, sorted."""
+        return sorted(self._keys)
+
+    def known(self) -> Sequence[ClientId]:
+        """All of them, sorted."""
+        return self.clients()
