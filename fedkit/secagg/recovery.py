@@ -24,10 +24,10 @@ from fedkit.secagg.messages import Advert
 from fedkit.secagg.primitives.decode import misfits
 from fedkit.secagg.primitives.digests import opens, same
 from fedkit.secagg.primitives.keys import AgreementKey
-from fedkit.secagg.primitives.masks import Lanes, Mask, add_masks
+from fedkit.secagg.primitives.masks import Lanes, Mask
 from fedkit.secagg.primitives.shamir import rebuild, values
 from fedkit.secagg.primitives.suite import SECRET_BYTES
-from fedkit.secagg.session import Numbers, Session, pair_masks, self_masks
+from fedkit.secagg.session import Numbers, Session, mask_both, pair_mask, self_mask
 
 SUBSETS: Final = 500  # so few choices of t shares are all tried: among few clients decoding tells little
 Bytes = NDArray[np.uint8]
@@ -183,18 +183,16 @@ def remove_masks(
     threads: int,
 ) -> None:
     """Take all masks off the sum, in place. total: vector and tail."""
-    pairs: list[tuple[Mask, Mask]] = []
+    masks: list[Mask] = []
     for owner, secret in secrets.items():
         if survivors[owner]:
-            pairs.append(self_masks(session, secret, owner, sign=-1))
+            masks.append(self_mask(session, secret, owner, sign=-1))
             continue
         key, near = AgreementKey(secret), session.graph[owner]
         # what the lost one would have added is what each neighbour's mask takes away
         peers = near[survivors[near]].tolist()
-        pairs += [pair_masks(session, key.agree(adverts[peer].mask), owner, peer) for peer in peers]
-    suite = session.header.suite
-    add_masks(total[0], (vector for vector, _ in pairs), suite, threads=threads)
-    add_masks(total[1], (tail for _, tail in pairs), suite)
+        masks += [pair_mask(session, key.agree(adverts[peer].mask), owner, peer) for peer in peers]
+    mask_both(session, *total, masks, threads)
 
 
 def miscounted(tail: NDArray[np.uint64], members: int) -> str:

@@ -7,7 +7,7 @@ the seed of the graph. Clients who were shown different headers or rosters have 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -25,8 +25,8 @@ from fedkit.secagg.messages import Advert
 from fedkit.secagg.parameters import Parameters, assess
 from fedkit.secagg.primitives.boxes import Sealer, open_box
 from fedkit.secagg.primitives.digests import merkle_root
-from fedkit.secagg.primitives.keys import BOX_KEY_BYTES, AgreementKey, Label, hkdf, mask_key, self_key
-from fedkit.secagg.primitives.masks import Lanes, Mask
+from fedkit.secagg.primitives.keys import BOX_KEY_BYTES, AgreementKey, hkdf, mask_key, self_key
+from fedkit.secagg.primitives.masks import Lanes, Mask, add_masks
 from fedkit.secagg.primitives.suite import Suite
 
 Numbers = NDArray[np.int64]
@@ -160,21 +160,24 @@ class Link:
         return hkdf(self.context, self.agreed, info, BOX_KEY_BYTES)
 
 
-def pair_masks(session: Session, agreed: bytes, own: int, peer: int) -> tuple[Mask, Mask]:
-    """What `own` adds to its vector and to its tail for `peer`: of the two, the first in the roster adds."""
+def pair_mask(session: Session, agreed: bytes, own: int, peer: int) -> Mask:
+    """What `own` adds for `peer`: of the two, the first in the roster adds, the other one subtracts."""
     a, b = session.clients[own], session.clients[peer]
-    size, sign = session.header.suite.mask_bytes, 1 if own < peer else -1
-    labels = (Label.MASK, Label.TAIL)
-    vector, tail = (Mask(mask_key(session.context, agreed, label, a, b, size), sign) for label in labels)
-    return vector, tail
+    key = mask_key(session.context, agreed, a, b, session.header.suite.mask_bytes)
+    return Mask(key, 1 if own < peer else -1)
 
 
-def self_masks(session: Session, secret: bytes, own: int, sign: int = 1) -> tuple[Mask, Mask]:
+def self_mask(session: Session, secret: bytes, own: int, sign: int = 1) -> Mask:
     """What `own` adds for itself, from its secret b; sign -1 takes it off."""
     size, owner = session.header.suite.mask_bytes, session.clients[own]
-    labels = (Label.MASK, Label.TAIL)
-    vector, tail = (Mask(self_key(session.context, secret, label, owner, size), sign) for label in labels)
-    return vector, tail
+    return Mask(self_key(session.context, secret, owner, size), sign)
+
+
+def mask_both(
+    session: Session, vector: Lanes, tail: NDArray[np.uint64], masks: Iterable[Mask], threads: int = 1
+) -> None:
+    """Mask a vector and its tail in place: the streams begin with the tail."""
+    add_masks((tail, vector), masks, session.header.suite, threads=threads)
 
 
 def lanes_of(data: memoryview | bytes, width: int) -> Lanes:

@@ -15,11 +15,11 @@ from fedkit.secagg.messages import Advert
 from fedkit.secagg.primitives.boxes import Sealer, open_box
 from fedkit.secagg.primitives.digests import commit
 from fedkit.secagg.primitives.keys import AgreementKey, box_key
-from fedkit.secagg.primitives.masks import Lanes, add_masks
+from fedkit.secagg.primitives.masks import Lanes
 from fedkit.secagg.primitives.shamir import share
 from fedkit.secagg.primitives.suite import SECRET_BYTES, Random, draw
 from fedkit.secagg.resting import Resting
-from fedkit.secagg.session import Link, Session, box_text, pair_masks, self_masks
+from fedkit.secagg.session import Link, Session, box_text, mask_both, pair_mask, self_mask
 
 
 class Contents(TypedDict):
@@ -126,11 +126,9 @@ class Vault:
 
         The keys that made the masks are dropped: only shares of them remain. CryptoError: low order.
         """
-        pairs = [self_masks(session, self._own, own)]
-        pairs += [pair_masks(session, self._mask.agree(public), own, peer) for peer, public in peers]
-        suite = session.header.suite
-        add_masks(vector, (mask for mask, _ in pairs), suite, threads=threads)
-        add_masks(tail, (mask for _, mask in pairs), suite)
+        masks = [self_mask(session, self._own, own)]
+        masks += [pair_mask(session, self._mask.agree(public), own, peer) for peer, public in peers]
+        mask_both(session, vector, tail, masks, threads)
         del self._mask, self._box, self._own
 
     def give(self, circle: Sequence[int], sharers: Flags, survivors: Flags) -> Opened:

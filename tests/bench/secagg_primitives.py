@@ -21,7 +21,7 @@ from fedkit.secagg.graph import neighbours
 from fedkit.secagg.parameters import Policy, choose
 from fedkit.secagg.primitives.boxes import Sealer
 from fedkit.secagg.primitives.digests import merkle_root
-from fedkit.secagg.primitives.keys import AgreementKey, Label, mask_key
+from fedkit.secagg.primitives.keys import AgreementKey, mask_key
 from fedkit.secagg.primitives.masks import Lanes, Mask, add_masks
 from fedkit.secagg.primitives.shamir import rebuild, share
 from fedkit.secagg.primitives.signatures import SigningKey, verify
@@ -68,7 +68,7 @@ def mask_rows() -> Iterator[Row]:
             many = [Mask(stream(i, "mask").bytes(suite.mask_bytes), 1) for i in range(MANY)]
             name = f"{suite.name} mask of 1M {vector.dtype}"
 
-            add = partial(add_masks, vector, suite=suite)
+            add = partial(add_masks, (vector,), suite=suite)
             yield Row(name, partial(add, many[:1]), one)
             yield Row(f"{name}, each of {MANY}", partial(add, many), one, share=MANY)
             yield Row(f"{name}, two threads", partial(add, many[:1], threads=2), two, wall=True)
@@ -90,7 +90,7 @@ def other_rows() -> Iterator[Row]:
     signature, agreed = signer.sign(b"survivors"), mine.agree(peer.public)
     yield Row("X25519 agreement", lambda: mine.agree(peer.public), 0.05, times=20)
     yield Row("X25519 key", AgreementKey.new, 0.05, times=20)
-    yield Row("HKDF key", lambda: mask_key(bytes(32), agreed, Label.MASK, "a", "b", 16), times=20)
+    yield Row("HKDF key", lambda: mask_key(bytes(32), agreed, "a", "b", 16), times=20)
     yield Row("box of 80 bytes", lambda: Sealer(Suite.AES, bytes(32)).seal(bytes(80), b"ij"), 0.003, times=20)
     yield Row("Ed25519 sign", lambda: signer.sign(b"survivors"), times=20)
     yield Row("Ed25519 verify", lambda: verify(signer.public, b"survivors", signature), 0.068, times=20)

@@ -24,10 +24,10 @@ from fedkit.secagg.identity import Floors
 from fedkit.secagg.messages import Advert, Stage
 from fedkit.secagg.parameters import Mode, Policy, by_hand
 from fedkit.secagg.primitives.keys import AgreementKey
-from fedkit.secagg.primitives.masks import Lanes, add_masks
+from fedkit.secagg.primitives.masks import Lanes
 from fedkit.secagg.primitives.shamir import rebuild
 from fedkit.secagg.recovery import remove_masks
-from fedkit.secagg.session import Session, agree_text, lanes_of, pair_masks, self_masks
+from fedkit.secagg.session import Session, agree_text, lanes_of, mask_both, pair_mask, self_mask
 from fedkit.secagg.vault import Vault
 
 if TYPE_CHECKING:
@@ -115,13 +115,13 @@ class Attacker:
         seed, key, own = self.secret(VICTIM, ALIVE), self.secret(VICTIM, DEAD), 0
         if seed is None or key is None:
             return False
-        masks = [self_masks(self.known, seed, own, sign=-1)[0]]
+        masks = [self_mask(self.known, seed, own, sign=-1)]
         for number in self.known.graph[own].tolist():
             advert = Advert.from_bytes(self.session.seen[Stage.advertise, self.names[number]])
             agreed = AgreementKey(key).agree(advert.mask)
-            masks.append(pair_masks(self.known, agreed, number, own)[0])  # what the other one added
+            masks.append(pair_mask(self.known, agreed, number, own))  # what the other one added
         found = self.sent(VICTIM).copy()
-        add_masks(found, masks, self.session.suite)
+        mask_both(self.known, found, np.zeros(self.session.encoding.tail, np.uint64), masks)
         return bool((found == self.session.vectors[VICTIM]).all())
 
     def part(self, members: Sequence[ClientId]) -> Lanes | None:

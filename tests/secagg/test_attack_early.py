@@ -17,10 +17,10 @@ from fedkit.secagg.closing import Masked, Opened, Survivors
 from fedkit.secagg.header import Encoding
 from fedkit.secagg.messages import Advert, Stage
 from fedkit.secagg.parameters import Mode, Policy
-from fedkit.secagg.primitives.keys import AgreementKey, Label, mask_key
+from fedkit.secagg.primitives.keys import AgreementKey, mask_key
 from fedkit.secagg.primitives.masks import Mask, add_masks
 from fedkit.secagg.primitives.shamir import rebuild
-from fedkit.secagg.session import lanes_of, pair_masks, self_masks
+from fedkit.secagg.session import lanes_of, pair_mask, self_mask
 from fedkit.secagg.vault import Vault
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def test_no_key_is_given_away_before_training(rehearse: type[Rehearsal], off: Of
 # Seeds that can be guessed (Flower, Flamingo's prototype, OpenFL, FedML, FederatedScope)
 
 
-def folded(context: bytes, agreed: bytes, label: Label, a: str, b: str, length: int) -> bytes:
+def folded(context: bytes, agreed: bytes, a: str, b: str, length: int) -> bytes:
     """A key of few bits."""
-    return spread(mask_key(context, agreed, label, a, b, length)[0], length)
+    return spread(mask_key(context, agreed, a, b, length)[0], length)
 
 
 def spread(seed: int, length: int) -> bytes:
@@ -84,12 +84,12 @@ def guessed(session: Rehearsal) -> NDArray[np.uint64] | None:
     encoding = session.encoding
     sent = Masked.from_bytes(session.seen[Stage.mask, VICTIM], encoding.vector_bytes, encoding.tail)
     tail = lanes_of(sent.tail, 64).astype(np.uint64)
-    colluding = pair_masks(known, vault._mask.agree(advert.mask), helper, own)[1]
-    add_masks(tail, [self_masks(known, seed, own, sign=-1)[1], colluding], session.suite)
+    colluding = pair_mask(known, vault._mask.agree(advert.mask), helper, own)
+    add_masks((tail,), [self_mask(known, seed, own, sign=-1), colluding], session.suite)
     for value in range(1 << BITS):
         tried = tail.copy()
         sign = -1 if own < other else 1
-        add_masks(tried, [Mask(spread(value, session.suite.mask_bytes), sign)], session.suite)
+        add_masks((tried,), [Mask(spread(value, session.suite.mask_bytes), sign)], session.suite)
         if tried[0] == 1:
             return tried
     return None

@@ -19,12 +19,12 @@ from fedkit.secagg.messages import BOX_BYTES, Advert, Boxes, Inbox, Opening, Ros
 from fedkit.secagg.parameters import Policy
 from fedkit.secagg.primitives.boxes import open_box
 from fedkit.secagg.primitives.keys import LOW_ORDER, AgreementKey, box_key
-from fedkit.secagg.primitives.masks import Lanes, add_masks
+from fedkit.secagg.primitives.masks import Lanes
 from fedkit.secagg.primitives.shamir import rebuild
 from fedkit.secagg.primitives.suite import SECRET_BYTES
 from fedkit.secagg.rules import header_text
 from fedkit.secagg.server import SecAggServer
-from fedkit.secagg.session import advert_text, box_text, lanes_of, pair_masks, self_masks
+from fedkit.secagg.session import advert_text, box_text, lanes_of, mask_both, pair_mask, self_mask
 from fedkit.seeds import stream
 
 if TYPE_CHECKING:
@@ -73,13 +73,13 @@ def bare(session: Rehearsal, helpers: Sequence[Helper]) -> Lanes:
     shares = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1)
     xs = [number + 1 for number in numbers]
     secret = rebuild(xs, shares, known.parameters.threshold).tobytes()
-    masks = [self_masks(known, secret[SECRET_BYTES:], own, sign=-1)[0]]
+    masks = [self_mask(known, secret[SECRET_BYTES:], own, sign=-1)]
     for number, helper in zip(numbers, helpers, strict=True):
-        masks.append(pair_masks(known, helper.mask.agree(me.mask), number, own)[0])  # what it would add
+        masks.append(pair_mask(known, helper.mask.agree(me.mask), number, own))  # what it would add
     encoding = session.encoding
     sent = Masked.from_bytes(session.seen[Stage.mask, VICTIM], encoding.vector_bytes, encoding.tail)
     found = lanes_of(sent.vector, encoding.width).copy()
-    add_masks(found, masks, session.suite)
+    mask_both(known, found, np.zeros(encoding.tail, np.uint64), masks)
     return found
 
 

@@ -18,9 +18,9 @@ from fedkit.secagg.closing import Masked, Opened, Quorum, Survivors
 from fedkit.secagg.messages import Advert, Stage
 from fedkit.secagg.parameters import Mode, Policy
 from fedkit.secagg.primitives.keys import AgreementKey
-from fedkit.secagg.primitives.masks import Lanes, add_masks
+from fedkit.secagg.primitives.masks import Lanes
 from fedkit.secagg.primitives.shamir import rebuild
-from fedkit.secagg.session import agree_text, lanes_of, pair_masks, self_masks
+from fedkit.secagg.session import agree_text, lanes_of, mask_both, pair_mask, self_mask
 
 if TYPE_CHECKING:
     from tests.secagg.conftest import Rehearsal
@@ -87,14 +87,14 @@ class Liar:
                 return None
             rows = np.frombuffer(b"".join(shares.values()), np.uint8).reshape(-1, 32)
             secrets.append(rebuild(list(shares), rows, t).tobytes())
-        key, masks = AgreementKey(secrets[1]), [self_masks(session, secrets[0], own, sign=-1)[0]]
+        key, masks = AgreementKey(secrets[1]), [self_mask(session, secrets[0], own, sign=-1)]
         for peer in session.graph[own].tolist():
             advert = Advert.from_bytes(self.rehearsal.seen[Stage.advertise, session.clients[peer]])
-            masks.append(pair_masks(session, key.agree(advert.mask), peer, own)[0])  # what its peer adds
+            masks.append(pair_mask(session, key.agree(advert.mask), peer, own))  # what its peer adds
         encoding = session.header.encoding
         sent = Masked.from_bytes(self.rehearsal.seen[Stage.mask, name], encoding.vector_bytes, encoding.tail)
         found = lanes_of(sent.vector, encoding.width).copy()
-        add_masks(found, masks, session.header.suite)
+        mask_both(session, found, np.zeros(encoding.tail, np.uint64), masks)
         return found
 
 

@@ -18,10 +18,10 @@ from fedkit.secagg.closing import Masked, Opened
 from fedkit.secagg.header import Encoding
 from fedkit.secagg.messages import Advert, Stage
 from fedkit.secagg.parameters import Mode, Policy
-from fedkit.secagg.primitives.masks import Lanes, add_masks
+from fedkit.secagg.primitives.masks import Lanes
 from fedkit.secagg.primitives.suite import Suite
 from fedkit.secagg.server import SecAggServer
-from fedkit.secagg.session import Session, pair_masks, self_masks
+from fedkit.secagg.session import Session, mask_both, pair_mask, self_mask
 from fedkit.secagg.vault import Vault
 
 if TYPE_CHECKING:
@@ -256,12 +256,12 @@ def test_those_who_collude_with_the_server_learn_the_sum_of_the_others(rehearse:
     left = {name: masked(session, name).copy() for name in ("c000", "c001")}
     for own, name in enumerate(("c000", "c001")):
         secrets = Vault(session.stream("client", name).bytes)
-        masks = [self_masks(known, secrets._own, own, -1)[0]]  # the server was told this b
+        masks = [self_mask(known, secrets._own, own, -1)]  # the server was told this b
         for peer in (2, 3, 4):
             other = Vault(session.stream("client", session.names[peer]).bytes)
             agreed = other._mask.agree(secrets.publics[0])
-            masks.append(pair_masks(known, agreed, peer, own)[0])  # what the peer adds cancels
-        add_masks(left[name], masks, session.suite)
+            masks.append(pair_mask(known, agreed, peer, own))  # what the peer adds cancels
+        mask_both(known, left[name], np.zeros(session.encoding.tail, np.uint64), masks)
     assert ((left["c000"] + left["c001"]) == 14).all()
     assert uniform(left["c000"])
     assert uniform(left["c001"])

@@ -39,7 +39,6 @@ class Label(StrEnum):
 
     BOX = "box"
     MASK = "mask"
-    TAIL = "tail"
 
 
 def check_public(public: bytes) -> None:
@@ -92,14 +91,14 @@ def box_key(header: bytes, agreed: bytes, sender: str, receiver: str) -> bytes:
     return hkdf(header, agreed, _info(Label.BOX, sender, receiver, direction), BOX_KEY_BYTES)
 
 
-def mask_key(header: bytes, agreed: bytes, label: Label, a: str, b: str, length: int) -> bytes:
+def mask_key(header: bytes, agreed: bytes, a: str, b: str, length: int) -> bytes:
     """The key of the mask that clients `a` and `b` have in common, the same from both sides."""
-    return hkdf(header, agreed, _info(label, a, b, b"both"), length)
+    return hkdf(header, agreed, _info(Label.MASK, a, b, b"both"), length)
 
 
-def self_key(header: bytes, secret: bytes, label: Label, owner: str, length: int) -> bytes:
+def self_key(header: bytes, secret: bytes, owner: str, length: int) -> bytes:
     """The key of the mask that `owner` makes of its own secret alone."""
-    return hkdf(header, secret, _info(label, owner, owner, b"self"), length)
+    return hkdf(header, secret, _info(Label.MASK, owner, owner, b"self"), length)
 
 
 def _info(label: Label, a: str, b: str, direction: bytes) -> bytes:

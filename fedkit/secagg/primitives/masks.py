@@ -1,18 +1,20 @@
-"""Masks: the key stream of a cipher as unsigned little-endian lanes, added to a vector modulo 2^width.
+"""Masks: the key stream of a cipher as unsigned little-endian lanes, added to vectors modulo 2^width.
 
-AES-128-CTR (SP 800-38A) or ChaCha20 (RFC 8439), from counter 0: a key makes one stream. Both can be
-entered anywhere, so threads take slices of the coordinates. Chunks of the vector stay in cache while
-mask after mask is added to them. Which cipher of OpenSSL gives a stream is a matter of speed alone.
+AES-128-CTR (SP 800-38A) or ChaCha20 (RFC 8439), from counter 0: a key makes one stream. Its first SKIP
+bytes are not used, since GCM does not give the first 32; what is masked together lies in the rest, part
+after part, each from a multiple of 64 bytes on. Both ciphers can be entered anywhere, so threads take
+slices of the coordinates. Chunks of a part stay in cache while mask after mask is added to them. Which
+cipher of OpenSSL gives a stream is a matter of speed alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
@@ -21,15 +23,33 @@ from numpy.typing import NDArray
 from fedkit.secagg.primitives.suite import Suite
 
 Lanes: TypeAlias = NDArray[np.unsignedinteger[Any]]
+Update: TypeAlias = Callable[[memoryview, memoryview], int]
+
+
+class Combine(Protocol):
+    """np.add or np.subtract."""
+
+    def __call__(self, a: Lanes, b: Lanes, /, *, out: Lanes) -> object: ...
+
 
 CHUNK = 1 << 18  # vector, zeros and key stream of a chunk fit a second-level cache of 1 MiB
-ALIGNMENT = 64  # a block of ChaCha20, four of AES
+ALIGNMENT = 64  # a block of ChaCha20, four of AES; a line of the cache
+SKIP = ALIGNMENT  # bytes of a stream before the first part
 CHACHA_LIMIT = ALIGNMENT << 32  # its block counter has 32 bits
-HEAD = 32  # bytes of a stream that GCM does not give: it starts to encrypt at counter 2
-GCM_FROM = 1 << 19  # fewer bytes do not pay for a second cipher
+GCM_HEAD = 32  # bytes of a stream that GCM does not give: it starts to encrypt at counter 2
+GCM_FROM = 1 << 16  # fewer bytes are as fast without
 GCM_LIMIT = 1 << 35  # GCM's own is 2^36 - 32
 GROUP = 256  # masks whose ciphers are open at once
-_ZEROS = memoryview(bytes(CHUNK))
+
+
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """Zero bytes from the start of a line of the cache on: others take the ciphers a twentieth longer."""
+    made = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -made.ctypes.data % ALIGNMENT
+    return made[start : start + size]
+
+
+_ZEROS: Final = _aligned(ALIGNMENT + CHUNK).data.toreadonly()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,38 +64,65 @@ class Mask:
             raise ValueError(f"the sign of a mask is 1 or -1, not {self.sign}")
 
 
-def add_masks(
-    vector: Lanes, masks: Iterable[Mask], suite: Suite, *, start: int = 0, threads: int = 1
-) -> None:
-    """Add masks to `vector` in place, modulo 2^w.
+class Place(NamedTuple):
+    """Lanes, and the byte of the streams that meets the first of them, a multiple of 64."""
 
-    vector: uint8, uint16, uint32 or uint64, one axis, contiguous. start: the byte of the streams that meets
-    vector[0], a multiple of 64. threads: how many share the coordinates. ValueError: none of these.
+    start: int
+    lanes: Lanes
+
+    @property
+    def end(self) -> int:
+        return self.start + self.lanes.nbytes
+
+
+def add_masks(parts: Sequence[Lanes], masks: Iterable[Mask], suite: Suite, *, threads: int = 1) -> None:
+    """Add masks to `parts` in place, modulo 2^w.
+
+    parts: at least one; uint8, uint16, uint32 or uint64, one axis, contiguous, each with its own w. threads:
+    how many share the coordinates of the last part. ValueError: none of these.
     """
-    _check(vector, suite, start)
-    cuts = list(_cuts(vector.nbytes, threads))
+    places = list(_places(parts))
+    _check(places, suite)
+    slices = list(_slices(places, threads))
     waiting = iter(masks)
     while group := list(islice(waiting, GROUP)):
-        work = partial(_add_to_slice, vector.view(np.uint8), vector.dtype, group, suite, start)
-        if len(cuts) == 1:
-            work(*cuts[0])
+        if len(slices) == 1:
+            _add(slices[0], group, suite)
             continue
-        with ThreadPoolExecutor(len(cuts) - 1) as pool:
-            others = [pool.submit(work, *cut) for cut in cuts[1:]]
-            work(*cuts[0])
+        with ThreadPoolExecutor(len(slices) - 1) as pool:
+            others = [pool.submit(_add, some, group, suite) for some in slices[1:]]
+            _add(slices[0], group, suite)
             for other in others:
                 other.result()
 
 
-def _check(vector: Lanes, suite: Suite, start: int) -> None:
-    if vector.dtype not in (np.uint8, np.uint16, np.uint32, np.uint64) or not vector.dtype.isnative:
-        raise ValueError(f"a masked vector holds unsigned lanes of 8, 16, 32 or 64 bits, not {vector.dtype}")
-    if vector.ndim != 1 or not vector.flags.c_contiguous or not vector.flags.writeable:
-        raise ValueError("a masked vector has one axis, is contiguous and can be written to")
-    if start < 0 or start % ALIGNMENT:
-        raise ValueError(f"a stream is entered at a multiple of {ALIGNMENT} bytes, not at {start}")
-    if suite is Suite.CHACHA and start + vector.nbytes > CHACHA_LIMIT:
+def _places(parts: Sequence[Lanes]) -> Iterator[Place]:
+    at = SKIP
+    for lanes in parts:
+        yield Place(at, lanes)
+        at += lanes.nbytes + -lanes.nbytes % ALIGNMENT
+
+
+def _check(places: Sequence[Place], suite: Suite) -> None:
+    if not places:
+        raise ValueError("nothing to mask")
+    for _, lanes in places:
+        if lanes.dtype not in (np.uint8, np.uint16, np.uint32, np.uint64) or not lanes.dtype.isnative:
+            raise ValueError(
+                f"a masked vector holds unsigned lanes of 8, 16, 32 or 64 bits, not {lanes.dtype}"
+            )
+        if lanes.ndim != 1 or not lanes.flags.c_contiguous or not lanes.flags.writeable:
+            raise ValueError("a masked vector has one axis, is contiguous and can be written to")
+    if suite is Suite.CHACHA and places[-1].end > CHACHA_LIMIT:
         raise ValueError(f"a ChaCha20 stream ends after {CHACHA_LIMIT} bytes")
+
+
+def _slices(places: Sequence[Place], threads: int) -> Iterator[list[Place]]:
+    """What each thread does: slices of the last part; the parts before it go with the first."""
+    *before, (start, lanes) = places
+    for low, high in _cuts(lanes.nbytes, threads):
+        yield [*before, Place(start + low, lanes[low // lanes.itemsize : high // lanes.itemsize])]
+        before = []
 
 
 def _cuts(size: int, threads: int) -> Iterator[tuple[int, int]]:
@@ -88,42 +135,39 @@ def _cuts(size: int, threads: int) -> Iterator[tuple[int, int]]:
         yield low, min(low + each, size)
 
 
-def _add_to_slice(
-    data: NDArray[np.uint8],
-    dtype: np.dtype[np.unsignedinteger[Any]],
-    masks: list[Mask],
-    suite: Suite,
-    start: int,
-    low: int,
-    high: int,
-) -> None:
-    """Add `masks` to the bytes low..high of `data`, seen as lanes of `dtype`."""
-    head = low + HEAD if _takes_gcm(suite, start + low, high - low) else high
-    _add_streams(data[low:head], dtype, masks, [_stream(suite, mask.key, start + low) for mask in masks])
-    if head < high:
-        _add_streams(data[head:high], dtype, masks, [_rest_stream(mask.key) for mask in masks])
+def _add(places: Sequence[Place], masks: Sequence[Mask], suite: Suite) -> None:
+    """Add what the streams have for `places`, which follow each other within 64 bytes."""
+    at, streams = _open(places, masks, suite)
+    filled = _aligned(ALIGNMENT + CHUNK + 15)  # a cipher may ask for the rest of a block of 16
+    for start, lanes in places:
+        little, per = lanes.dtype.newbyteorder("<"), CHUNK // lanes.itemsize
+        for low in range(0, lanes.size, per):
+            part = lanes[low : low + per]
+            end = start + low * lanes.itemsize + part.nbytes
+            gap = end - part.nbytes - at
+            zeros, target = _ZEROS[: end - at], filled[ALIGNMENT - gap :].data
+            fresh = filled[ALIGNMENT : ALIGNMENT + part.nbytes].view(little)
+            for combine, update in streams:
+                update(zeros, target)
+                combine(part, fresh, out=part)
+            at = end
 
 
-def _add_streams(
-    data: NDArray[np.uint8],
-    dtype: np.dtype[np.unsignedinteger[Any]],
-    masks: list[Mask],
-    streams: list[CipherContext],
-) -> None:
-    """Add the next bytes of each mask's stream to `data`."""
-    filled = bytearray(min(CHUNK, len(data)) + 15)  # a cipher may ask for the rest of a block of 16
-    little = dtype.newbyteorder("<")
-    pairs = [(np.add if m.sign > 0 else np.subtract, s) for m, s in zip(masks, streams, strict=True)]
-    for at in range(0, len(data), CHUNK):
-        part = data[at : at + CHUNK].view(dtype)
-        zeros, lanes = _ZEROS[: part.nbytes], np.frombuffer(filled, little, part.size)
-        for combine, stream in pairs:
-            stream.update_into(zeros, filled)
-            combine(part, lanes, out=part)
+def _open(
+    places: Sequence[Place], masks: Sequence[Mask], suite: Suite
+) -> tuple[int, list[tuple[Combine, Update]]]:
+    """Where the streams are entered; of each mask how it goes in, and what gives its next bytes."""
+    start = places[0].start
+    if _takes_gcm(suite, start, places[-1].end):
+        at, opened = GCM_HEAD, [_gcm_stream(mask.key) for mask in masks]
+    else:
+        at, opened = start, [_stream(suite, mask.key, start) for mask in masks]
+    ways: list[Combine] = [np.add if mask.sign > 0 else np.subtract for mask in masks]
+    return at, list(zip(ways, (stream.update_into for stream in opened), strict=True))
 
 
 def _stream(suite: Suite, key: bytes, start: int) -> CipherContext:
-    """The key stream of `key` from byte `start` on."""
+    """The key stream of `key` from byte `start` on, a multiple of 64."""
     if len(key) != suite.mask_bytes:
         raise ValueError(f"the key of a mask has {suite.mask_bytes} bytes here, not {len(key)}")
     if suite is Suite.AES:
@@ -132,9 +176,9 @@ def _stream(suite: Suite, key: bytes, start: int) -> CipherContext:
     return Cipher(algorithms.ChaCha20(key, nonce), mode=None).encryptor()
 
 
-def _takes_gcm(suite: Suite, at: int, size: int) -> bool:
-    """Whether all but the head of a stream is had from AES-GCM."""
-    return suite is Suite.AES and at == 0 and GCM_FROM <= size <= GCM_LIMIT and gcm_is_faster()
+def _takes_gcm(suite: Suite, start: int, end: int) -> bool:
+    """Whether these bytes of a stream are had from AES-GCM, which has but one beginning."""
+    return suite is Suite.AES and start == SKIP and GCM_FROM <= end <= GCM_LIMIT and gcm_is_faster()
 
 
 @cache
@@ -147,6 +191,8 @@ def gcm_is_faster() -> bool:
     return "AVX512_ICL" in config.get("SIMD Extensions", {}).get("found", ())
 
 
-def _rest_stream(key: bytes) -> CipherContext:
-    """The same stream from byte HEAD on: GCM with the zero nonce counts on from 2 (SP 800-38D, 7.1)."""
+def _gcm_stream(key: bytes) -> CipherContext:
+    """The same stream from byte GCM_HEAD on: GCM with the zero nonce counts on from 2 (SP 800-38D, 7.1)."""
+    if len(key) != Suite.AES.mask_bytes:
+        raise ValueError(f"the key of a mask has {Suite.AES.mask_bytes} bytes here, not {len(key)}")
     return Cipher(algorithms.AES(key), modes.GCM(bytes(12))).encryptor()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedkit.errors import CryptoError
 from fedkit.secagg.primitives import keys
-from fedkit.secagg.primitives.keys import AgreementKey, Label, box_key, check_public, hkdf, mask_key, self_key
+from fedkit.secagg.primitives.keys import AgreementKey, box_key, check_public, hkdf, mask_key, self_key
 from fedkit.seeds import stream
 
 HEADER = bytes(range(32))
@@ -131,7 +131,7 @@ def test_hkdf_of_rfc_5869(ikm: str, salt: str, info: str, okm: str) -> None:
 def test_both_ends_make_the_same_keys_and_a_box_has_a_direction() -> None:
     a, b = AgreementKey.new(), AgreementKey.new()
     one, two = a.agree(b.public), b.agree(a.public)
-    assert mask_key(HEADER, one, Label.MASK, "a", "b", 16) == mask_key(HEADER, two, Label.MASK, "b", "a", 16)
+    assert mask_key(HEADER, one, "a", "b", 16) == mask_key(HEADER, two, "b", "a", 16)
     assert box_key(HEADER, one, "a", "b") == box_key(HEADER, two, "a", "b")
     assert box_key(HEADER, one, "a", "b") != box_key(HEADER, one, "b", "a")
 
@@ -141,23 +141,22 @@ def test_a_key_serves_one_purpose_pair_header_and_secret() -> None:
     made: list[bytes] = []
     for header, secret in itertools.product((HEADER, bytes(32)), repeat=2):
         for a, b in (("a", "bc"), ("ab", "c"), ("", "abc"), ("a", "b"), ("a", "a")):
-            made += [mask_key(header, secret, label, a, b, 32) for label in Label]
-            made += [self_key(header, secret, label, a + "|" + b, 32) for label in Label]
+            made += [mask_key(header, secret, a, b, 32), self_key(header, secret, a + "|" + b, 32)]
             made += {box_key(header, secret, a, b), box_key(header, secret, b, a)}
     assert len(set(made)) == len(made)
 
 
 @given(st.text(max_size=8), st.text(max_size=8))
 def test_a_mask_does_not_depend_on_who_computes_it(a: str, b: str) -> None:
-    forth, back = (mask_key(HEADER, bytes(32), Label.TAIL, x, y, 32) for x, y in ((a, b), (b, a)))
+    forth, back = (mask_key(HEADER, bytes(32), x, y, 32) for x, y in ((a, b), (b, a)))
     assert forth == back
-    assert forth != self_key(HEADER, bytes(32), Label.TAIL, a, 32)
+    assert forth != self_key(HEADER, bytes(32), a, 32)
 
 
 def test_derived_keys_are_frozen() -> None:
     """Labels are part of the wire: other bytes here are another protocol."""
-    assert mask_key(HEADER, bytes(32), Label.MASK, "a", "b", 16).hex() == "8e8d6f59d6741912dfaaf92b3be773d9"
-    assert self_key(HEADER, bytes(32), Label.TAIL, "a", 16).hex() == "5ac543fddcc7793ded405c7090ed26d4"
+    assert mask_key(HEADER, bytes(32), "a", "b", 16).hex() == "8e8d6f59d6741912dfaaf92b3be773d9"
+    assert self_key(HEADER, bytes(32), "a", 16).hex() == "18ea2369a4b026bbca5dac3a69daefc1"
     assert box_key(HEADER, bytes(32), "b", "a")[:16].hex() == "70f98e0a57553886d52cfd4a7b200357"
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkit.secagg.primitives import masks
-from fedkit.secagg.primitives.masks import CHUNK, GCM_FROM, GROUP, Lanes, Mask, add_masks
+from fedkit.secagg.primitives.masks import CHUNK, GCM_FROM, GROUP, SKIP, Lanes, Mask, Place, add_masks
 from fedkit.secagg.primitives.suite import Suite
 from fedkit.seeds import stream
 
@@ -24,8 +24,9 @@ def key(suite: Suite, number: int = 0) -> bytes:
 
 
 def key_stream(suite: Suite, secret: bytes, count: int, start: int = 0) -> bytes:
+    """So many bytes of a stream, from any multiple of 64 on."""
     vector = np.zeros(count, np.uint8)
-    add_masks(vector, [Mask(secret, 1)], suite, start=start)
+    masks._add([Place(start, vector)], [Mask(secret, 1)], suite)
     return vector.tobytes()
 
 
@@ -102,18 +103,36 @@ def test_aes_of_fips_197_is_the_first_block_of_a_stream_from_counter_zero() -> N
 @pytest.mark.parametrize("suite", Suite)
 @pytest.mark.parametrize("dtype", WIDTHS)
 def test_lanes_are_the_little_endian_words_of_the_stream(suite: Suite, dtype: Any) -> None:
-    width = np.dtype(dtype).itemsize
     vector = vector_of(dtype, 50)
-    expected = [
-        (int(x) + int.from_bytes(word, "little")) % 256**width
-        for x, word in zip(
-            vector,
-            (key_stream(suite, key(suite), 50 * width)[i : i + width] for i in range(0, 50 * width, width)),
-            strict=True,
-        )
-    ]
-    add_masks(vector, [Mask(key(suite), 1)], suite)
+    expected = added(vector, key_stream(suite, key(suite), vector.nbytes, SKIP))
+    add_masks([vector], [Mask(key(suite), 1)], suite)
     assert vector.tolist() == expected
+
+
+def added(vector: Lanes, stream: bytes) -> list[int]:
+    """By Python's integers."""
+    width = vector.itemsize
+    words = [stream[i : i + width] for i in range(0, len(stream), width)]
+    both = zip(vector.tolist(), words, strict=True)
+    return [(lane + int.from_bytes(word, "little")) % 256**width for lane, word in both]
+
+
+@pytest.mark.parametrize("suite", Suite)
+@pytest.mark.parametrize("sizes", [(6, 1000), (8, 0), (0, 7), (1, 1, 1), (9, CHUNK + 5, 3), (6, GCM_FROM)])
+@pytest.mark.parametrize("faster", [False, True])
+def test_parts_lie_in_the_stream_one_after_another(
+    monkeypatch: pytest.MonkeyPatch, suite: Suite, sizes: tuple[int, ...], faster: bool
+) -> None:
+    """From byte 64, each from a multiple of 64 on, whatever its lanes are."""
+    monkeypatch.setattr(masks, "gcm_is_faster", lambda: faster)
+    types = itertools.cycle((np.uint64, np.uint8, np.uint16))
+    parts = [vector_of(dtype, size, size) for dtype, size in zip(types, sizes, strict=False)]
+    expected, at = [], 64
+    for part in parts:
+        expected.append(added(part, key_stream(suite, key(suite), part.nbytes, at)))
+        at += 64 * -(-part.nbytes // 64)
+    add_masks(parts, [Mask(key(suite), 1)], suite)
+    assert [part.tolist() for part in parts] == expected
 
 
 @pytest.mark.parametrize("suite", Suite)
@@ -130,10 +149,10 @@ def test_what_is_added_is_taken_away_again(
     before = vector_of(width, count)
     after = before.copy()
     there = [Mask(key(suite, i), sign) for i, sign in enumerate(signs)]
-    add_masks(after, there, suite, threads=threads)
+    add_masks([after], there, suite, threads=threads)
     if len(set(signs)) == 1 and count >= 100:
         assert (after != before).any()
-    add_masks(after, [Mask(m.key, -m.sign) for m in reversed(there)], suite)
+    add_masks([after], [Mask(m.key, -m.sign) for m in reversed(there)], suite)
     assert np.array_equal(before, after)
 
 
@@ -144,11 +163,11 @@ def test_a_slice_is_masked_as_it_would_be_in_the_whole(suite: Suite, dtype: Any)
     whole = vector_of(dtype, 2 * CHUNK // np.dtype(dtype).itemsize + 11)
     parts = whole.copy()
     there = [Mask(key(suite, i), 1 - 2 * (i % 2)) for i in range(3)]
-    add_masks(whole, there, suite)
+    add_masks([whole], there, suite)
     per = 64 // np.dtype(dtype).itemsize
     cuts = [0, per, 7 * per, CHUNK // 64 * per + per, len(parts)]
     for low, high in itertools.pairwise(cuts):
-        add_masks(parts[low:high], there, suite, start=low // per * 64)
+        masks._add([Place(SKIP + low // per * 64, parts[low:high])], there, suite)
     assert np.array_equal(whole, parts)
 
 
@@ -159,44 +178,44 @@ def test_threads_make_no_difference(suite: Suite, threads: int, extra: int) -> N
     alone = vector_of(np.uint16, 4 * CHUNK // 2 + extra)
     shared = alone.copy()
     there = [Mask(key(suite, i), 1) for i in range(2)]
-    add_masks(alone, there, suite)
-    add_masks(shared, there, suite, threads=threads)
+    add_masks([alone], there, suite)
+    add_masks([shared], there, suite, threads=threads)
     assert np.array_equal(alone, shared)
 
 
 @pytest.mark.parametrize("faster", [False, True])
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("size", [GCM_FROM - 8, GCM_FROM, 2 * GCM_FROM + 3 * CHUNK + 40])
+@pytest.mark.parametrize("size", [GCM_FROM - SKIP - 8, GCM_FROM - SKIP, 3 * CHUNK + 40])
 def test_a_long_stream_is_that_of_ctr_by_either_cipher(
     monkeypatch: pytest.MonkeyPatch, size: int, threads: int, faster: bool
 ) -> None:
     opened: list[bytes] = []
-    rest = masks._rest_stream
+    true = masks._gcm_stream
 
     def noted(secret: bytes) -> CipherContext:
         opened.append(secret)
-        return rest(secret)
+        return true(secret)
 
     monkeypatch.setattr(masks, "gcm_is_faster", lambda: faster)
-    monkeypatch.setattr(masks, "_rest_stream", noted)
+    monkeypatch.setattr(masks, "_gcm_stream", noted)
     expected = np.zeros(size // 8, np.uint64)
     for number, combine in ((0, np.add), (1, np.subtract)):
-        made = Cipher(algorithms.AES(key(Suite.AES, number)), modes.CTR(bytes(16))).encryptor()
+        made = Cipher(algorithms.AES(key(Suite.AES, number)), modes.CTR(bytes(15) + b"\4")).encryptor()
         combine(expected, np.frombuffer(made.update(bytes(size)), "<u8"), out=expected)
     found = np.zeros(size // 8, np.uint64)
     there = [Mask(key(Suite.AES, number), 1 - 2 * number) for number in (0, 1)]
-    add_masks(found, there, Suite.AES, threads=threads)
+    add_masks([found], there, Suite.AES, threads=threads)
     assert np.array_equal(found, expected)
-    long = next(masks._cuts(size, threads))[1] >= GCM_FROM
+    long = SKIP + size >= GCM_FROM
     assert len(opened) == (2 if faster and long else 0)
 
 
 def test_no_other_stream_is_had_from_gcm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masks, "gcm_is_faster", lambda: True)
-    assert masks._takes_gcm(Suite.AES, 0, GCM_FROM)
-    assert not masks._takes_gcm(Suite.AES, 64, GCM_FROM)
-    assert not masks._takes_gcm(Suite.CHACHA, 0, GCM_FROM)
-    assert not masks._takes_gcm(Suite.AES, 0, masks.GCM_LIMIT + 1)
+    assert masks._takes_gcm(Suite.AES, SKIP, GCM_FROM)
+    assert not masks._takes_gcm(Suite.AES, 2 * SKIP, GCM_FROM)
+    assert not masks._takes_gcm(Suite.CHACHA, SKIP, GCM_FROM)
+    assert not masks._takes_gcm(Suite.AES, SKIP, masks.GCM_LIMIT + 1)
 
 
 def test_threads_share_all_bytes_and_small_vectors_stay_whole() -> None:
@@ -213,15 +232,15 @@ def test_threads_share_all_bytes_and_small_vectors_stay_whole() -> None:
 def test_more_masks_than_are_open_at_once_all_count() -> None:
     many, twice = np.zeros(8, np.uint32), np.zeros(8, np.uint32)
     there = [Mask(key(Suite.AES, i), 1) for i in range(2 * GROUP + 3)]
-    add_masks(many, iter(there), Suite.AES)
+    add_masks([many], iter(there), Suite.AES)
     for mask in there:
-        add_masks(twice, [mask], Suite.AES)
+        add_masks([twice], [mask], Suite.AES)
     assert np.array_equal(many, twice)
 
 
 def test_an_error_in_a_thread_is_told() -> None:
     with pytest.raises(ValueError, match="16 bytes"):
-        add_masks(np.zeros(4 * CHUNK, np.uint8), [Mask(bytes(32), 1)], Suite.AES, threads=2)
+        add_masks([np.zeros(4 * CHUNK, np.uint8)], [Mask(bytes(32), 1)], Suite.AES, threads=2)
 
 
 def test_a_masked_zero_vector_is_uniform() -> None:
@@ -259,21 +278,21 @@ def test_streams_of_different_keys_are_not_correlated(number: int) -> None:
 )
 def test_vectors_that_cannot_be_masked(vector: Any) -> None:
     with pytest.raises(ValueError, match="a masked vector"):
-        add_masks(vector, [], Suite.AES)
+        add_masks([np.zeros(1, np.uint64), vector], [], Suite.AES)
 
 
 def test_wrong_places_threads_keys_and_signs() -> None:
     vector = np.zeros(64, np.uint8)
-    for start in (-64, 1, 16):
-        with pytest.raises(ValueError, match="multiple of 64"):
-            add_masks(vector, [], Suite.AES, start=start)
     with pytest.raises(ValueError, match="ends after"):
-        add_masks(vector, [], Suite.CHACHA, start=masks.CHACHA_LIMIT)
-    add_masks(vector, [Mask(bytes(32), 1)], Suite.CHACHA, start=masks.CHACHA_LIMIT - 64)
+        masks._check([Place(masks.CHACHA_LIMIT - 63, vector)], Suite.CHACHA)
+    masks._check([Place(masks.CHACHA_LIMIT - 64, vector)], Suite.CHACHA)
+    assert key_stream(Suite.CHACHA, bytes(32), 64, masks.CHACHA_LIMIT - 64) != bytes(64)
+    with pytest.raises(ValueError, match="nothing"):
+        add_masks([], [], Suite.AES)
     with pytest.raises(ValueError, match="thread"):
-        add_masks(vector, [], Suite.AES, threads=0)
+        add_masks([vector], [], Suite.AES, threads=0)
     with pytest.raises(ValueError, match="32 bytes here, not 16"):
-        add_masks(vector, [Mask(bytes(16), 1)], Suite.CHACHA)
+        add_masks([vector], [Mask(bytes(16), 1)], Suite.CHACHA)
     with pytest.raises(ValueError, match="sign"):
         Mask(bytes(16), 0)
 
