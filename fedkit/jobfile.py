@@ -148,7 +148,7 @@ def _demand(group: str, name: str) -> None:
         known = plugins.names(f"fedkit.{group}")
     except ConfigError as error:
         raise _missing(name, str(error)) from error
-    if name not in known or plugins.is_file(name):
+    if plugins.is_file(name) or (name not in known and name.partition(":")[0] not in known):
         raise _missing(name, f"is none of the {group} that are registered here")
 
 

@@ -3,7 +3,8 @@
 A name is one of
     fedprox             an entry point of the group;
     FILE.py:ATTR        an attribute of a Python file, loaded under a name derived from its path;
-    provider:rest       the entry point `provider`, called with the string `rest` (flower:FedAdam).
+    provider:rest       the entry point `provider`, called with the string `rest` (flower:FedAdam). What is
+                        made of it has this name as `plugin_name`, if devices are to be told of it.
 
 A distribution may state the API version that it was built for, by an entry point of the group
 `fedkit.api` whose name is the version: `"1" = "fedkit:API_VERSION"`.
@@ -175,12 +176,12 @@ def locate(file: str, base: Path = Path()) -> Path:
 
 
 def strategy_name(instance: Strategy) -> str:
-    """The registered name of an instance's class, else the class's own name."""
+    """The name of an instance: that of its class's entry point, its own `plugin_name`, or its class's."""
     value = f"{type(instance).__module__}:{type(instance).__qualname__}"
     for entry in metadata.entry_points(group="fedkit.strategies"):
         if entry.value == value:
             return entry.name
-    return type(instance).__qualname__
+    return str(getattr(instance, "plugin_name", type(instance).__qualname__))
 
 
 def describe(thing: object) -> str:

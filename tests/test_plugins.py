@@ -117,9 +117,9 @@ def test_a_plugin_that_cannot_be_imported_names_its_distribution(site: Site) -> 
 
 
 def test_a_provider_is_asked_for_the_rest(site: Site) -> None:
-    site.add("prov", "[fedkit.strategies]\nflower = prov_mod:provider\n")
+    site.add("prov", "[fedkit.strategies]\ngarden = prov_mod:provider\n")
     site.module("prov_mod", PROVIDER)
-    assert plugins.load("fedkit.strategies", "flower:FedAdam:x") == ("provided", "FedAdam:x")
+    assert plugins.load("fedkit.strategies", "garden:FedAdam:x") == ("provided", "FedAdam:x")
 
 
 def test_an_attribute_of_a_file(tmp_path: Path) -> None:
