@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,14 +15,17 @@ from types import TracebackType
 from typing import Any
 
 import uvicorn
+from starlette.concurrency import run_in_threadpool
 
 from fedkit.aggregator.app import App
 from fedkit.aggregator.federation import EdgeFederation
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.leases import LEASE
 from fedkit.aggregator.registry import Registry, Roster
+from fedkit.aggregator.tls import LOOK, certificate, demand_loopback, load
 from fedkit.config import Scenario
 from fedkit.errors import ConfigError
+from fedkit.keyfile import NAME
 from fedkit.launch import Built, build, run_built
 from fedkit.messages import ClientId, Metrics
 from fedkit.rounds import Result
@@ -41,7 +45,8 @@ class Service:
     trust: who the clients are. signer: the aggregator's own key, trust.server. host, port: where to listen;
     port 0 takes a free one. lease: seconds until a task is offered again that was not acknowledged. wait_for:
     clients to wait for before a round; None: as many as are invited where the cohort is a count, else all.
-    patience: seconds to wait for them; None: the round's deadline.
+    patience: seconds to wait for them; None: the round's deadline. tls: the folder of the signer's key; None:
+    plain HTTP, to this machine only.
     """
 
     trust: Trust
@@ -51,16 +56,18 @@ class Service:
     lease: float = LEASE
     wait_for: int | None = None
     patience: float | None = None
+    tls: Path | None = None
 
 
 class Server:
     """Serves an application on its own thread while the context is open; `url` is where.
 
-    ConfigError if the address cannot be taken.
+    tls: the folder of the key and its certificate; None: plain HTTP, on loopback only. ConfigError if the
+    address cannot be taken.
     """
 
-    def __init__(self, app: App, host: str, port: int) -> None:
-        self._app = app
+    def __init__(self, app: App, host: str, port: int, tls: Path | None = None) -> None:
+        self._app, self._tls = app, tls
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         # the protocol by name: asyncio switches Nagle's delay of 40 ms off for no other socket
         self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -71,7 +78,7 @@ class Server:
             self._socket.close()
             raise ConfigError(f"address {host}:{port} cannot be served: {error}; give another") from error
         shown = f"[{host}]" if family == socket.AF_INET6 else host
-        self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
+        self.url = f"{'http' if tls is None else 'https'}://{shown}:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
             app.asgi,
             log_config=None,
@@ -79,7 +86,15 @@ class Server:
             server_header=False,
             ws="none",
             timeout_graceful_shutdown=_CLOSING,
+            ssl_certfile=certificate(tls) if tls is not None else None,
+            ssl_keyfile=tls / NAME if tls is not None else None,
+            callback_notify=self._renew,
+            timeout_notify=LOOK,
         )
+        config.load()
+        self._context = config.ssl
+        if self._context is not None:
+            self._context.minimum_version = ssl.TLSVersion.TLSv1_3
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, args=([self._socket],), name="fedkit-aggregator", daemon=True
@@ -92,6 +107,11 @@ class Server:
                 raise ConfigError(f"{self.url} cannot be served: the server ended at once")
             time.sleep(0.01)
         return self
+
+    async def _renew(self) -> None:
+        """A certificate that is half over is replaced while connections go on."""
+        if self._tls is not None and self._context is not None:
+            await run_in_threadpool(load, self._context, self._tls)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
@@ -144,6 +164,8 @@ def serve(
     and [federation] are those of simulations. Raises what `fedkit.run` raises, ConfigError before round 0.
     """
     registry = _registry(service)
+    if service.tls is None:
+        demand_loopback(service.host)
     built = build(scenario)
     with ExitStack() as stack:
         journal = Journal(directory)
@@ -155,7 +177,7 @@ def serve(
             )
         app = App(journal, registry, service.lease)
         federation = _federation(journal, registry, service, built)
-        server = stack.enter_context(Server(app, service.host, service.port))
+        server = stack.enter_context(Server(app, service.host, service.port, service.tls))
         if listening is not None:
             listening(server.url)
         deployed = replace(built, workload=Deployed(built.workload, registry.known()), federation=federation)

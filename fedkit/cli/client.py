@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 import typer
 
+from fedkit.errors import ConfigError
+
 if TYPE_CHECKING:
     from fedkit.messages import ClientId
     from fedkit.trainer import Workload
@@ -28,7 +30,7 @@ class _Serve(Protocol):
 
 
 def client(
-    address: Annotated[str, typer.Argument(help="Where the aggregator is, as http://HOST:PORT.")],
+    address: Annotated[str, typer.Argument(help="Where the aggregator is, as https://HOST:PORT.")],
     scenario: Annotated[
         str, typer.Argument(help="A shipped name or a TOML file: its workload is the one of this device.")
     ],
@@ -43,6 +45,9 @@ def client(
     roster: Annotated[
         Path, typer.Option("--roster", help="TOML file with the keys of the aggregator and of all clients.")
     ] = Path("roster.toml"),
+    insecure_http: Annotated[
+        bool, typer.Option("--insecure-http", help="Speak plain HTTP with an aggregator on this machine.")
+    ] = False,
     name: Annotated[
         str, typer.Option("--name", help="The client's id in the roster; default the name of the folder.")
     ] = "",
@@ -52,6 +57,8 @@ def client(
     from fedkit.launch import make_workload
     from fedkit.scenario import read
 
+    if address.startswith("http:") and not insecure_http:
+        raise ConfigError(f"{address} is not encrypted: write https://, or --insecure-http on one machine")
     member = cast("_Member", plugins.load("fedkit.clients", "member"))
     membership = member(directory, address, roster, name)
     workload = make_workload(read(scenario, overrides or []))

@@ -39,6 +39,9 @@ def serve(
     address: Annotated[
         str, typer.Option(help="HOST:PORT to listen on; port 0 takes a free one.")
     ] = "127.0.0.1:8470",
+    insecure_http: Annotated[
+        bool, typer.Option("--insecure-http", help="Serve plain HTTP, to this machine only.")
+    ] = False,
     lease: Annotated[
         float,
         typer.Option(min=0.1, help="Seconds until a task is offered again that no device acknowledged."),
@@ -61,7 +64,10 @@ def serve(
     with last_event(output):
         run_it, service_of = _aggregator()
         host, port = _address(address)
-        service = service_of(read_trust(roster), own_key(directory), host, port, lease, wait_for, patience)
+        tls = None if insecure_http else directory
+        service = service_of(
+            read_trust(roster), own_key(directory), host, port, lease, wait_for, patience, tls
+        )
         launch = folders.launch_into(scenario, overrides or [], directory / "run", True)
         listening = partial(_listening, output)
         go = partial(run_it, service=service, directory=directory / "journal", listening=listening)

@@ -30,14 +30,14 @@ def roster(folder: Path, **keys: SigningKey) -> list[str]:
 def test_a_key_that_is_not_in_the_roster_is_told_its_line(tmp_path: Path) -> None:
     made_key = make_key(tmp_path / "c000")
     words = ["--dir", str(tmp_path / "c000"), *roster(tmp_path)]
-    made = CliRunner().invoke(app, ["client", "http://h:1", *WORDS, *words])
+    made = CliRunner().invoke(app, ["client", "https://h:1", *WORDS, *words])
     assert made.exit_code == 2
     assert f'its line is c000 = "{made_key.public.hex()}"' in made.stderr
 
 
 def test_without_a_key_it_says_how_to_make_one(tmp_path: Path) -> None:
     words = ["--dir", str(tmp_path / "ward"), *roster(tmp_path)]
-    made = CliRunner().invoke(app, ["client", "http://h:1", *WORDS, *words])
+    made = CliRunner().invoke(app, ["client", "https://h:1", *WORDS, *words])
     assert made.exit_code == 2
     assert f"make a key with: fedkit identity {tmp_path / 'ward'}" in made.stderr
 
@@ -46,7 +46,15 @@ def test_an_address_that_is_none_is_refused(tmp_path: Path) -> None:
     words = ["--dir", str(tmp_path / "c000"), *roster(tmp_path, c000=make_key(tmp_path / "c000"))]
     made = CliRunner().invoke(app, ["client", "h:1", *WORDS, *words])
     assert made.exit_code == 2
-    assert "write http://HOST:PORT" in made.stderr
+    assert "write https://HOST:PORT" in made.stderr
+
+
+def test_plain_http_is_asked_for_by_name(tmp_path: Path) -> None:
+    words = ["--dir", str(tmp_path / "c000"), *roster(tmp_path, c000=make_key(tmp_path / "c000"))]
+    made = CliRunner().invoke(app, ["client", "http://127.0.0.1:1", *WORDS, *words])
+    assert (made.exit_code, "is not encrypted" in made.stderr) == (2, True)
+    elsewhere = CliRunner().invoke(app, ["client", "http://h:1", *WORDS, *words, "--insecure-http"])
+    assert (elsewhere.exit_code, "for this machine only" in elsewhere.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -55,7 +63,7 @@ def test_a_signal_ends_it_cleanly_while_nobody_answers(tmp_path: Path, how: sign
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         command = [sys.executable, "-c", _FEDKIT, "client"]
-        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        address = f"https://127.0.0.1:{nobody.getsockname()[1]}"
         process = subprocess.Popen([*command, address, *WORDS, *words], stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         with process, process.stderr as said:

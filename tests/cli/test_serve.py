@@ -92,6 +92,12 @@ def test_secure_sums_are_refused(fedkit: Any, folder: Path, roster: Path, tmp_pa
     assert "not made over the network yet" in made.stderr
 
 
+def test_plain_http_is_not_served_to_others(fedkit: Any, folder: Path, roster: Path, tmp_path: Path) -> None:
+    words = ["--roster", str(roster), "--dir", str(tmp_path / "agg"), "--insecure-http"]
+    made = fedkit("serve", "toy.toml", *words, "--address", "0.0.0.0:0")
+    assert (made.exit_code, "for this machine only" in made.stderr) == (2, True)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_sigterm_ends_it_and_the_same_words_continue(folder: Path, roster: Path, tmp_path: Path) -> None:
     words = ["serve", "toy.toml", "rounds.deadline=0.3", "rounds.count=3", "rounds.max_failures=99"]
@@ -108,4 +114,4 @@ def test_sigterm_ends_it_and_the_same_words_continue(folder: Path, roster: Path,
     assert "interrupted; continue with: fedkit serve" in rest
     done = subprocess.run([*command, "--patience", "0"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, "three rounds without clients are no run"
-    assert re.search(r"listening on http://127\.0\.0\.1:\d+", done.stderr)
+    assert re.search(r"listening on https://127\.0\.0\.1:\d+", done.stderr)

@@ -75,7 +75,7 @@ def parties(tmp_path: Path) -> Iterator[tuple[Party, list[Party]]]:
         tmp_path, "serve", "digits", *SETTINGS, "--address", address, "--lease", "2", "--dir", "server"
     )
     clients = [
-        Party(tmp_path, "client", f"http://{address}", "digits", *SETTINGS, "--dir", name) for name in NAMES
+        Party(tmp_path, "client", f"https://{address}", "digits", *SETTINGS, "--dir", name) for name in NAMES
     ]
     try:
         yield server, clients

@@ -261,12 +261,17 @@ def serve(membership: Membership, workload: Workload, directory: Path, device: D
     workload cannot be.
     """
     device = device if device is not None else Device()
-    address, client, key = membership.address, membership.client, membership.key
     transport = Transport(
-        address, client, key, meter=device.meter, audit=device.audit, proxy=device.policy.proxy
+        membership.address,
+        membership.client,
+        membership.key,
+        server=membership.trust.server,
+        meter=device.meter,
+        audit=device.audit,
+        proxy=device.policy.proxy,
     )
     try:
-        edge = EdgeClient(transport, client, workload, directory, device=device)
+        edge = EdgeClient(transport, membership.client, workload, directory, device=device)
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             edge.run()

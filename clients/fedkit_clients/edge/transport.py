@@ -32,6 +32,7 @@ from fedkit_clients.edge.answers import (
 from fedkit_clients.edge.audit import Audit
 from fedkit_clients.edge.meter import Meter
 from fedkit_clients.edge.offers import Blob, News, read_news
+from fedkit_clients.edge.tls import demand_loopback, pinned
 
 _PROBES = (("TCP_KEEPIDLE", 50), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3))
 SHORT = 1 << 20
@@ -56,6 +57,7 @@ _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 class Transport:
     """What one client says to one aggregator.
 
+    server: the aggregator's key, without which https is not spoken; plain http is for this machine only.
     transport: another way to send requests than over the network, for tests. clock: unix seconds of this
     device; how far it is from the aggregator's is learned on the way. meter: counts what goes over the link.
     audit: told of all that leaves the device. proxy: as http://HOST:PORT.
@@ -67,6 +69,7 @@ class Transport:
         client: ClientId,
         key: SigningKey,
         *,
+        server: bytes = b"",
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.time,
         meter: Meter | None = None,
@@ -83,8 +86,8 @@ class Transport:
             raise ConfigError(f"{shown(address)} is no address: {error}") from error
         url = self._address
         if url.scheme not in ("http", "https") or not url.host or url.raw_path not in (b"", b"/"):
-            raise ConfigError(f"{shown(address)} is no address: write http://HOST:PORT")
-        way = transport if transport is not None else _over_network(proxy)
+            raise ConfigError(f"{shown(address)} is no address: write https://HOST:PORT")
+        way = transport if transport is not None else _over_network(url, server, proxy)
         # trust_env: neither a .netrc nor a proxy that the owner has not named
         self._http = httpx.Client(transport=way, headers={"Accept-Encoding": "identity"}, trust_env=False)
         for name in ("User-Agent", "Accept"):  # nothing leaves the device that the protocol does not name
@@ -269,10 +272,18 @@ class Transport:
             return 0.0
 
 
-def _over_network(proxy: str) -> httpx.HTTPTransport:
-    """Requests over sockets, by way of a proxy if one is named. ConfigError: it is no address."""
+def _over_network(url: httpx.URL, server: bytes, proxy: str) -> httpx.HTTPTransport:
+    """Requests over sockets, by way of a proxy if one is named. ConfigError: no address, or not safe."""
+    if url.scheme == "http":
+        demand_loopback(url.host)
+    elif not server:
+        raise ConfigError(
+            f"{url}: the key of the aggregator is needed: give its roster, or join by an invite"
+        )
     try:
-        return httpx.HTTPTransport(proxy=proxy or None, socket_options=ALIVE, trust_env=False)
+        return httpx.HTTPTransport(
+            verify=pinned(server), proxy=proxy or None, socket_options=ALIVE, trust_env=False
+        )
     except (httpx.InvalidURL, ValueError) as error:
         raise ConfigError(f"proxy: {shown(proxy)}: {error}; write http://HOST:PORT") from error
 

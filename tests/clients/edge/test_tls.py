@@ -1,0 +1,127 @@
+"""TLS with a pinned key, over real sockets: a peer with another key learns nothing."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from fedkit.errors import ConfigError
+from fedkit.secagg.identity import SigningKey
+from fedkit_clients.edge.answers import Unreachable
+from fedkit_clients.edge.tls import pinned
+from fedkit_clients.edge.transport import Transport
+
+PIN = SigningKey(bytes(range(32)))
+ANSWER = b"HTTP/1.1 200 OK\r\nFedkit-Version: 1\r\nContent-Length: 3\r\nConnection: close\r\n\r\njob"
+
+
+def files(folder: Path, private: Any, days: int = 30) -> Path:
+    """A self-signed certificate and its key, in one file."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedkit aggregator")])
+    made = x509.CertificateBuilder(name, name, private.public_key(), 1)
+    begin = datetime.now(UTC) + timedelta(days=min(0, days) - 7)
+    dated = made.not_valid_before(begin).not_valid_after(begin + timedelta(days=37))
+    signed = dated.sign(private, SHA256() if isinstance(private, ec.EllipticCurvePrivateKey) else None)
+    path = folder / "tls.pem"
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(signed.public_bytes(Encoding.PEM) + pem)
+    return path
+
+
+@contextmanager
+def listening(path: Path, heard: list[bytes]) -> Iterator[str]:
+    """A server of TLS that answers one request on each connection, and keeps what it hears."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    plain, _ = server.accept()
+                except OSError:
+                    return
+                with plain:
+                    try:
+                        with context.wrap_socket(plain, server_side=True) as one:
+                            heard.append(one.recv(1 << 16))
+                            one.sendall(ANSWER)
+                    except OSError as error:
+                        heard.append(type(error).__name__.encode())
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"https://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            server.close()
+            thread.join()
+
+
+def ask(url: str) -> bytes:
+    talk = Transport(url, "c", PIN, server=PIN.public)
+    try:
+        return talk.job()
+    finally:
+        talk.close()
+
+
+@pytest.mark.parametrize("days", [30, -400])
+def test_the_pinned_key_is_believed_whatever_the_date(tmp_path: Path, days: int) -> None:
+    heard: list[bytes] = []
+    path = files(tmp_path, Ed25519PrivateKey.from_private_bytes(PIN.secret), days)
+    with listening(path, heard) as url:
+        assert ask(url) == b"job"
+    assert heard[0].startswith(b"GET /v1/job HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
+def test_another_key_is_told_nothing(tmp_path: Path, kind: str) -> None:
+    heard: list[bytes] = []
+    other = Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+    with (
+        listening(files(tmp_path, other), heard) as url,
+        pytest.raises(Unreachable, match="this is not the aggregator"),
+    ):
+        ask(url)
+    assert heard, "the handshake was tried"
+    assert not any(b"HTTP" in data or b"fedkit" in data.lower() for data in heard)
+
+
+def test_memory_buffers_are_checked_too(tmp_path: Path) -> None:
+    """As a proxy that is reached by TLS itself would have it."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(files(tmp_path, Ed25519PrivateKey.generate()))
+    a, b = ssl.MemoryBIO(), ssl.MemoryBIO()
+    near = pinned(PIN.public).wrap_bio(a, b)
+    far = server.wrap_bio(b, a, server_side=True)
+    with pytest.raises(ssl.SSLWantReadError):
+        near.do_handshake()
+    with pytest.raises(ssl.SSLWantReadError):
+        far.do_handshake()
+    with pytest.raises(ssl.SSLCertVerificationError, match="this is not the aggregator"):
+        near.do_handshake()
+
+
+def test_no_tls_without_a_key_and_no_http_to_others() -> None:
+    with pytest.raises(ConfigError, match="key of the aggregator is needed"):
+        Transport("https://127.0.0.1:1", "c", PIN)
+    with pytest.raises(ConfigError, match="for this machine only"):
+        Transport("http://192.168.1.7:1", "c", PIN, server=PIN.public)
