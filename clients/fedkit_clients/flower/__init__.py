@@ -7,8 +7,10 @@ node        what a SuperNode does with a parcel, and what it keeps between messa
 clientapp   the ClientApp around it
 serverapp   the ServerApp that runs a scenario
 loopback    a SuperLink and SuperNodes on this machine, started and stopped
-strategies  Flower's strategies as fedkit strategies
-trainers    NumPyClient-shaped objects and ClientApps as fedkit trainers
+strategies  Flower's strategies as fedkit strategies; adapter is what they share
+records     models and messages in Flower's form
+trainers    NumPyClient-shaped objects as fedkit trainers
+apps        ClientApps as fedkit trainers
 
 Only this package imports flwr. Needs the extra `fedkit[flower]`.
 """

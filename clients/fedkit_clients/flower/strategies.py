@@ -15,9 +15,7 @@ from fedkit.errors import ConfigError, PluginError, nearest, shown
 from fedkit.messages import ClientId, Settings, Update
 from fedkit.tensors import Array, State
 from fedkit_clients.flower.adapter import EachUpdate, FlowerStrategy
-
-PROXIMAL = "proximal-mu"
-"""The setting by which Flower's FedProx tells clients of its pull."""
+from fedkit_clients.flower.trainers import PROXIMAL
 
 
 @dataclass(frozen=True)
