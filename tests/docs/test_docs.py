@@ -21,6 +21,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,11 @@ DOCS = ROOT / "docs"
 OTHERS = ("data.md", "benchmarks.md")  # the first has a test of its own, the second takes hours
 PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.glob("*.md") if p.name not in OTHERS)]
 BLOCK = re.compile(r"(?:^<!-- test: (?P<test>.*?) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+NEEDED = (
+    *(("torch", "torch"), ("digits", "sklearn"), ("--tensorboard", "tensorboard")),
+    *(("from flwr", "flwr.serverapp"), ("from flwr", "flwr.clientapp")),
+)
+"""A word on a page, and the package that its blocks need."""
 FILE = re.compile(r"# ([\w/.-]+\.(?:py|toml))\n")
 
 
@@ -113,9 +119,11 @@ def plain(line: str) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = page.read_text(encoding="utf-8")
-    for word, package in (("torch", "torch"), ("digits", "sklearn"), ("--tensorboard", "tensorboard")):
+    for word, package in NEEDED:
         if word in source:
-            pytest.importorskip(package)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what a package warns of when it is imported is not ours
+                pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))  # as with `python` in that folder
     module = ModuleType(f"page_{page.stem}")
