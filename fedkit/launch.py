@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from fedkit import plugins
+from fedkit import plugins, workloads
 from fedkit.aggregate import Grid
 from fedkit.config import Aggregate, Scenario, SecAggSection
 from fedkit.errors import CheckpointError, ConfigError, nearest
@@ -19,7 +19,7 @@ from fedkit.observers import EarlyStop
 from fedkit.options import signature
 from fedkit.rounds import Result, default_grid, run
 from fedkit.runfolder import replace_file
-from fedkit.scenario import changes, is_workload, read, to_toml
+from fedkit.scenario import changes, read, to_toml
 from fedkit.scenario_tree import place_error
 from fedkit.secagg.parameters import Mode, Policy
 from fedkit.secagg.settings import SUITES, SecAgg
@@ -73,23 +73,12 @@ def _strategy(scenario: Scenario) -> Strategy:
 
 def make_workload(scenario: Scenario) -> Workload:
     """The workload of a scenario, with its data; raises what `build` raises."""
-    thing = plugins.load("fedkit.workloads", scenario.workload)
-    if is_workload(thing):
-        return cast("Workload", thing)
-    factory = cast("Any", thing)
-    takes = signature(factory).parameters
-    fills = {"population": scenario.population, "seed": scenario.seed}
-    filled = {key: value for key, value in fills.items() if key in takes}
     try:
-        made: object = factory(**{**filled, **scenario.workload_options})
+        return workloads.make(
+            scenario.workload, scenario.workload_options, scenario.population, scenario.seed
+        )
     except ConfigError as error:
         raise _placed(scenario, error) from error
-    if not is_workload(made):
-        raise ConfigError(
-            f"workload {scenario.workload!r} makes a {type(made).__name__}, which is no Workload: "
-            "it lacks one of init, clients, trainer, evaluate"
-        )
-    return cast("Workload", made)
 
 
 def _placed(scenario: Scenario, error: ConfigError) -> ConfigError:

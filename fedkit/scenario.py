@@ -19,8 +19,9 @@ from fedkit.config import Population, Scenario
 from fedkit.errors import ConfigError, nearest
 from fedkit.scenario_rules import at, problems, without_effect
 from fedkit.scenario_tree import NAMED, ScenarioTree, Tree, shipped
+from fedkit.workloads import is_workload
 
-__all__ = ["changes", "is_workload", "read", "shipped", "to_dict", "to_toml"]
+__all__ = ["changes", "read", "shipped", "to_dict", "to_toml"]
 
 _FREE = ("workload_options", "train")
 _FILLED: Mapping[str, tuple[str, ...]] = {
@@ -95,12 +96,6 @@ def changes(old: Scenario, new: Scenario) -> list[str]:
     """The dotted keys in which two scenarios differ, sorted."""
     one, two = _flat(to_dict(old)), _flat(to_dict(new))
     return sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
-
-
-def is_workload(thing: object) -> bool:
-    """Whether `thing` is a Workload as it stands, not a factory of one."""
-    methods = ("init", "clients", "trainer", "evaluate")
-    return not isinstance(thing, type) and all(callable(getattr(thing, m, None)) for m in methods)
 
 
 def _fields(instance: object) -> Tree:

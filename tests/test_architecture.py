@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "aggregate": {"numpy", "messages", "tensors"},
     "fields": set(),
     "packing": {"fields", "numpy", "tensors"},
+    "oneline": set(),
     "options": set(),
     "toml": set(),
     # algorithms
@@ -125,10 +126,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     # around it
     "scenario_rules": {"config"},
     "scenario_tree": {"config", "options", "plugins", "toml"},
-    "scenario": {"config", "options", "plugins", "scenario_rules", "scenario_tree", "toml"},
+    "workloads": {"config", "options", "plugins", "trainer", *BASE},
+    "scenario": {"config", "options", "plugins", "scenario_rules", "scenario_tree", "toml", "workloads"},
     "launch": {
         *("config", "events", "observers", "options", "plugins", "rounds", "runfolder", "scenario"),
-        *("scenario_tree", "secagg", *ROUND),
+        *("scenario_tree", "secagg", "workloads", *ROUND),
     },
     "report": {"history", "options", "plugins", "summary", *BASE},
     "conformance": {ANY, "numpy"},

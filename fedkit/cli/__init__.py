@@ -10,10 +10,10 @@ from typer.core import TyperGroup
 
 from fedkit.cli import client, doctor, lists, reports, run, serve
 from fedkit.cli.check import app as check_app
-from fedkit.cli.door import told
 from fedkit.cli.new import app as new_app
 from fedkit.cli.secagg import app as secagg_app
 from fedkit.errors import ConfigError, FedkitError
+from fedkit.oneline import told
 
 
 class _Commands(TyperGroup):

@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import dataclasses
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol, cast
+from typing import Annotated, NoReturn
 
 import typer
 
-from fedkit.errors import ConfigError
+from fedkit.config import Population
+from fedkit.errors import ConfigError, PluginError
 
-if TYPE_CHECKING:
-    from fedkit.messages import ClientId
-    from fedkit.trainer import Workload
-
-
-class _Member(Protocol):
-    """What the entry point `member` of the group fedkit.clients does: it makes a Membership."""
-
-    def __call__(self, directory: Path, address: str, roster: Path | None, client: ClientId) -> object: ...
-
-
-class _Serve(Protocol):
-    """What the entry point `edge` does with it."""
-
-    def __call__(self, membership: object, workload: Workload, directory: Path) -> None: ...
+QUIET = {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""Environment of the small process where nothing else is set: one heap, no threads for small matrices."""
+_ADDRESS = re.compile(r"[^=]*(://|:[0-9]+$)")
 
 
 def client(
-    address: Annotated[str, typer.Argument(help="Where the aggregator is, as https://HOST:PORT.")],
-    scenario: Annotated[
-        str, typer.Argument(help="A shipped name or a TOML file: its workload is the one of this device.")
-    ],
-    overrides: Annotated[
+    words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the scenario's, as in data=FILE."),
+        typer.Argument(
+            metavar="[ADDRESS] [SCENARIO] [KEY=VALUE]...",
+            help="https://HOST:PORT of the aggregator, unless the device has joined with an invite; then a "
+            "scenario, whose workload is the one of this device, and settings over it, or with --workload "
+            "the options of that.",
+        ),
     ] = None,
+    workload: Annotated[
+        str,
+        typer.Option("--workload", help="A registered name, FILE.py:ATTR or MODULE:ATTR; no scenario."),
+    ] = "",
     directory: Annotated[
         Path,
         typer.Option("--dir", help="Where its key is (`fedkit identity DIR`) and what it must not lose."),
@@ -51,35 +49,74 @@ def client(
     name: Annotated[
         str, typer.Option("--name", help="The client's id in the roster; default the name of the folder.")
     ] = "",
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", help="What this device insists on; default DIR/policy.toml, if there."),
+    ] = None,
+    audit: Annotated[
+        Path | None, typer.Option("--audit", help="A file that gets a line for all that leaves the device.")
+    ] = None,
+    model_out: Annotated[
+        Path | None, typer.Option("--model-out", help="A file for the newest model, as safetensors.")
+    ] = None,
 ) -> None:
     """Train what an aggregator asks, for ever; SIGTERM or Ctrl-C ends it, and nothing finished is lost."""
-    from fedkit import plugins
-    from fedkit.launch import make_workload
-    from fedkit.scenario import read
-
+    if policy is not None and not policy.is_file():
+        raise ConfigError(f"--policy {policy}: there is no such file")
+    given = words or []
+    address, rest = (given[0], given[1:]) if given and _ADDRESS.match(given[0]) else ("", given)
     if address.startswith("http:") and not insecure_http:
         raise ConfigError(f"{address} is not encrypted: write https://, or --insecure-http on one machine")
-    member = cast("_Member", plugins.load("fedkit.clients", "member"))
-    membership = member(directory, address, roster, name)
-    workload = make_workload(read(scenario, overrides or []))
-    serve = cast("_Serve", plugins.load("fedkit.clients", "edge"))
-    with _told():
-        try:
-            serve(membership, workload, directory)
-        except KeyboardInterrupt:
-            typer.echo("fedkit: stopped; what is finished is safe and goes on at the next start", err=True)
+    told = {
+        "address": address,
+        "roster": str(roster),
+        "directory": str(directory),
+        "name": name,
+        "policy": str(policy or ""),
+        "audit": str(audit or ""),
+        "model_out": str(model_out or ""),
+    }
+    _become({**told, **(_named(workload, rest) if workload else _of_scenario(rest))})
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """One line on stderr for each thing that a client does."""
-    logger, handler = logging.getLogger("fedkit.edge"), logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-        logger.removeHandler(handler)
+def _of_scenario(words: Sequence[str]) -> dict[str, object]:
+    """The workload of a scenario; ConfigError."""
+    from fedkit.scenario import read
+
+    if not words:
+        raise ConfigError("say what is to be trained: a scenario, or --workload")
+    scenario = read(words[0], words[1:])
+    return {
+        "workload": scenario.workload,
+        "options": dict(scenario.workload_options),
+        "population": dataclasses.asdict(scenario.population),
+        "seed": scenario.seed,
+    }
+
+
+def _named(workload: str, words: Sequence[str]) -> dict[str, object]:
+    """A workload and its options, KEY=VALUE each; ConfigError."""
+    from fedkit import toml
+
+    options: dict[str, object] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{word!r}: options of a workload are written KEY=VALUE")
+        options[key] = toml.value(value)
+    return {"workload": workload, "options": options, "population": dataclasses.asdict(Population())}
+
+
+def _become(start: Mapping[str, object]) -> NoReturn:
+    """Be the client, in a process that never loaded this command: it stays for years on a small device."""
+    from fedkit import plugins
+
+    found = plugins.names("fedkit.clients")
+    if "edge" not in found:
+        raise PluginError("fedkit_clients is not installed: pip install fedkit")
+    module, text = found["edge"][0].partition(":")[0], json.dumps(start)
+    if os.name == "nt":  # has no exec: a process would stay behind and wait
+        raise typer.Exit(importlib.import_module(f"{module}.start").main(text))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, "-m", module, text], {**QUIET, **os.environ})  # noqa: S606

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedkit.cli.door import last_event, told
+from fedkit.cli.door import last_event
 from fedkit.cli.output import Format, FormatOption, echo_comparison, echo_json, echo_table
 from fedkit.errors import many
+from fedkit.oneline import told
 
 if TYPE_CHECKING:
     from fedkit.cli.folders import Launch

@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from fedkit.cli import app
 from fedkit.keyfile import make_key
 from fedkit.secagg.identity import SigningKey, Trust
 from fedkit.secagg.rosterfile import write_trust
@@ -27,34 +25,71 @@ def roster(folder: Path, **keys: SigningKey) -> list[str]:
     return ["--roster", str(folder / "roster.toml")]
 
 
+def told(*words: str, code: int = 2, folder: Path | None = None) -> str:
+    """What `fedkit client` says before it ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FEDKIT, "client", *words], capture_output=True, text=True, cwd=folder
+    )
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
 def test_a_key_that_is_not_in_the_roster_is_told_its_line(tmp_path: Path) -> None:
     made_key = make_key(tmp_path / "c000")
     words = ["--dir", str(tmp_path / "c000"), *roster(tmp_path)]
-    made = CliRunner().invoke(app, ["client", "https://h:1", *WORDS, *words])
-    assert made.exit_code == 2
-    assert f'its line is c000 = "{made_key.public.hex()}"' in made.stderr
+    said = told("https://h:1", *WORDS, *words)
+    assert f'its line is c000 = "{made_key.public.hex()}"' in said
 
 
 def test_without_a_key_it_says_how_to_make_one(tmp_path: Path) -> None:
     words = ["--dir", str(tmp_path / "ward"), *roster(tmp_path)]
-    made = CliRunner().invoke(app, ["client", "https://h:1", *WORDS, *words])
-    assert made.exit_code == 2
-    assert f"make a key with: fedkit identity {tmp_path / 'ward'}" in made.stderr
+    assert f"make a key with: fedkit identity {tmp_path / 'ward'}" in told("https://h:1", *WORDS, *words)
 
 
 def test_an_address_that_is_none_is_refused(tmp_path: Path) -> None:
     words = ["--dir", str(tmp_path / "c000"), *roster(tmp_path, c000=make_key(tmp_path / "c000"))]
-    made = CliRunner().invoke(app, ["client", "h:1", *WORDS, *words])
-    assert made.exit_code == 2
-    assert "write https://HOST:PORT" in made.stderr
+    assert "write https://HOST:PORT" in told("h:1", *WORDS, *words)
 
 
 def test_plain_http_is_asked_for_by_name(tmp_path: Path) -> None:
     words = ["--dir", str(tmp_path / "c000"), *roster(tmp_path, c000=make_key(tmp_path / "c000"))]
-    made = CliRunner().invoke(app, ["client", "http://127.0.0.1:1", *WORDS, *words])
-    assert (made.exit_code, "is not encrypted" in made.stderr) == (2, True)
-    elsewhere = CliRunner().invoke(app, ["client", "http://h:1", *WORDS, *words, "--insecure-http"])
-    assert (elsewhere.exit_code, "for this machine only" in elsewhere.stderr) == (2, True)
+    assert "is not encrypted" in told("http://127.0.0.1:1", *WORDS, *words)
+    assert "for this machine only" in told("http://h:1", *WORDS, *words, "--insecure-http")
+
+
+WORKLOAD = """
+import numpy as np
+from fedkit_clients import NumpyWorkload, Softmax
+
+def hospital(data: str, rows: int = 4):
+    return NumpyWorkload(Softmax(2, 2), {"c000": (np.ones((rows, 2), np.float32), np.zeros(rows, np.int64))})
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--workload", "ward:hospital", "row=5", "data=x"], "row: unknown key; did you mean 'rows'?"),
+        (["--workload", "ward:hospital"], "data: is missing"),
+        (["--workload", "ward:hospitals", "data=x"], "has no 'hospitals'; did you mean 'hospital'?"),
+        (["--workload", "wards:hospital"], "wards cannot be imported"),
+        (["--workload", "digit"], "did you mean 'digits'?"),
+        (["--workload", "ward:hospital", "data"], "are written KEY=VALUE"),
+        (["--workload", "ward:hospital", "data=x", "--policy", "p.toml"], "p.toml: there is no such file"),
+        ([], "a scenario, or --workload"),
+    ],
+)
+def test_what_is_wrong_is_told(tmp_path: Path, words: list[str], text: str) -> None:
+    (tmp_path / "ward.py").write_text(WORKLOAD)
+    known = ["--dir", "c000", *roster(tmp_path, c000=make_key(tmp_path / "c000"))]
+    assert text in told("https://h:1", *words, *known, folder=tmp_path)
+
+
+def test_a_policy_that_is_none_is_told_with_its_line(tmp_path: Path) -> None:
+    words = ["--dir", str(tmp_path / "c000"), *roster(tmp_path, c000=make_key(tmp_path / "c000"))]
+    (tmp_path / "c000" / "policy.toml").write_text('n_min = 5\nsecag = "off"\n')
+    said = told("https://h:1", *WORDS, *words)
+    assert "policy.toml:2: secag: unknown key; did you mean 'secagg'?" in said
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

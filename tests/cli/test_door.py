@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import typer
 
-from fedkit.cli.door import last_event, told
+from fedkit.cli.door import last_event
 from fedkit.cli.output import Format
 from fedkit.errors import RunFailed
+from fedkit.oneline import told
 
 Command = Callable[..., Any]
 

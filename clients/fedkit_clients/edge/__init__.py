@@ -1,7 +1,25 @@
 """The edge client: a small process that trains what an aggregator asks, over links that break."""
 
-from fedkit_clients.edge.membership import Membership, member, of_roster, read_membership
-from fedkit_clients.edge.runtime import EdgeClient, serve
-from fedkit_clients.edge.transport import Transport
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedkit_clients.edge.membership import Membership, member, of_roster, read_membership
+    from fedkit_clients.edge.runtime import EdgeClient, serve
+    from fedkit_clients.edge.transport import Transport
 
 __all__ = ["EdgeClient", "Membership", "Transport", "member", "of_roster", "read_membership", "serve"]
+
+_HOMES = {
+    "membership": ("Membership", "member", "of_roster", "read_membership"),
+    "runtime": ("EdgeClient", "serve"),
+    "transport": ("Transport",),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Loaded when asked for: `python -m fedkit_clients.edge` has something to say before that."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
