@@ -28,7 +28,7 @@ from fedkit.secagg.primitives.masks import Lanes
 from fedkit.secagg.primitives.suite import RANDOM, Random
 from fedkit.secagg.resting import Resting
 from fedkit.secagg.rules import Expected
-from fedkit.secagg.session import Link, Session, advert_text, agree_text, bytes_of, mask_text
+from fedkit.secagg.session import Link, Session, advert_text, agree_text, bytes_of, mask_claims, mask_text
 from fedkit.secagg.vault import Vault
 
 __all__ = ["Expected", "MemorySessions", "SecAggClient", "Sessions"]
@@ -186,9 +186,10 @@ class SecAggClient:
         with self._answering(Step.mask):
             _check_vector(self._header.encoding, vector, tail)
             self._held.add_masks(self._session, self._number, self._peers(), vector, tail, self._threads)
-            tag, short = self._mac.tag(Stage.mask, bytes_of(vector)), bytes(bytes_of(tail))
-            text = mask_text(self._session.context, self._sharers, short, tag)
-            return Masked(short, tag, self._identity.key.sign(text), bytes_of(vector)).to_bytes()
+            claims = mask_claims(self._sharers, bytes_of(tail))
+            tag = self._mac.tag(Stage.mask, bytes_of(vector), claims)
+            signature = self._identity.key.sign(mask_text(self._session.context, claims, tag))
+            return Masked(bytes_of(tail), tag, signature, bytes_of(vector)).to_bytes()
 
     def agree(self, body: bytes) -> bytes:
         """Survivors in, Agreed out. From here on this client is in no other session of the round."""

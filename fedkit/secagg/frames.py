@@ -24,6 +24,7 @@ Flags: TypeAlias = NDArray[np.bool_]
 
 MAGIC: Final = b"SA"
 VERSION: Final = 1
+PROTOCOL: Final = b"fedkit/secagg/1"
 PREFIX: Final = 16  # a multiple of 8: lanes that follow are aligned
 
 _PREFIX = struct.Struct("<2sBBIQ")
@@ -36,9 +37,19 @@ def frame(kind: int, *parts: bytes | memoryview) -> bytes:
 
 def statement(purpose: str, *parts: bytes) -> bytes:
     """What gets signed: the purpose, then parts, each after its length, so that none runs into the next."""
-    return b"".join(
-        len(part).to_bytes(8, "little") + part for part in (b"fedkit/secagg/1", purpose.encode(), *parts)
-    )
+    return b"".join(len(part).to_bytes(8, "little") + part for part in (PROTOCOL, purpose.encode(), *parts))
+
+
+def parts_of(text: bytes) -> list[bytes]:
+    """What a statement was made of. WireError: it is none."""
+    found, at = [], 0
+    while at < len(text):
+        start = at + 8
+        at = start + int.from_bytes(text[at:start], "little")
+        if at > len(text):
+            raise WireError("a statement that is cut off")
+        found.append(text[start:at])
+    return found
 
 
 class Reader:

@@ -11,14 +11,14 @@ import numpy as np
 
 from fedkit.errors import CryptoError, PeerRefused
 from fedkit.messages import ClientId
-from fedkit.secagg.closing import Agreed, Masked, Opened
+from fedkit.secagg.closing import Agreed, Opened
 from fedkit.secagg.frames import Flags
 from fedkit.secagg.header import Header
 from fedkit.secagg.identity import Trust
 from fedkit.secagg.messages import Advert
 from fedkit.secagg.primitives.keys import canonical, check_public
 from fedkit.secagg.primitives.signatures import verify
-from fedkit.secagg.session import Link, Session, advert_text, agree_text, mask_text
+from fedkit.secagg.session import Link, Session, advert_text, agree_text
 
 
 def check_owner(client: ClientId, advert: Advert) -> None:
@@ -61,17 +61,10 @@ def check_keys(advert: Advert, used: Mapping[bytes, ClientId]) -> None:
         raise PeerRefused(advert.client, "low order", str(error)) from None
 
 
-def check_tag(link: Link, purpose: str, data: bytes | memoryview, tag: bytes) -> None:
-    """The client sent these bytes, in this session."""
-    if not link.holds(purpose, data, tag):
+def check_tag(link: Link, purpose: str, data: bytes | memoryview, tag: bytes, claims: bytes = b"") -> None:
+    """The client sent these bytes, in this session; of a vector, masked with these sharers and this tail."""
+    if not link.holds(purpose, data, tag, claims):
         raise PeerRefused(link.client, "tag", f"its {purpose} message is not authentic")
-
-
-def check_vector_signature(session: Session, advert: Advert, sharers: Flags, masked: Masked) -> None:
-    """The client stands by its vector, masked with those that shared."""
-    text = mask_text(session.context, sharers, masked.tail, masked.tag)
-    if not verify(advert.public, text, masked.signature):
-        raise PeerRefused(advert.client, "signature", "its vector is not signed by it, or masked with others")
 
 
 def check_agreed(session: Session, advert: Advert, sets: tuple[Flags, Flags], agreed: Agreed) -> None:

@@ -18,6 +18,7 @@ from fedkit.errors import ConfigError, PeerRefused, SecAggAborted, many
 from fedkit.messages import ClientId
 from fedkit.secagg.blame import Offence
 from fedkit.secagg.closing import Agreed, Masked, Opened
+from fedkit.secagg.evidence import Answers
 from fedkit.secagg.frames import Flags
 from fedkit.secagg.header import Header
 from fedkit.secagg.identity import AgreementKey, SigningKey, Trust
@@ -76,16 +77,15 @@ class SecAggServer:
         self.u2: tuple[ClientId, ...] = ()
         self.u3: tuple[ClientId, ...] = ()
         self.parameters: Parameters | None = None
-        self._offences: list[Offence] = []
+        self._wrong: tuple[Offence, ...] = ()
         self._order = NEXT if header.agrees else NEXT_UNAGREED
         data = header.to_bytes()
         opening = Opening(data, signer.sign(header_text(data)) if signer else b"").to_bytes()
         self._board = Board(header, opening)
-        self._intake = Intake(self._board, trust, agreement)
+        self._intake, self.answers = Intake(self._board, trust, agreement), Answers(trust)
         self._asked = frozenset(clients)
         self._dropped: set[ClientId] = set()
         self._lost: dict[ClientId, Stage] = {}
-        self._marks: dict[Stage, dict[ClientId, bytes]] = {stage: {} for stage in Stage}
         self._over = False
         # known once the roster is
         self._total: tuple[Lanes, NDArray[np.uint64]]
@@ -100,7 +100,7 @@ class SecAggServer:
 
     def waiting(self) -> frozenset[ClientId]:
         """Who is asked, has not answered, and has not been dropped."""
-        return frozenset() if self._over else self._asked - self._marks[self.stage].keys() - self._dropped
+        return frozenset() if self._over else self._asked - self.answers.of(self.stage) - self._dropped
 
     def lost(self) -> Mapping[ClientId, Stage]:
         """Every client that is gone, and the stage that it did not answer."""
@@ -114,29 +114,26 @@ class SecAggServer:
         """Take an answer: True; False if it is a copy of one that was taken.
 
         PeerRefused: anything else; the session is as it was. Of two different answers the first counts, and
-        the client is among the `offences`.
+        the client is among `answers.caught`.
         """
         stage = stage_of(client, body)
-        marks, known = self._marks[stage], client in self._marks[stage]
+        known = client in self.answers.of(stage)
         if self._over or not (known or (stage is self.stage and client in self._asked)):
             raise PeerRefused(client, "stage", f"its {stage} message is not asked for (any more)")
-        answer, mark = self._intake.read(stage, client, body)
+        answer, said = self._intake.read(stage, client, body)
         if not known:
             self._take(client, answer)
-            marks[client] = mark
+            self.answers.take(stage, client, said)
             return True
-        if marks[client] == mark:
+        if self.answers.repeats(stage, self._board.adverts[client], said):
             return False
-        made = Offence((client,), f"two different {stage} messages")
-        if made not in self._offences:
-            self._offences.append(made)
         raise PeerRefused(client, "conflict", f"it sent two different {stage} messages; the first one counts")
 
     def advance(self) -> None:
         """Close the stage. SecAggAborted: the session cannot go on, and its secrets are gone."""
         if self._over:
             raise ValueError("this session is over")
-        answered = self._marks[self.stage].keys()
+        answered = self.answers.of(self.stage)
         for client in self._asked - answered:
             self._lost[client] = self.stage
         self._dropped.clear()
@@ -145,7 +142,7 @@ class SecAggServer:
     @property
     def offences(self) -> tuple[Offence, ...]:
         """What is known of clients that broke the protocol: answers that conflict, wrong shares."""
-        return tuple(self._offences)
+        return self.answers.offences + self._wrong
 
     def result(self) -> SecureSum:
         """The sum, once `done`."""
@@ -217,7 +214,7 @@ class SecAggServer:
         if short := self._recovery.short():
             self._abort(f"fewer than t={self._threshold} shares came of {self._names(short)}")
         secrets = self._recovery.secrets()
-        self._offences += self._recovery.offences
+        self._wrong = self._recovery.offences
         if isinstance(secrets, str):
             self._abort(secrets)
         board = self._board

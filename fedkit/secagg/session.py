@@ -117,9 +117,14 @@ def box_text(context: bytes, sender: ClientId, receiver: ClientId) -> bytes:
     return statement("box", context, client_bytes(sender), client_bytes(receiver))
 
 
-def mask_text(context: bytes, sharers: Flags, tail: bytes | memoryview, tag: bytes) -> bytes:
-    """What a client signs of its vector; `tag` authenticates the vector."""
-    return statement("mask", context, sha256(packed(sharers)).digest(), bytes(tail), tag)
+def mask_claims(sharers: Flags, tail: bytes | memoryview) -> bytes:
+    """What is said beside the vector, as SHA-256: who it is masked with, and the masked tail."""
+    return sha256(statement("claims", packed(sharers), bytes(tail))).digest()
+
+
+def mask_text(context: bytes, claims: bytes, tag: bytes) -> bytes:
+    """What a client signs of its vector; `tag` authenticates vector and claims."""
+    return statement("mask", context, claims, tag)
 
 
 def agree_text(context: bytes, sharers: Flags, survivors: Flags) -> bytes:
@@ -129,7 +134,7 @@ def agree_text(context: bytes, sharers: Flags, survivors: Flags) -> bytes:
 
 @dataclass(frozen=True)
 class Link:
-    """Authenticates what one client sends to the server: AES-GMAC or Poly1305, one key for each purpose.
+    """Authenticates what one client sends to the server: AES-GMAC or Poly1305, a key for each purpose.
 
     A signature needs a hash of a vector of megabytes, ten times as dear.
     """
@@ -144,19 +149,19 @@ class Link:
         """The link of a client, from either end. CryptoError: a key of low order."""
         return cls(session.header.suite, session.context, client, own.agree(peer))
 
-    def tag(self, purpose: str, data: bytes | memoryview) -> bytes:
-        """The tag of `data`, 16 bytes."""
-        return Sealer(self.suite, self._key(purpose)).seal(b"", data)
+    def tag(self, purpose: str, data: bytes | memoryview, claims: bytes = b"") -> bytes:
+        """The tag of `data` and `claims`, 16 bytes. claims: short, they go into the key."""
+        return Sealer(self.suite, self._key(purpose, claims)).seal(b"", data)
 
-    def holds(self, purpose: str, data: bytes | memoryview, tag: bytes) -> bool:
-        """Whether `tag` is that of `data`."""
+    def holds(self, purpose: str, data: bytes | memoryview, tag: bytes, claims: bytes = b"") -> bool:
+        """Whether `tag` is that of `data` and `claims`."""
         try:
-            return open_box(self.suite, self._key(purpose), tag, data) == b""
+            return open_box(self.suite, self._key(purpose, claims), tag, data) == b""
         except CryptoError:
             return False
 
-    def _key(self, purpose: str) -> bytes:
-        info = statement("link", purpose.encode(), client_bytes(self.client))
+    def _key(self, purpose: str, claims: bytes) -> bytes:
+        info = statement("link", purpose.encode(), client_bytes(self.client), claims)
         return hkdf(self.context, self.agreed, info, BOX_KEY_BYTES)
 
 

@@ -183,7 +183,7 @@ def test_half_are_told_that_somebody_did_not_share(
         made.down = lambda stage, name, body: (
             lie(made, name, body) if stage is Stage.mask and name < "c005" else body
         )
-        for name in ("check_vector_signature", "check_agreed"):  # the server lies to others, not to itself
+        for name in ("check_tag", "check_agreed"):  # the server lies to others, not to itself
             monkeypatch.setattr(peer_rules, name, lambda *_: None)
         return made
 

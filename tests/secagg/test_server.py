@@ -17,7 +17,7 @@ from fedkit.secagg.messages import Advert, Boxes, Stage
 from fedkit.secagg.parameters import Mode, Policy
 from fedkit.secagg.primitives.keys import LOW_ORDER
 from fedkit.secagg.server import NEXT, NEXT_UNAGREED, SecAggServer
-from fedkit.secagg.session import Session, advert_text, mask_text
+from fedkit.secagg.session import Session, advert_text, mask_claims
 
 if TYPE_CHECKING:
     from tests.secagg.conftest import Rehearsal
@@ -124,9 +124,9 @@ def test_a_vector_is_authentic_and_as_long_as_all(rehearse: type[Rehearsal]) -> 
     session = at(rehearse, Stage.mask)
     good = answer(session)
     assert refused(session, flipped(good, -1)) == "tag"
-    assert refused(session, flipped(good, PREFIX)) == "signature"  # the tail
-    assert refused(session, flipped(good, PREFIX + 24)) == "signature"  # the tag
-    assert refused(session, good, "c001") == "signature"
+    assert refused(session, flipped(good, PREFIX)) == "tag"  # the tail
+    assert refused(session, flipped(good, PREFIX + 24)) == "tag"  # the tag
+    assert refused(session, good, "c001") == "tag"
     for wrong in (good + bytes(4), good[:-4]):
         body = wrong[:8] + (len(wrong) - PREFIX).to_bytes(8, "little") + wrong[16:]
         assert refused(session, body) == "malformed"
@@ -136,10 +136,14 @@ def test_a_vector_is_authentic_and_as_long_as_all(rehearse: type[Rehearsal]) -> 
 def test_a_vector_that_was_masked_with_others_is_refused(rehearse: type[Rehearsal]) -> None:
     session = at(rehearse, Stage.mask)
     made = Masked.from_bytes(answer(session), session.encoding.vector_bytes, session.encoding.tail)
-    known = session.clients[ME].__dict__["_session"]
-    text = mask_text(known.context, np.array([1, 1, 1, 0], np.bool_), made.tail, made.tag)
-    body = replace(made, signature=session.keys[ME].sign(text)).to_bytes()
-    assert refused(session, body) == "signature"
+    link = session.server.__dict__["_intake"]._link(ME)
+    for sharers, rule in (([1, 1, 1, 0], "tag"), ([1, 1, 1, 1], "")):
+        claims = mask_claims(np.array(sharers, np.bool_), made.tail)
+        body = replace(made, tag=link.tag(Stage.mask, made.vector, claims)).to_bytes()
+        if rule:
+            assert refused(session, body) == rule
+        else:
+            assert session.server.receive(ME, body)
 
 
 def test_what_is_agreed_is_signed(rehearse: type[Rehearsal]) -> None:
