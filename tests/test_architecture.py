@@ -122,7 +122,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # between devices and the aggregator
     "signing": {"messages", "secagg"},
     "keyfile": {"cryptography", "secagg"},
-    "aggregator": {ANY, "cryptography", "numpy", "starlette", "uvicorn"},
+    "aggregator": {ANY, "cryptography", "h11", "numpy", "prometheus_client", "starlette", "uvicorn"},
     # around it
     "scenario_rules": {"config"},
     "scenario_tree": {"config", "options", "plugins", "toml"},

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import math
-import socket
-import ssl
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
-
-import uvicorn
-from starlette.concurrency import run_in_threadpool
 
 from fedkit.aggregator.app import App
 from fedkit.aggregator.federation import EdgeFederation
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.leases import LEASE
+from fedkit.aggregator.listener import Listener
 from fedkit.aggregator.registry import Registry, Roster
-from fedkit.aggregator.tls import LOOK, certificate, demand_loopback, load
+from fedkit.aggregator.tls import demand_loopback
 from fedkit.config import Scenario
 from fedkit.errors import ConfigError
-from fedkit.keyfile import NAME
 from fedkit.launch import Built, build, run_built
 from fedkit.messages import ClientId, Metrics
 from fedkit.rounds import Result
@@ -35,7 +28,6 @@ from fedkit.trainer import Trainer, Workload
 
 GRACE = 20.0
 """Seconds that a finished run waits for clients to fetch the last verdicts."""
-_CLOSING = 5
 
 
 @dataclass(frozen=True)
@@ -57,69 +49,6 @@ class Service:
     wait_for: int | None = None
     patience: float | None = None
     tls: Path | None = None
-
-
-class Server:
-    """Serves an application on its own thread while the context is open; `url` is where.
-
-    tls: the folder of the key and its certificate; None: plain HTTP, on loopback only. ConfigError if the
-    address cannot be taken.
-    """
-
-    def __init__(self, app: App, host: str, port: int, tls: Path | None = None) -> None:
-        self._app, self._tls = app, tls
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # the protocol by name: asyncio switches Nagle's delay of 40 ms off for no other socket
-        self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind((host, port))
-        except (OSError, OverflowError) as error:
-            self._socket.close()
-            raise ConfigError(f"address {host}:{port} cannot be served: {error}; give another") from error
-        shown = f"[{host}]" if family == socket.AF_INET6 else host
-        self.url = f"{'http' if tls is None else 'https'}://{shown}:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(
-            app.asgi,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=_CLOSING,
-            ssl_certfile=certificate(tls) if tls is not None else None,
-            ssl_keyfile=tls / NAME if tls is not None else None,
-            callback_notify=self._renew,
-            timeout_notify=LOOK,
-        )
-        config.load()
-        self._context = config.ssl
-        if self._context is not None:
-            self._context.minimum_version = ssl.TLSVersion.TLSv1_3
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, args=([self._socket],), name="fedkit-aggregator", daemon=True
-        )
-
-    def __enter__(self) -> Server:
-        self._thread.start()
-        while not self._server.started:
-            if not self._thread.is_alive():
-                raise ConfigError(f"{self.url} cannot be served: the server ended at once")
-            time.sleep(0.01)
-        return self
-
-    async def _renew(self) -> None:
-        """A certificate that is half over is replaced while connections go on."""
-        if self._tls is not None and self._context is not None:
-            await run_in_threadpool(load, self._context, self._tls)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._app.drain()
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
 
 
 class Deployed:
@@ -177,7 +106,8 @@ def serve(
             )
         app = App(journal, registry, service.lease)
         federation = _federation(journal, registry, service, built)
-        server = stack.enter_context(Server(app, service.host, service.port, service.tls))
+        where = (service.host, service.port, service.tls)
+        server = stack.enter_context(Listener(app.asgi, *where, drain=app.drain))
         if listening is not None:
             listening(server.url)
         deployed = replace(built, workload=Deployed(built.workload, registry.known()), federation=federation)

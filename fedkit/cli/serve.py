@@ -101,7 +101,7 @@ def _aggregator() -> tuple[Callable[..., Result], type[Service]]:
     try:
         from fedkit.aggregator.serve import Service, serve
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+        if (error.name or "").partition(".")[0] not in ("h11", "prometheus_client", "starlette", "uvicorn"):
             raise
         raise ConfigError("serving takes starlette and uvicorn: pip install 'fedkit[server]'") from error
     return serve, Service

@@ -21,8 +21,8 @@ from fedkit.aggregate import Grid
 from fedkit.aggregator.app import App
 from fedkit.aggregator.federation import EdgeFederation
 from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.listener import Listener
 from fedkit.aggregator.registry import Roster
-from fedkit.aggregator.serve import Server
 from fedkit.conformance import check_federation
 from fedkit.errors import ConfigError
 from fedkit.federation import Verdict
@@ -120,7 +120,7 @@ def live(stack: ExitStack, directory: Path) -> EdgeFederation:
     """A federation with everything below it, and its devices."""
     journal = Journal(directory)
     stack.callback(journal.close)
-    server = stack.enter_context(Server(App(journal, ROSTER), "127.0.0.1", 0))
+    server = stack.enter_context(Listener(App(journal, ROSTER).asgi, "127.0.0.1", 0))
     stack.enter_context(Devices(server.url))
     return EdgeFederation(journal, ROSTER, wait_for=3, patience=20.0)
 

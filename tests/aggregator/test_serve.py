@@ -21,8 +21,9 @@ from fedkit import jobfile, packing, runfolder, scenario, wire
 from fedkit.aggregator import blobs
 from fedkit.aggregator.app import App
 from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.listener import Listener
 from fedkit.aggregator.registry import Roster
-from fedkit.aggregator.serve import Server, Service, serve
+from fedkit.aggregator.serve import Service, serve
 from fedkit.clientstore import MemoryStore
 from fedkit.config import Scenario
 from fedkit.downlink import Follower
@@ -269,7 +270,7 @@ def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(tmp_path: P
     journal, took = Journal(tmp_path), list[float]()
     journal.put(job=b"{}", job_id="0")
     with (
-        Server(App(journal, Roster(TRUST.roster)), "127.0.0.1", 0) as server,
+        Listener(App(journal, Roster(TRUST.roster)).asgi, "127.0.0.1", 0) as server,
         httpx.Client(timeout=20.0) as client,
     ):
         for _ in range(30):
@@ -284,7 +285,8 @@ def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(tmp_path: P
 def test_polls_are_let_go_when_the_server_stops(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.put(job=b"{}", job_id="0")
-    server = Server(App(journal, Roster(TRUST.roster)), "127.0.0.1", 0)
+    app = App(journal, Roster(TRUST.roster))
+    server = Listener(app.asgi, "127.0.0.1", 0, drain=app.drain)
     with httpx.Client(timeout=20.0) as client:
         answers: list[int] = []
 

@@ -77,7 +77,8 @@ def test_without_the_extras_it_says_what_to_install(
     fedkit: Any, folder: Path, roster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "fedkit.aggregator.serve", raising=False)
+    for name in [name for name in sys.modules if name.startswith("fedkit.aggregator.")]:
+        monkeypatch.delitem(sys.modules, name)
     made = fedkit("serve", "toy.toml", "--roster", str(roster))
     assert made.exit_code == 2
     assert "pip install 'fedkit[server]'" in made.stderr

@@ -1,0 +1,142 @@
+"""Connections that may not dawdle, and places that strangers cannot take from those who are known.
+
+uvicorn bounds neither the time for the head of a request nor that for reading an answer; a peer that
+opens connections and says nothing would keep them for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS = 10.0
+"""For the head of a request, from its first byte; the first one of a connection, from its opening."""
+READ_SECONDS = 120.0
+"""For a peer to take 48 KiB of an answer."""
+IDLE_SECONDS = 75
+"""Between the requests of one connection."""
+HEAD_LIMIT = 1 << 14
+"""Most bytes of the head of a request."""
+PLACES = 4096
+"""Connections at the same time, where the system allows as many open files."""
+_OTHER_FILES = 256
+
+
+class Places:
+    """Who is connected. Where all places are taken, the stranger that came first goes.
+
+    A peer is a stranger until it is `known`. All of it happens in the event loop.
+    """
+
+    def __init__(self, most: int = PLACES) -> None:
+        self._most = most
+        self._strangers: dict[object, Careful] = {}
+        self._known: dict[object, Careful] = {}
+        self.turned_away = 0
+
+    def enter(self, peer: Careful) -> None:
+        """A connection was opened."""
+        self._strangers[peer.client] = peer
+        if len(self._strangers) + len(self._known) > self._most:
+            self.turned_away += 1
+            self._strangers.pop(next(iter(self._strangers))).abort()
+
+    def known(self, client: object) -> None:
+        """Whoever calls from this address has signed a request."""
+        peer = self._strangers.pop(client, None)
+        if peer is not None:
+            self._known[client] = peer
+
+    def leave(self, peer: Careful) -> None:
+        """A connection is over."""
+        for those in (self._strangers, self._known):
+            if those.get(peer.client) is peer:
+                del those[peer.client]
+
+    def counts(self) -> tuple[int, int]:
+        """How many are strangers, and how many are known."""
+        return len(self._strangers), len(self._known)
+
+
+class Careful(H11Protocol):
+    """HTTP/1.1 that is over when its peer takes too long to ask or to listen. `places`: see `careful`."""
+
+    places: Places
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._late: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._late = self.loop.call_later(HEAD_SECONDS, self.abort)
+        self.places.enter(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.places.leave(self)
+        for timer in (self._late, self._stuck):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def abort(self) -> None:
+        """Let go of the peer without a word."""
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck = self._stuck or self.loop.call_later(READ_SECONDS, self.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._stuck = self._stuck or self.loop.call_later(HEAD_SECONDS, self.abort)
+
+    def _watch(self) -> None:
+        """Start or stop the clock of a head that is not whole, or of a body that nobody waits for."""
+        theirs = self.conn.their_state
+        begun = theirs is h11.IDLE and bool(self.conn.trailing_data[0])
+        unwanted = theirs is h11.SEND_BODY and self.conn.our_state is h11.DONE
+        if not (begun or unwanted):
+            if self._late is not None:
+                self._late.cancel()
+                self._late = None
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self.abort)
+
+
+def careful(places: Places) -> type[Careful]:
+    """The protocol of connections that share these places."""
+    return type("CarefulHere", (Careful,), {"places": places})
+
+
+def room(most: int = PLACES) -> int:
+    """How many connections the system allows, after asking it for as many files."""
+    if os.name == "nt":
+        return most
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return most if soft == resource.RLIM_INFINITY else max(16, min(most, soft - _OTHER_FILES))

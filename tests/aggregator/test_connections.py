@@ -1,0 +1,205 @@
+"""Peers that dawdle, stop listening, or take all places: they go, the others are served."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from fedkit.aggregator import connections
+from fedkit.aggregator.connections import Places, room
+from fedkit.aggregator.listener import Listener
+
+PATIENCE = 20.0
+BIG = b"x" * (1 << 25)
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Says hello; at /big, a lot of it; at /refuse, without reading the body."""
+    if scope["type"] == "lifespan":
+        return
+    body = BIG if scope["path"] == "/big" else b"hello"
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HEAD_SECONDS", "READ_SECONDS"):
+        monkeypatch.setattr(connections, name, 0.3)
+
+
+@contextmanager
+def served(most: int = 100) -> Iterator[tuple[str, int]]:
+    with Listener(app, "127.0.0.1", 0, places=Places(most)) as listener:
+        host, port = listener.url.removeprefix("http://").split(":")
+        yield host, int(port)
+
+
+def peer(address: Any) -> socket.socket:
+    made = socket.create_connection(address, timeout=PATIENCE)
+    made.settimeout(PATIENCE)
+    return made
+
+
+def closed(made: socket.socket) -> bool:
+    """Whether the other side has gone: nothing more will come."""
+    try:
+        while made.recv(1 << 16):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def asks(made: socket.socket) -> bytes:
+    made.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = b""
+    while not answer.endswith(b"hello") and (piece := made.recv(1 << 16)):
+        answer += piece
+    return answer
+
+
+@pytest.mark.parametrize("head", [b"", b"G", b"GET / HTTP/1.1\r\nHost: x\r\n"])
+def test_who_does_not_say_what_it_wants_has_to_go(head: bytes) -> None:
+    with served() as address, peer(address) as slow:
+        slow.sendall(head)
+        assert closed(slow)
+        with peer(address) as other:
+            assert asks(other).startswith(b"HTTP/1.1 200")
+
+
+def test_a_head_that_drips_is_not_waited_for() -> None:
+    with served() as address, peer(address) as slow:
+        began, sent = time.monotonic(), 0
+        try:
+            while time.monotonic() < began + PATIENCE:
+                slow.sendall(b"X-Slow: 1\r\n" if sent else b"GET / HTTP/1.1\r\n")
+                sent += 1
+                time.sleep(0.05)
+        except OSError:
+            pass
+        assert time.monotonic() < began + PATIENCE
+        assert closed(slow)
+
+
+def test_also_after_a_first_request() -> None:
+    with served() as address, peer(address) as slow:
+        assert asks(slow).startswith(b"HTTP/1.1 200")
+        slow.sendall(b"GET / HT")
+        assert closed(slow)
+
+
+def test_who_asks_now_and_then_may_stay() -> None:
+    with served() as address, peer(address) as steady:
+        for _ in range(4):
+            assert asks(steady).startswith(b"HTTP/1.1 200")
+            time.sleep(0.25)
+
+
+def test_a_body_that_nobody_reads_does_not_go_on_for_ever() -> None:
+    with served() as address, peer(address) as talker:
+        talker.sendall(b"POST /refuse HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000000\r\n\r\n")
+        assert talker.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        began, gone = time.monotonic(), False
+        while not gone and time.monotonic() < began + PATIENCE:
+            try:
+                talker.sendall(bytes(1 << 10))
+                time.sleep(0.02)
+            except OSError:
+                gone = True
+        assert gone
+
+
+def test_who_does_not_take_the_answer_has_to_go() -> None:
+    with served() as address, peer(address) as deaf:
+        deaf.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(1.5)
+        got = 0
+        try:
+            while piece := deaf.recv(1 << 16):
+                got += len(piece)
+        except ConnectionError:
+            pass
+        assert got < len(BIG)
+
+
+def test_a_head_that_is_too_long_is_refused() -> None:
+    with served() as address, peer(address) as talker:
+        talker.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * (2 * connections.HEAD_LIMIT))
+        assert talker.recv(1 << 16).startswith(b"HTTP/1.1 400")
+        assert closed(talker)
+
+
+def test_where_all_places_are_taken_the_first_stranger_goes() -> None:
+    places = Places(3)
+    made = [_Peer(number) for number in range(5)]
+    for one in made[:3]:
+        places.enter(one)  # type: ignore[arg-type]
+    places.known(0)
+    for one in made[3:]:
+        places.enter(one)  # type: ignore[arg-type]
+    assert [one.gone for one in made] == [False, True, True, False, False]
+    assert places.counts() == (2, 1)
+    assert places.turned_away == 2
+    for one in made:
+        places.leave(one)  # type: ignore[arg-type]
+    assert places.counts() == (0, 0)
+
+
+def test_where_everybody_is_known_the_newcomer_goes() -> None:
+    places = Places(2)
+    made = [_Peer(number) for number in range(3)]
+    for one in made:
+        places.enter(one)  # type: ignore[arg-type]
+        places.known(one.client)
+    assert [one.gone for one in made] == [False, False, True]
+
+
+class _Peer:
+    def __init__(self, client: int) -> None:
+        self.client, self.gone = client, False
+
+    def abort(self) -> None:
+        self.gone = True
+
+
+def test_five_hundred_connections_that_say_nothing() -> None:
+    with served(most=64) as address:
+        crowd = [peer(address) for _ in range(500)]
+        try:
+            answers: list[bytes] = []
+
+            def ask() -> None:
+                with peer(address) as one:
+                    answers.append(asks(one))
+
+            asking = [threading.Thread(target=ask) for _ in range(5)]
+            for thread in asking:
+                thread.start()
+            for thread in asking:
+                thread.join(PATIENCE)
+            assert len(answers) == 5
+            assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+        finally:
+            for one in crowd:
+                one.close()
+
+
+def test_there_is_room_for_as_many_as_the_system_allows() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        assert 16 <= room(100) <= 100
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+        assert room(40_000) == max(16, min(40_000, (min(40_256, hard) if hard > 0 else 40_256) - 256))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 300
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
