@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from fedkit import fields
@@ -18,10 +18,7 @@ MAGIC: Final = b"fedkit resting machine 1\n"
 STEPS: Final = ("share", "accept", "agree", "unmask")
 """Before which steps a machine may rest; `mask` follows `accept` within one message."""
 _TABLES: Final = ("inbox", "held")
-_BYTES: Final = (
-    *("advert", "box", "header", "link", "mask", "own", "roster"),
-    *("sharers", "survivors"),
-)
+_BYTES: Final = ("header", "advert", "roster", "link", "mask", "box", "own", "sharers", "survivors")
 
 
 @dataclass(frozen=True)
@@ -60,10 +57,10 @@ class Resting:
         fields.exactly(top, "next", *_BYTES, *_TABLES)
         if (step := fields.text(top["next"], "next")) not in STEPS:
             raise WireError(f"no machine rests before the step {step!r}")
-        known = {name: _hex(top[name], name) for name in _BYTES}
-        header, advert = known.pop("header"), known.pop("advert")
-        inbox, held = (_table(top[name], name) for name in ("inbox", "held"))
-        return replace(cls(step, header, advert, inbox=inbox, held=held), **known)
+        header, advert, *known = (_hex(top[name], name) for name in _BYTES)
+        roster, link, mask, box, own, sharers, survivors = known
+        inbox, held = (_table(top[name], name) for name in _TABLES)
+        return cls(step, header, advert, roster, link, mask, box, own, inbox, held, sharers, survivors)
 
 
 def _table(value: object, name: str) -> dict[int, bytes]:
