@@ -7,6 +7,7 @@ receive arrivals until a time on the federation's own clock, settle verdicts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol, TypeAlias, cast
@@ -171,6 +172,24 @@ class Witnessing(Protocol):
     def witness(self, kind: Kind, round: int, attempt: int) -> Witness:
         """What was seen of that session; forgotten once it was asked for."""
         ...
+
+
+class Closing(Protocol):
+    """A federation that has something to let go of when the run is over, however it ends."""
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+@contextmanager
+def closing(federation: Federation) -> Iterator[None]:
+    """Close it at the end, if it can be closed."""
+    try:
+        yield
+    finally:
+        if hasattr(federation, "close"):
+            cast("Closing", federation).close()
 
 
 def server_trust(federation: Federation) -> ServerTrust | None:

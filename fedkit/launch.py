@@ -14,7 +14,7 @@ from fedkit.aggregate import Grid
 from fedkit.config import Aggregate, Scenario, SecAggSection
 from fedkit.errors import CheckpointError, ConfigError, nearest
 from fedkit.events import RunStarted
-from fedkit.federation import Federation, RoundPolicy
+from fedkit.federation import Federation, RoundPolicy, closing
 from fedkit.observers import EarlyStop
 from fedkit.options import signature
 from fedkit.rounds import Result, default_grid, run
@@ -52,14 +52,26 @@ def build(scenario: Scenario, directory: Path | None = None) -> Built:
     strategy = _strategy(scenario)
     workload = make_workload(scenario)
     _check_train(scenario, workload)
-    make = cast("Any", plugins.load("fedkit.federations", scenario.federation.kind))
-    reach = {"seed": scenario.seed, "links": scenario.links, "devices": scenario.devices}
-    if directory is not None and "directory" in signature(make).parameters:
-        reach["directory"] = directory
-    federation: Federation = make(workload, **reach, **scenario.federation.options)
+    federation = _federation(scenario, workload, directory)
     keys = [field.name for field in dataclasses.fields(RoundPolicy)]
     policy = RoundPolicy(**{key: getattr(scenario.rounds, key) for key in keys})
     return Built(strategy, workload, federation, policy, _grid(scenario, workload, policy))
+
+
+def _federation(scenario: Scenario, workload: Workload, directory: Path | None) -> Federation:
+    """The federation, given of all this what it takes, and its own options."""
+    make = cast("Any", plugins.load("fedkit.federations", scenario.federation.kind))
+    takes = signature(make)
+    given = {
+        "seed": scenario.seed,
+        "links": scenario.links,
+        "devices": scenario.devices,
+        "scenario": scenario,
+        **({"directory": directory} if directory is not None else {}),
+    }
+    reach = {key: value for key, value in given.items() if key in takes.parameters}
+    made: Federation = make(workload, **reach, **scenario.federation.options)
+    return made
 
 
 def _strategy(scenario: Scenario) -> Strategy:
@@ -133,7 +145,8 @@ def run_scenario(
     Raises what `build` and `fedkit.run` raise.
     """
     built = build(scenario, Path(out, "clients") if out is not None else None)
-    return run_built(scenario, built, out=out, resume=resume, observers=observers)
+    with closing(built.federation):
+        return run_built(scenario, built, out=out, resume=resume, observers=observers)
 
 
 def run_built(

@@ -27,7 +27,7 @@ _FREE = ("workload_options", "train")
 _FILLED: Mapping[str, tuple[str, ...]] = {
     "workloads": ("population", "seed"),
     "strategies": (),
-    "federations": ("workload", "seed", "links", "devices"),
+    "federations": ("workload", "seed", "links", "devices", "scenario", "directory"),
 }
 """Parameters of plugins that other parts of the scenario fill in."""
 _MAIN = {

@@ -1,12 +1,13 @@
 """Flower at the boundary: fedkit on a Flower fleet, and Flower's parts inside fedkit.
 
-guard       which Flower versions are supported, and what fedkit uses of them
-parcel      what travels in one Flower message: fedkit messages and verdicts, as one blob
-federation  FlowerFederation: a Federation over Flower's Grid
-node        what a SuperNode does with a parcel, and what it keeps between messages
+guard       which Flower versions are supported
+parcel      what travels in one Flower message, and what a node keeps between two
+fleet, grid what fedkit uses of Flower's Grid
+federation  FlowerFederation, and `nodes`, which it sends to
+node        what a node does with a parcel, and `setup`, what it is
 clientapp   the ClientApp around it
 serverapp   the ServerApp that runs a scenario
-loopback    a SuperLink and SuperNodes on this machine, started and stopped
+loopback    `federation.kind=flower`: a fleet on this machine; with `programs`, `attendant` and `bridge`
 strategies  Flower's strategies as fedkit strategies; adapter is what they share
 records     models and messages in Flower's form
 trainers    NumPyClient-shaped objects as fedkit trainers

@@ -50,6 +50,7 @@ class FlowerFederation:
         self._nodes = Nodes()
         self._open: dict[Key, float] = {}  # unanswered requests, and when each expires
         self._expires: dict[Key, float] = {}  # of tasks, for the stages of their sessions
+        self._untold: dict[Key, Verdict] = {}  # of tasks, until their nodes have heard
         self._arrived: deque[Arrival] = deque()
         self._up = self._down = 0
 
@@ -99,7 +100,8 @@ class FlowerFederation:
                 node.queue[key] = request
                 touched[node.id] = node
         for node in touched.values():
-            self._send_to(node)
+            if node.flight is None:
+                self._send_to(node)
 
     def receive(self, until: float, want: int | None = None) -> Iterator[Arrival]:
         """Replies as they come; when they are found is when they came."""
@@ -123,12 +125,9 @@ class FlowerFederation:
         for key, verdict in verdicts.items():
             self._open.pop(key, None)
             node = self._nodes.of(key.client)
-            if node is not None:
-                unsent = node.queue.pop(key, None)
-                if not key.stage and unsent is None:
-                    node.untold[key] = verdict
-            if not key.stage:
-                self._expires.pop(key, None)
+            unsent = node.queue.pop(key, None) if node is not None else None
+            if self._expires.pop(key, None) is not None and unsent is None:
+                self._untold[key] = verdict
 
     def save(self) -> State:
         """The bytes so far: what nodes keep is theirs, and gone when the run in Flower ends."""
@@ -143,9 +142,11 @@ class FlowerFederation:
         end = self.now() + SOON
         while self._job.secagg is not None and self.now() < end:
             self._poll()
-            for node in self._nodes.known():
-                self._send_to(node, end)
-            if not any(node.untold for node in self._nodes.known()):
+            idle = [node for node in self._nodes.known() if node.flight is None]
+            for node in idle:
+                if self._news(node):
+                    self._send_to(node, end)
+            if not any(map(self._news, self._nodes.known())):
                 return
             time.sleep(PAUSE)
 
@@ -159,22 +160,25 @@ class FlowerFederation:
                 self._nodes.greet(number, Flight(message, self.now() + self._patience))
         self._poll()
 
+    def _news(self, node: Node) -> dict[Key, Verdict]:
+        """Verdicts that a node has not heard of."""
+        return {key: verdict for key, verdict in self._untold.items() if key.client in node.clients}
+
     def _send_to(self, node: Node, until: float = 0.0) -> None:
-        """One parcel with all that waits for an idle node; `until` sends verdicts even if nothing else waits."""
-        if node.flight is not None or not (node.queue or (until and node.untold)):
-            return
+        """One parcel with all that waits for an idle node. until: when it expires, if no request says."""
         requests, node.queue = node.queue, {}
+        news = self._news(node)
         rows = [Row("job", (), self._told), Row("kept", (node.turn,))]
-        rows += [Row("verdict", (wire.key_row(key), v.value)) for key, v in node.untold.items()]
+        rows += [Row("verdict", (wire.key_row(key), verdict.value)) for key, verdict in news.items()]
         rows += [Row("request", (), wire.encode(request)) for request in requests.values()]
         expires = max((self._open.get(key, until) for key in requests), default=until)
         blob = pack(rows)
         message = self._fleet.push(node.id, "train", blob, max(expires - self.now(), 1.0))
         if not message:
-            self._fail(requests, "unreachable", ("NOT_SENT", ""))
+            self._fail(requests, "flower", ("NOT_SENT", ""))
             return
         self._down += len(blob)
-        node.flight = Flight(message, expires, tuple(requests), dict(node.untold))
+        node.flight = Flight(message, expires, tuple(requests), news)
 
     def _poll(self) -> None:
         """Take replies, and send to nodes that are idle again."""
@@ -186,7 +190,8 @@ class FlowerFederation:
             if self.now() > flight.expires + PAUSE:
                 self._nodes.lose(number)
         for node in self._nodes.known():
-            self._send_to(node)
+            if node.queue and node.flight is None:
+                self._send_to(node)
 
     def _take(self, sent: tuple[int, Flight], reply: fleet.Reply) -> None:
         """A node has answered, or Flower in its place."""
@@ -197,11 +202,11 @@ class FlowerFederation:
                 code, kind = reply.error
                 log.error("node %d: %s", number, " ".join(filter(None, (code, kind, "(its log says more)"))))
                 self._fail(flight.keys, "flower", reply.error)
-                self._nodes.lose(number)
+                self._nodes.lose(number, for_good=node is None and bool(kind))
             elif node is None:
                 self._nodes.welcome(number, reply.blob)
             else:
-                node.answered()
+                node.flight = None
                 self._answers(node, flight, reply.blob)
         except WireError as error:
             log.error("node %d: %s", number, error)
@@ -213,6 +218,9 @@ class FlowerFederation:
         replies = [self._reply(row.data, flight) for row in rows if row.kind == "reply"]
         (turn,) = (row for row in rows if row.kind == "kept")
         node.turn = fields.integer(turn.fields[0], "turn")
+        for key, verdict in flight.told.items():
+            if self._untold.get(key) is verdict:
+                del self._untold[key]
         for reply in replies:
             self._arrive(reply.key, reply)
         missing = [key for key in flight.keys if key not in {reply.key for reply in replies}]

@@ -8,7 +8,7 @@ session is under way, its machine with its secrets. They are decoded by nothing 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,19 +22,16 @@ from fedkit.participant import Answer, Participant
 from fedkit.secagg.identity import Identity, SigningKey
 from fedkit.secagg.memory import MemorySessions, Sessions
 from fedkit.secagg.messages import FromServer
-from fedkit.secureclient import Credentials, Resting
+from fedkit.secureclient import Resting
 from fedkit.tensors import Memory
-from fedkit.trainer import Workload, frozen, travelling
 from fedkit_clients.flower.parcel import Row, only, pack, unpack
+from fedkit_clients.flower.setup import Setup
 
 log = logging.getLogger("fedkit.flower")
 
 DOWN = ("job", "kept", "verdict", "request")
 UP = ("kept", "reply")
 _KEPT = ("kept", "store", "pending", "resting", "sessions", "identity")
-
-Who = Callable[[Job, Callable[[ClientId], Identity], Callable[[ClientId], Sessions]], Credentials | None]
-"""What a node's clients are in secure sessions: from the job, keys of no renown, and what they remember."""
 
 
 @dataclass
@@ -112,16 +109,14 @@ class Answered(NamedTuple):
     state: bytes
 
 
-def answer(
-    data: bytes, state: bytes, workload: Workload, clients: Collection[ClientId], who: Who
-) -> Answered:
-    """Do what a parcel asks. clients: those that the node is. WireError: not a parcel for a node."""
+def answer(data: bytes, state: bytes, setup: Setup) -> Answered:
+    """Do what a parcel asks. WireError: it is not one for a node."""
     rows = unpack(data, *DOWN)
     requests = [_request(row) for row in rows if row.kind == "request"]
     kept = Kept.read(state)
     try:
         job = jobfile.decode(only(rows, "job").data)
-        _demand_fit(job, workload)
+        setup.demand(job)
     except ClientFailed as error:
         return _reply(kept, [_failure(request.key, error) for request in requests], state)
     if kept.job != job.id:
@@ -132,10 +127,10 @@ def answer(
         log.error("this node remembers less than it has answered: its clients start from what is left")
         lost = ClientFailed("memory_lost", "", "Flower has handed out an older state of this node")
         return _reply(kept, [_failure(request.key, lost) for request in requests])
-    participant = _participant(job, workload, kept, who)
+    participant = _participant(job, setup, kept)
     for key, verdict in map(_verdict, (row for row in rows if row.kind == "verdict")):
         participant.settle(key, verdict)
-    replies = [reply for request in requests for reply in _handle(participant, request, clients)]
+    replies = [reply for request in requests for reply in _handle(participant, request, setup.clients)]
     kept.pending = {key: dict(memories) for key, memories in participant.pending().items()}
     kept.resting = participant.secure.rest()
     return _reply(kept, replies)
@@ -146,9 +141,9 @@ def _reply(kept: Kept, replies: list[Answer], state: bytes | None = None) -> Ans
     return Answered(pack(rows), kept.write() if state is None else state)
 
 
-def _participant(job: Job, workload: Workload, kept: Kept, who: Who) -> Participant:
-    credentials = who(job, kept.identity, kept.remembers) if job.secagg is not None else None
-    made = Participant(job, workload, kept.store, credentials)
+def _participant(job: Job, setup: Setup, kept: Kept) -> Participant:
+    credentials = setup.credentials(kept.identity, kept.remembers)
+    made = Participant(job, setup.workload, kept.store, credentials)
     made.restore(kept.pending)
     made.secure.wake(kept.resting)
     return made
@@ -183,10 +178,3 @@ def _verdict(row: Row) -> tuple[Key, Verdict]:
         return wire.read_key(key), Verdict(fields.text(verdict, "verdict"))
     except ValueError:
         raise WireError(f"{verdict!r} is no verdict") from None
-
-
-def _demand_fit(job: Job, workload: Workload) -> None:
-    layout = travelling(workload.init(job.model_seed), frozen(workload), job.strategy.shared)
-    if layout != job.layout:
-        odd = next((n for n in job.layout.names if n not in layout.names), job.layout.names[0])
-        raise ClientFailed("layout", odd, "the job is for a model of other tensors than this node's workload")

@@ -1,4 +1,4 @@
-"""The nodes of a fleet: which clients each is, what it is busy with, what it has not heard of yet."""
+"""The nodes of a fleet: which clients each is, what it is busy with, what waits for it."""
 
 from __future__ import annotations
 
@@ -29,22 +29,13 @@ class Flight:
 
 @dataclass
 class Node:
-    """One node. turn: how many messages it remembers. untold: verdicts that it may not have heard of."""
+    """One node. turn: how many messages it remembers. queue: what it is sent next."""
 
     id: int
     clients: tuple[ClientId, ...]
     turn: int
     queue: dict[Key, Request] = field(default_factory=dict)
-    untold: dict[Key, Verdict] = field(default_factory=dict)
     flight: Flight | None = None
-
-    def answered(self) -> None:
-        """The message under way was answered, so its verdicts were heard."""
-        if self.flight is not None:
-            for key, verdict in self.flight.told.items():
-                if self.untold.get(key) is verdict:
-                    del self.untold[key]
-        self.flight = None
 
 
 class Nodes:
@@ -88,8 +79,10 @@ class Nodes:
         self._known[number] = Node(number, clients, fields.integer(turn, "turn"))
         self._home |= dict.fromkeys(clients, number)
 
-    def lose(self, number: int) -> None:
-        """It did not answer in time or not in sense: whatever it holds is forgotten, and it is asked again."""
+    def lose(self, number: int, for_good: bool = False) -> None:
+        """It did not answer in time or in sense. It is asked again who it is, unless it is lost for good."""
+        if for_good:
+            self._refused.add(number)
         self._asked.pop(number, None)
         node = self._known.pop(number, None)
         for client in node.clients if node is not None else ():

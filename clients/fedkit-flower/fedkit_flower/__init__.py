@@ -1,0 +1,1 @@
+"""fedkit on a Flower fleet."""

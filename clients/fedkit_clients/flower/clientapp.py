@@ -1,0 +1,34 @@
+"""What a ClientApp does: say who the node is, and work.
+
+app = ClientApp()
+app.query("hello")(hello)
+app.train()(work)
+"""
+
+from __future__ import annotations
+
+from flwr.app import Context, Message
+
+from fedkit_clients.flower.grid import NAME, blob_of, content, record
+from fedkit_clients.flower.node import Kept, answer
+from fedkit_clients.flower.parcel import Row, pack
+from fedkit_clients.flower.setup import node_setup
+
+
+def hello(message: Message, context: Context) -> Message:
+    """Which clients this node is, and how much it remembers."""
+    clients = node_setup(context.node_config, context.run_config).clients
+    turn = Kept.read(_state(context)).turn
+    return Message(content(pack([Row("hello", (turn, *clients))])), reply_to=message)
+
+
+def work(message: Message, context: Context) -> Message:
+    """Do what the parcel asks, and keep what is to be remembered in the context."""
+    node = node_setup(context.node_config, context.run_config)
+    made = answer(blob_of(message.content), _state(context), node)
+    context.state[NAME] = record(made.state)
+    return Message(content(made.parcel), reply_to=message)
+
+
+def _state(context: Context) -> bytes:
+    return blob_of(context.state) if NAME in context.state else b""
