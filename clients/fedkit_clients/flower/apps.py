@@ -45,7 +45,7 @@ class ClientApps(FlowerWorkload):
         self._app = app
         self._names = tuple(map(str, range(clients))) if isinstance(clients, int) else tuple(clients)
         contexts = [_context(k, len(self._names), run_config or {}) for k in range(len(self._names))]
-        self._contexts = dict(zip(self._names, contexts, strict=True))
+        self.contexts = dict(zip(self._names, contexts, strict=True))
         if getattr(app, "_call", None) is not None:
             raise ConfigError(
                 "this ClientApp is made with client_fn, which Flower keeps for old projects: give what "
@@ -72,7 +72,7 @@ class ClientApps(FlowerWorkload):
         """The content of the app's reply; ClientFailed if it answers with an error."""
         from flwr.app import ConfigRecord, RecordDict
 
-        context = self._contexts[client]
+        context = self.contexts[client]
         content = RecordDict({"arrays": record(model), "config": ConfigRecord(dict(config))})
         reply = self._app(request(content, kind, context.node_id), context)
         if reply.has_error():
