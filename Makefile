@@ -59,6 +59,9 @@ bench-secagg: $(VENV)/.dev ## Secure sums and their parts beside their floors an
 	$(BIN)/python tests/bench/secagg_primitives.py
 	$(BIN)/python -m tests.bench.secagg
 
+bench-flower: $(VENV)/.dev ## One bad client of four: fedkit beside Flower's own FedAvg (a quarter of a minute)
+	$(BIN)/python tests/bench/flower_bad_client.py
+
 prove-fedprox: $(VENV)/.dev ## FedProx against FedAvg with stragglers, 3 data sets (8 minutes of CPU time)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_fedprox.py
 
@@ -91,5 +94,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -c constraints.txt -e '.[dev,torch]'
 	@touch $@ $(VENV)/.demo
 
-.PHONY: help demo test check tests types lint format test-wheel bench-codecs bench-secagg bench-simulation prove-codecs prove-fuzz \
+.PHONY: help demo test check tests types lint format test-wheel bench-codecs bench-flower bench-secagg bench-simulation prove-codecs prove-fuzz \
 	prove-fedprox prove-mnist prove-heart prove-dropout prove-secagg clean
