@@ -125,6 +125,14 @@ def replace_file(path: Path, data: bytes) -> None:
         sync(path.parent)
 
 
+def place_file(path: Path, data: bytes) -> None:
+    """`replace_file` for what need not outlive a power cut: whole for all who look, not flushed."""
+    beside = path.with_name(path.name + ".tmp")
+    with _written(path):
+        beside.write_bytes(data)
+        beside.replace(path)
+
+
 @contextmanager
 def _written(path: Path) -> Iterator[None]:
     """Around writing `path`: RunFailed, naming it, where the disk is full or does not allow it."""

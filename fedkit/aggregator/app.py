@@ -95,7 +95,7 @@ class App:
                 bell.clear()
                 news = await run_in_threadpool(self._news, client)
                 left = end - time.monotonic()
-                if news["tasks"] or news["settled"] or left <= 0:
+                if any(news[what] for what in ("messages", "settled", "tasks")) or left <= 0:
                     return _answer(news)
                 await heard(bell, min(left, _LOOK))
                 if await request.is_disconnected():  # or a task would be leased to nobody
@@ -104,8 +104,9 @@ class App:
     def _news(self, client: ClientId) -> dict[str, object]:
         verdicts, leases = self._leases.news(client, self._lease)
         settled = [[*wire.key_row(key), str(verdict)] for key, verdict in verdicts]
-        offers = [self._offer(lease) for lease in leases]
+        offers = [self._offer(lease) for lease in leases if lease.version]
         return {
+            "messages": [{"bytes": one.bytes, "frame": one.frame} for one in leases if not one.version],
             "now": self._journal.now(),
             "settled": settled,
             "tasks": [offer for offer in offers if offer is not None],

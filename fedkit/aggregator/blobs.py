@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from fedkit.runfolder import replace_file
+from fedkit.runfolder import place_file, replace_file
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -18,13 +18,16 @@ class Blobs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def put(self, data: bytes) -> str:
-        """Store a blob durably; its digest in hex. RunFailed, naming the file, if the disk refuses."""
+    def put(self, data: bytes, durable: bool = True) -> str:
+        """Store a blob; its digest in hex. RunFailed, naming the file, if the disk refuses.
+
+        durable: it outlives a power cut.
+        """
         digest = hashlib.sha256(data).hexdigest()
         path = self._path(digest)
         if not path.is_file() or path.stat().st_size != len(data):
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, data)
+            (replace_file if durable else place_file)(path, data)
         return digest
 
     def find(self, digest: str) -> Path | None:

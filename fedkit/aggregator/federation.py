@@ -15,9 +15,12 @@ from fedkit.aggregator.uploads import Reply, Uploads
 from fedkit.downlink import Release
 from fedkit.dressing import max_bytes
 from fedkit.errors import ConfigError
-from fedkit.federation import Arrival, Request, Standing, Traffic, Verdict
+from fedkit.federation import Arrival, Request, ServerTrust, Standing, Traffic, Verdict
 from fedkit.job import Job
-from fedkit.messages import ClientId, Key, Task
+from fedkit.messages import ClientId, Key, Kind
+from fedkit.secagg.closing import Masked
+from fedkit.secagg.messages import BOX_BYTES
+from fedkit.securesum import encoding_of
 from fedkit.tensors import State
 
 log = logging.getLogger("fedkit")
@@ -25,13 +28,18 @@ log = logging.getLogger("fedkit")
 REACH = 120.0
 """Seconds for which a client counts as reachable after it was heard of."""
 _BEAT = 1.0
+_SESSION = 1 << 16
+"""Most bytes of a message of a session beside its vector, and beside 80 for each neighbour."""
+_NEIGHBOURS = 1 << 13
+"""Most neighbours that are chosen for a client; more can be asked for by hand."""
 
 
 class EdgeFederation:
     """Clients of a registry, reached through a journal.
 
-    wait_for: before a round, wait until so many clients can be reached, for at most `patience` seconds; then
-    go on with those that there are. reach: seconds for which a client counts as reachable after a request.
+    trust: identities for secure sessions; None: there are none. wait_for: before a round, wait until so
+    many clients can be reached, for at most `patience` seconds; then go on with those that there are. reach:
+    seconds for which a client counts as reachable after a request.
     """
 
     def __init__(
@@ -39,6 +47,7 @@ class EdgeFederation:
         journal: Journal,
         registry: Registry,
         *,
+        trust: ServerTrust | None = None,
         wait_for: int = 1,
         patience: float = 600.0,
         reach: float = REACH,
@@ -48,25 +57,27 @@ class EdgeFederation:
         blobs = Blobs(journal.directory / "blobs")
         self._leases, self._releases = Leases(journal, blobs), Releases(journal, blobs)
         self._uploads = Uploads(journal, journal.directory / "uploads")
+        self._trust = trust
         self._turn = 0
         self._beaten = journal.now()
 
     def open(self, job: Job) -> None:
         """Tell devices of the job. ConfigError if the journal is of another one, or none that can be told."""
-        if job.secagg is not None:
-            raise ConfigError(
-                "secagg: secure sums are not made over the network yet: simulate them, or set "
-                "secagg.mode = 'off'"
-            )
         known = self._journal.meta("job_id")
         if known not in (None, job.id):
             raise ConfigError(
                 f"{self._journal.directory} holds the journal of job {known!r}, this is job {job.id!r}: give "
                 "another directory, or serve the scenario it was made for"
             )
-        most = wire.OVERHEAD + wire.HEADER_LIMIT + max_bytes(job)
+        most = wire.OVERHEAD + wire.HEADER_LIMIT + _longest(job)
         self._journal.put(durable=True, job_id=job.id, job=jobfile.encode(job), most=most)
+        self._leases.abandon_sessions()
+        self._uploads.sweep()
         self._layout = job.layout
+
+    def trust(self) -> ServerTrust | None:
+        """The identities that secure sessions rest on."""
+        return self._trust
 
     def publish(self, release: Release) -> None:
         """Make a version of the model a blob."""
@@ -95,13 +106,8 @@ class EdgeFederation:
         return self._journal.traffic()
 
     def send(self, requests: Iterable[Request]) -> None:
-        """Write tasks into the journal; their clients fetch them."""
-        tasks = list(requests)
-        if odd := [request for request in tasks if not isinstance(request, Task)]:
-            raise ConfigError(
-                f"a {type(odd[0]).__name__} cannot be sent: secure sums are not made over the network"
-            )
-        self._leases.send([task for task in tasks if isinstance(task, Task)])
+        """Write tasks, and messages of secure sessions, into the journal; their clients fetch them."""
+        self._leases.send(requests)
 
     def receive(self, until: float, want: int | None = None) -> Iterator[Arrival]:
         """Results in the order in which they were accepted; those of an earlier process come again."""
@@ -152,3 +158,14 @@ class EdgeFederation:
             self._journal.beat()
             self._beaten = now
         self._journal.wait(ticks, min(until - now, _BEAT))
+
+
+def _longest(job: Job) -> int:
+    """Most bytes in the body of a reply."""
+    if job.secagg is None:
+        return max_bytes(job)
+    kinds: tuple[Kind, ...] = ("train", "evaluate")
+    made = [encoding_of(job, kind, 0, 1.0) for kind in kinds]
+    vector = max(Masked.size(encoding.vector_bytes, encoding.tail) for encoding in made)
+    neighbours, _ = job.secagg.explicit or (_NEIGHBOURS, 0)
+    return max(vector, BOX_BYTES * neighbours) + _SESSION

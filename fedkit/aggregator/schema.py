@@ -32,7 +32,10 @@ CREATE TABLE replies (
     task INTEGER NOT NULL UNIQUE REFERENCES uploads (task) ON DELETE CASCADE);
 """
 
-MIGRATIONS: tuple[str, ...] = (FIRST,)
+SESSIONS = "ALTER TABLE tasks ADD COLUMN sort TEXT NOT NULL DEFAULT 'task'"
+"""What a row is (leases.Sort): secure sessions have rows of other kinds than tasks."""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, SESSIONS)
 """In order; add to the end."""
 
 

@@ -19,10 +19,11 @@ from fedkit.aggregator.registry import Registry, Roster
 from fedkit.aggregator.tls import demand_loopback
 from fedkit.config import Scenario
 from fedkit.errors import ConfigError
+from fedkit.federation import ServerTrust
 from fedkit.launch import Built, build, run_built
 from fedkit.messages import ClientId, Metrics
 from fedkit.rounds import Result
-from fedkit.secagg.identity import SigningKey, Trust, fingerprint
+from fedkit.secagg.identity import RANDOM, SigningKey, Trust, fingerprint
 from fedkit.tensors import Tensors
 from fedkit.trainer import Trainer, Workload
 
@@ -134,6 +135,7 @@ def _federation(journal: Journal, registry: Registry, service: Service, built: B
     return EdgeFederation(
         journal,
         registry,
+        trust=ServerTrust(service.trust, service.signer, lambda *_: RANDOM),
         wait_for=min(wanted if service.wait_for is None else service.wait_for, len(registry.known())),
         patience=built.policy.deadline if service.patience is None else service.patience,
     )

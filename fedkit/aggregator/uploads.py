@@ -15,6 +15,7 @@ from fedkit.aggregator.refusal import Refusal
 from fedkit.errors import WireError
 from fedkit.messages import ClientId, EncodedUpdate, Failure, Key
 from fedkit.runfolder import sync
+from fedkit.secagg.messages import FromClient
 
 _STRIPES = 64
 
@@ -98,13 +99,19 @@ class Uploads:
             ).fetchall()
         return [Reply(number, at, read(key), name) for number, at, key, name in rows]
 
-    def message(self, reply: Reply) -> EncodedUpdate | Failure:
-        """What was uploaded; a Failure of code "wire" if that is no result of this key."""
+    def message(self, reply: Reply) -> EncodedUpdate | Failure | FromClient:
+        """What was uploaded; a Failure of code "wire" if that is no result of this key.
+
+        What was said in a secure session is removed: nothing of it is kept beyond what the session adds up.
+        """
+        path, expected = self._folder / reply.name, FromClient if reply.key.stage else EncodedUpdate
         try:
-            found = wire.decode((self._folder / reply.name).read_bytes())
+            found = wire.decode(path.read_bytes())
+            if reply.key.stage:
+                path.unlink()
         except (WireError, OSError) as error:
             return Failure(reply.key, "wire", type(error).__name__, "", str(error))
-        if not isinstance(found, EncodedUpdate | Failure) or found.key != reply.key:
+        if not isinstance(found, expected | Failure) or found.key != reply.key:
             return Failure(reply.key, "wire", "WireError", "", "the frame is no result of this key")
         return found
 

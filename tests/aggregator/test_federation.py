@@ -30,8 +30,6 @@ from fedkit.job import Job
 from fedkit.messages import EncodedUpdate, Task
 from fedkit.plugins import codec, strategy
 from fedkit.secagg.identity import SigningKey
-from fedkit.secagg.parameters import Policy
-from fedkit.secagg.settings import SecAgg
 from fedkit.signing import headers
 from fedkit.tensors import Layout, flat
 
@@ -237,11 +235,6 @@ def test_it_waits_for_enough_clients_but_not_for_ever(site: Any) -> None:
 def test_another_job_is_not_mixed_in(site: Any) -> None:
     with pytest.raises(ConfigError, match="holds the journal of job"):
         site.federation.open(replace(site.job, model_seed=8))
-
-
-def test_secure_sums_are_refused_before_anything_is_written(site: Any) -> None:
-    with pytest.raises(ConfigError, match="secagg"):
-        site.federation.open(replace(site.job, secagg=SecAgg(Policy())))
 
 
 def test_a_version_that_a_repeated_round_makes_anew_is_replaced(site: Any) -> None:

@@ -47,11 +47,14 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """One answer to a poll, verdicts before tasks. now: on the clock of the run."""
+    """One answer to a poll, verdicts before tasks. now: on the clock of the run. messages: frames of what
+    secure sessions say; each is named until it is answered.
+    """
 
     now: float
     settled: tuple[tuple[Key, Verdict], ...]
     offers: tuple[Offer, ...]
+    messages: tuple[Blob, ...] = ()
 
 
 def read_news(data: bytes) -> News:
@@ -59,8 +62,9 @@ def read_news(data: bytes) -> News:
     top = fields.mapping(fields.parse(data, "tasks"), "tasks")
     settled = [_settled(row) for row in fields.items(top.get("settled"), "settled")]
     offers = [_offer(fields.mapping(row, "task")) for row in fields.items(top.get("tasks"), "tasks")]
-    now = fields.number(top.get("now"), "now")
-    return News(now, tuple(settled), tuple(offers))
+    said = fields.items(top.get("messages"), "messages")
+    messages = [_blob_of(fields.mapping(row, "message"), "frame") for row in said]
+    return News(fields.number(top.get("now"), "now"), tuple(settled), tuple(offers), tuple(messages))
 
 
 def _settled(row: object) -> tuple[Key, Verdict]:
@@ -74,19 +78,20 @@ def _settled(row: object) -> tuple[Key, Verdict]:
 def _offer(row: Fields) -> Offer:
     given = row.get("difference")
     difference = _difference(fields.mapping(given, "difference")) if given is not None else None
-    frame = {"sha256": row.get("frame"), "bytes": row.get("bytes")}
     model = fields.mapping(row.get("model"), "model")
-    version = fields.integer(row.get("version"), "version", 1)
-    return Offer(fields.integer(row.get("id"), "id"), _blob(frame), version, _blob(model), difference)
+    version, number = fields.integer(row.get("version"), "version", 1), fields.integer(row.get("id"), "id")
+    return Offer(number, _blob_of(row, "frame"), version, _blob_of(model, "sha256"), difference)
 
 
 def _difference(row: Fields) -> Difference:
     base = fields.integer(row.get("base"), "difference: base", 1)
-    return Difference(base, fields.integer(row.get("told_by"), "difference: told_by"), _blob(row))
+    told_by = fields.integer(row.get("told_by"), "difference: told_by")
+    return Difference(base, told_by, _blob_of(row, "sha256"))
 
 
-def _blob(row: Fields) -> Blob:
-    digest = fields.text(row.get("sha256"), "sha256")
+def _blob_of(row: Fields, name: str) -> Blob:
+    """The blob whose digest stands under `name`."""
+    digest = fields.text(row.get(name), name)
     if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-        raise WireError("sha256 is not 64 hex digits")
+        raise WireError(f"{name} is not 64 hex digits")
     return Blob(digest, fields.integer(row.get("bytes"), "bytes"))

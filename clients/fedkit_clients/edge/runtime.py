@@ -10,23 +10,21 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from fedkit import jobfile, wire
-from fedkit.errors import ClientFailed, ConfigError, ProtocolRefused, WireError, nearest
+from fedkit.errors import WireError
 from fedkit.federation import Verdict
-from fedkit.job import Job
-from fedkit.messages import ClientId, Failure, Task
-from fedkit.participant import Answer, Participant
-from fedkit.trainer import Workload, frozen, travelling
+from fedkit.messages import ClientId
+from fedkit.trainer import Workload
 from fedkit_clients.edge.answers import Refused, Unreachable
 from fedkit_clients.edge.backoff import Backoff
 from fedkit_clients.edge.device import Device
+from fedkit_clients.edge.joined import Joined, Vouch, begin
 from fedkit_clients.edge.membership import Membership
-from fedkit_clients.edge.models import Fetch, Models
+from fedkit_clients.edge.models import Fetch
 from fedkit_clients.edge.offers import Blob, Offer
+from fedkit_clients.edge.sessions import vouch
 from fedkit_clients.edge.spool import Root, Spool, newest_first, read_task, remove
 from fedkit_clients.edge.transport import Transport
 
@@ -47,21 +45,11 @@ class OtherJob(Exception):
     """The aggregator has another job than the one that was joined."""
 
 
-@dataclass
-class _Joined:
-    """One job, and all that a client has of it."""
-
-    job: Job
-    spool: Spool
-    participant: Participant
-    models: Models
-    fetch: Fetch
-
-
 class EdgeClient:
     """One client of one aggregator.
 
-    directory: its spool. device: what its owner has decided. sleep: how to wait, for tests.
+    directory: its spool. device: what its owner has decided. vouch: who it is in secure sessions; None: it
+    takes part in none. sleep: how to wait, for tests.
     """
 
     def __init__(
@@ -72,15 +60,16 @@ class EdgeClient:
         directory: Path,
         *,
         device: Device | None = None,
+        vouch: Vouch | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._device = device if device is not None else Device()
-        self._ahead = 0.0  # of the clock of the run over time.monotonic
         self._transport, self._client, self._workload, self._sleep = transport, client, workload, sleep
         self._root = Root(directory)
+        self._vouch = vouch
         self._backoff = Backoff(client)
         self._offers: dict[int, Offer] = {}
-        self._joined: _Joined | None = None
+        self._joined: Joined | None = None
 
     def run(self) -> None:
         """Go on until the process is told to stop (KeyboardInterrupt).
@@ -110,7 +99,7 @@ class EdgeClient:
             self._joined = None
             raise
 
-    def _step(self, joined: _Joined) -> None:
+    def _step(self, joined: Joined) -> None:
         fault: Unreachable | Refused | None = None
         try:
             self._ask(joined)
@@ -119,7 +108,8 @@ class EdgeClient:
         except OtherJob:
             self._join_anew()
             return
-        self._train(joined)
+        joined.train()
+        joined.answer()
         if not getattr(fault, "after", 0.0):
             self._upload(joined)
         if fault:
@@ -130,7 +120,7 @@ class EdgeClient:
         self._root.close()
         self._transport.close()
 
-    def _join(self) -> _Joined:
+    def _join(self) -> Joined:
         """Begin with the job that was joined before this process began, or else with the aggregator's."""
         data = self._root.job()
         if data is not None:
@@ -140,7 +130,7 @@ class EdgeClient:
                 log.error("the job in the spool is damaged (%s): it is fetched again", error)
         return self._join_anew()
 
-    def _join_anew(self) -> _Joined:
+    def _join_anew(self) -> Joined:
         """Begin with the job that the aggregator has; Unreachable if that is the one we have."""
         data, held = self._transport.job(), self._joined
         try:
@@ -151,34 +141,23 @@ class EdgeClient:
             raise Unreachable(f"tasks of another job came, but the job is {joined.job.id} still")
         return joined
 
-    def _begin(self, data: bytes) -> _Joined:
-        try:
-            job = jobfile.decode(data)
-        except ClientFailed as error:
-            raise ConfigError(f"this client cannot take part: {error}; install what it names") from error
-        _demand_fit(job, self._workload, self._client)
-        spool = self._root.begin(job.id, data)
-        participant = Participant(job, self._workload, spool.store)
-        participant.restore(spool.pending())
-        parts = spool.folder / "parts"
-        fetch = partial(_fetched, self._transport, parts)
-        models = Models(spool.folder / "models", job, self._workload, fetch)
-        self._joined = _Joined(job, spool, participant, models, fetch)
+    def _begin(self, data: bytes) -> Joined:
+        fetching = partial(_fetching, self._transport)
+        self._joined = begin(
+            data, self._client, self._workload, self._root, self._vouch, self._device, fetching
+        )
         self._offers.clear()
-        log.info("joined job %s as %s", job.id, self._client)
         return self._joined
 
-    def _ask(self, joined: _Joined) -> None:
+    def _ask(self, joined: Joined) -> None:
         """Verdicts first: what is trained next starts from what they say is remembered."""
-        spool, began = joined.spool, time.monotonic()
-        busy = bool(self._offers) or spool.busy
+        began, busy = time.monotonic(), bool(self._offers) or joined.busy
         news = self._transport.news(0 if busy else PATIENCE)
-        self._ahead = news.now - time.monotonic()
-        if not (busy or news.settled or news.offers) and time.monotonic() < began + HASTE:
+        joined.ahead = news.now - time.monotonic()
+        if not (busy or news.settled or news.offers or news.messages) and time.monotonic() < began + HASTE:
             raise Unreachable("the aggregator answers before there is news")
         for key, verdict in news.settled:
-            joined.participant.settle(key, verdict)
-            spool.settle(key)
+            joined.settle(key, verdict)
             log.info("round %d: %s", key.round, verdict)
         if news.settled:
             self._transport.acknowledge([], [key for key, _ in news.settled])
@@ -187,15 +166,15 @@ class EdgeClient:
             self._take(joined, offer)
             self._transport.acknowledge([offer.id], [])
             del self._offers[offer.id]
+        for blob in news.messages:
+            self._hear(joined, blob)
 
-    def _take(self, joined: _Joined, offer: Offer) -> None:
+    def _take(self, joined: Joined, offer: Offer) -> None:
         """Bring a task and its model to the disk, unless they are there; drop it if it is void."""
         if joined.spool.knows(offer.frame.sha256):
             return
         try:
-            if offer.frame.bytes > FRAME + CONTEXT * joined.job.layout.nbytes:
-                raise WireError(f"its frame has {offer.frame.bytes} bytes")
-            frame = joined.fetch(offer.frame)
+            frame = _framed(joined, offer.frame)
             task = read_task(frame)
             if task.key.job != joined.job.id:
                 raise OtherJob(task.key.job)
@@ -203,8 +182,7 @@ class EdgeClient:
                 raise WireError(f"it is for client {task.key.client!r} and version {task.version}")
             joined.models.bring(offer)
             joined.spool.take(offer.frame.sha256, offer.model.sha256, frame)
-            for blob in offer.blobs:
-                remove(joined.spool.folder / "parts" / blob.sha256)
+            joined.spool.drop_parts(offer.blobs)
         except WireError as error:
             log.error("task %d is not one for us and dropped: %s", offer.id, error)
         except Refused as error:
@@ -212,35 +190,32 @@ class EdgeClient:
                 raise
             log.info("task %d is gone: %s", offer.id, error)
 
-    def _train(self, joined: _Joined) -> None:
-        """One task, if there is one."""
-        spool = joined.spool
-        if found := spool.next_task():
-            name, model, task = found
-            reply = self._reply(joined, model, task)
-            log.info("round %d: %s done", task.key.round, task.key.kind)
-            spool.finish(name, wire.encode(reply), joined.participant.pending().get(task.key, {}))
-        joined.models.prune(spool.needed())
-
-    def _reply(self, joined: _Joined, model: str, task: Task) -> Answer:
-        """What the participant answers; a failure is told to the device's own log in full."""
-        room = self._device.room(task.deadline - self._ahead - time.monotonic())
+    def _hear(self, joined: Joined, blob: Blob) -> None:
+        """A message of a secure session, unless it was heard before. It is named until it is answered."""
+        if joined.talk.knows(blob.sha256):
+            if not joined.talk.busy:
+                raise Unreachable("the aggregator asks again what was answered")
+            return
         try:
-            self._device.demand(joined.job)
-            whole = replace(task, model=joined.models.read(model))
-            self._device.received(joined.participant, whole)
-            replies = joined.participant.handle(whole, room)
+            joined.talk.hear(blob.sha256, _framed(joined, blob))
+            joined.spool.drop_parts([blob])
         except WireError as error:
-            replies = [Failure(task.key, "model", type(error).__name__, "", str(error))]
-        except ProtocolRefused as error:
-            replies = [Failure(task.key, "refused", type(error).__name__, error.rule, str(error))]
-        reply = replies[0] if replies else Failure(task.key, "refused", "", "session")
-        if isinstance(reply, Failure):
-            log.error("round %d failed (%s):\n%s", task.key.round, reply.code, reply.detail)
-        return reply
+            raise Unreachable(f"a message of a secure session is not understood: {error}") from error
+        except Refused as error:
+            if error.status != 404:
+                raise
+            log.info("a message of a secure session is gone: %s", error)
 
-    def _upload(self, joined: _Joined) -> None:
-        """Everything that is finished."""
+    def _upload(self, joined: Joined) -> None:
+        """Everything that is finished, answers in secure sessions first: the others wait for them."""
+        for key, frame in joined.talk.answers():
+            try:
+                self._transport.upload(key, frame)
+            except Refused as error:
+                if error.status not in _UNWANTED:
+                    raise
+                log.info("round %d: the answer at %s is not wanted: %s", key.round, key.stage, error)
+            joined.talk.told(key)
         for name, key in joined.spool.finished():
             try:
                 self._transport.upload(key, joined.spool.reply(name))
@@ -250,8 +225,7 @@ class EdgeClient:
                 if error.status not in _UNWANTED:
                     raise
                 log.warning("the reply to round %d is not wanted: %s", key.round, error)
-                joined.participant.settle(key, Verdict.unwanted)
-                joined.spool.settle(key)
+                joined.settle(key, Verdict.unwanted)
 
 
 def serve(membership: Membership, workload: Workload, directory: Path, device: Device | None = None) -> None:
@@ -271,7 +245,8 @@ def serve(membership: Membership, workload: Workload, directory: Path, device: D
         proxy=device.policy.proxy,
     )
     try:
-        edge = EdgeClient(transport, membership.client, workload, directory, device=device)
+        who = partial(vouch, membership, directory)
+        edge = EdgeClient(transport, membership.client, workload, directory, device=device, vouch=who)
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             edge.run()
@@ -283,23 +258,19 @@ def serve(membership: Membership, workload: Workload, directory: Path, device: D
         transport.close()
 
 
+def _framed(joined: Joined, blob: Blob) -> bytes:
+    """The frame in a blob. WireError: it is longer than any."""
+    if blob.bytes > FRAME + CONTEXT * joined.job.layout.nbytes:
+        raise WireError(f"its frame has {blob.bytes} bytes")
+    return joined.fetch(blob)
+
+
+def _fetching(transport: Transport, spool: Spool) -> Fetch:
+    return partial(_fetched, transport, spool.folder / "parts")
+
+
 def _fetched(transport: Transport, folder: Path, blob: Blob) -> bytes:
     """A blob, by way of a file that keeps what came of it when the link is cut."""
     for path in newest_first(folder)[PARTS:]:
         remove(path)
     return transport.blob(blob, folder / blob.sha256)
-
-
-def _demand_fit(job: Job, workload: Workload, client: ClientId) -> None:
-    """ConfigError unless this client can do the tasks of the job."""
-    if job.secagg is not None:
-        raise ConfigError("the job asks for secure sums, which the edge client does not do")
-    known = workload.clients()
-    if client not in known:
-        raise ConfigError(f"the workload has no data of client {client!r}; {nearest(client, known)}")
-    layout = travelling(workload.init(job.model_seed), frozen(workload), job.strategy.shared)
-    if layout != job.layout:
-        raise ConfigError(
-            f"the job is for a model of other tensors ({', '.join(job.layout.names[:3])} ...) than the "
-            f"workload's ({', '.join(layout.names[:3])} ...): give the workload of the aggregator"
-        )

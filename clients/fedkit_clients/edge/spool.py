@@ -2,6 +2,8 @@
 
     job                    the job that the client has joined, as it came
     ID/tasks/FRAME         digest of the model (32 bytes), then the task's frame without it
+    ID/held/FRAME          digest of the model, memory that waits for a verdict, the task's frame: one that
+                           secure sessions answer, of which nothing else is on the disk
     ID/finished/FRAME      memory that waits for a verdict, then the frame of the reply: to be uploaded
     ID/uploaded/FRAME      the same, acknowledged by the server
     ID/memory/             committed memory; memory.bin says which of its files count
@@ -18,7 +20,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -31,6 +33,7 @@ from fedkit.errors import CheckpointError, ConfigError, WireError
 from fedkit.messages import Key, Task
 from fedkit.runfolder import lock_file, sync
 from fedkit.tensors import Memory, State
+from fedkit_clients.edge.offers import Blob
 
 log = logging.getLogger("fedkit.edge")
 
@@ -41,7 +44,7 @@ CACHE = 1 << 24
 """Bytes of client memory that are kept in RAM beside the disk."""
 _LENGTH = 8
 _DIGEST = 32
-_STAGES = ("uploaded", "finished", "tasks")
+_STAGES = ("uploaded", "finished", "held", "tasks")
 _JOB = re.compile(r"[0-9a-f]{16}")
 _NAME = re.compile(r"[0-9a-f]{64}")
 
@@ -130,6 +133,28 @@ class Spool:
         """Whether a task or a reply waits here."""
         return bool(self._files("tasks") or self._files("finished"))
 
+    def hold(self, name: str, memory: Streams | None = None) -> None:
+        """A task is one of secure sessions, which will answer it; memory: what is to be remembered if it is
+        counted, once that is known.
+        """
+        held, task = self._path("held", name), self._path("tasks", name)
+        data = (held if held.exists() else task).read_bytes()
+        frame = _parts(data[_DIGEST:])[1] if held.exists() else data[_DIGEST:]
+        write_file(held, data[:_DIGEST] + _joined(_pack(memory or {}), frame))
+        remove(task)
+
+    def held(self) -> list[tuple[str, str, Task]]:
+        """Name, digest of the model, and task, of those that wait for sessions or their verdict."""
+        found = []
+        for path in self._files("held"):
+            data = path.read_bytes()
+            found.append((path.name, data[:_DIGEST].hex(), read_task(_parts(data[_DIGEST:])[1])))
+        return found
+
+    def name(self, key: Key) -> str | None:
+        """The name of the task with this key, if it is here."""
+        return next((name for name, held in self._keys.items() if held == key), None)
+
     def next_task(self) -> tuple[str, str, Task] | None:
         """Name, digest of the model, and task, of the first that is not finished, in the order of keys."""
         path = min(self._files("tasks"), key=lambda path: self._keys[path.name], default=None)
@@ -141,17 +166,16 @@ class Spool:
     def needed(self) -> list[str]:
         """Digests of the models that tasks wait for."""
         found = []
-        for path in self._files("tasks"):
+        for path in (*self._files("tasks"), *self._files("held")):
             with path.open("rb") as file:
                 found.append(file.read(_DIGEST).hex())
         return found
 
     def finish(self, name: str, reply: bytes, memory: Streams) -> None:
         """The reply to a task, and what is to be remembered if it is counted."""
-        packed = _pack(memory)
-        head = len(packed).to_bytes(_LENGTH, "little")
-        write_file(self._path("finished", name), b"".join([head, packed, reply]))
-        remove(self._path("tasks", name))
+        write_file(self._path("finished", name), _joined(_pack(memory), reply))
+        for stage in ("tasks", "held"):
+            remove(self._path(stage, name))
 
     def finished(self) -> list[tuple[str, Key]]:
         """Names and keys of the replies that are to be uploaded."""
@@ -165,12 +189,17 @@ class Spool:
         """The server has the reply; what it changes in memory waits for the verdict."""
         move(self._path("finished", name), self._path("uploaded", name))
 
+    def drop_parts(self, blobs: Iterable[Blob]) -> None:
+        """These downloads have come whole and are kept elsewhere."""
+        for blob in blobs:
+            remove(self.folder / "parts" / blob.sha256)
+
     def pending(self) -> dict[Key, Streams]:
         """Memory that waits for a verdict, for a participant that begins anew."""
         found: dict[Key, Streams] = {}
-        for stage in ("finished", "uploaded"):
+        for stage, start in (("finished", 0), ("uploaded", 0), ("held", _DIGEST)):
             for path in self._files(stage):
-                if memory := _unpack(_parts(path.read_bytes())[0]):
+                if memory := _unpack(_parts(path.read_bytes()[start:])[0]):
                     found[self._keys[path.name]] = memory
         return found
 
@@ -241,13 +270,17 @@ def read_task(frame: bytes) -> Task:
 def _key(stage: str, data: bytes) -> Key:
     if stage == "tasks":
         return read_task(data[_DIGEST:]).key
-    packed, reply = _parts(data)
+    packed, frame = _parts(data[_DIGEST:] if stage == "held" else data)
     _unpack(packed)
-    return wire.decode(reply).key
+    return read_task(frame).key if stage == "held" else wire.decode(frame).key
+
+
+def _joined(packed: bytes, frame: bytes) -> bytes:
+    return b"".join([len(packed).to_bytes(_LENGTH, "little"), packed, frame])
 
 
 def _parts(data: bytes) -> tuple[bytes, bytes]:
-    """Packed memory and the frame of the reply."""
+    """Packed memory and the frame that follows."""
     end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
     return data[_LENGTH:end], data[end:]
 

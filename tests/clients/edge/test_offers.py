@@ -20,7 +20,7 @@ TASK: dict[str, Any] = {
     **{"model": {"sha256": B, "bytes": 9}, "difference": {"base": 1, "told_by": 2, "sha256": C, "bytes": 5}},
 }
 SETTLED = ["job", 4, "train", "", 0, "ward 7", "counted"]
-NEWS: dict[str, Any] = {"now": 1.5, "tasks": [TASK], "settled": [SETTLED]}
+NEWS: dict[str, Any] = {"messages": [], "now": 1.5, "tasks": [TASK], "settled": [SETTLED]}
 
 
 def test_news_are_read() -> None:

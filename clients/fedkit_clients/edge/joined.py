@@ -1,0 +1,161 @@
+"""A job that a client has joined, and all that it has of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from fedkit import jobfile, wire
+from fedkit.errors import ClientFailed, ConfigError, ProtocolRefused, WireError, nearest
+from fedkit.federation import Request, Verdict
+from fedkit.job import Job
+from fedkit.messages import ClientId, Failure, Key, Task
+from fedkit.participant import Answer, Participant
+from fedkit.secagg.identity import Floors
+from fedkit.secagg.messages import FromServer, Stage
+from fedkit.secureclient import Credentials, task_key
+from fedkit.trainer import Workload, frozen, travelling
+from fedkit_clients.edge.device import Device
+from fedkit_clients.edge.models import Fetch, Models
+from fedkit_clients.edge.spool import Root, Spool
+from fedkit_clients.edge.talk import Talk, lost
+
+log = logging.getLogger("fedkit.edge")
+Vouch: TypeAlias = Callable[[Floors], Credentials]
+
+
+@dataclass
+class Joined:
+    """One job, and all that a client has of it.
+
+    What it did is safe on the disk when a method returns; of secure sessions, what must be remembered is.
+    """
+
+    job: Job
+    spool: Spool
+    participant: Participant
+    models: Models
+    fetch: Fetch
+    talk: Talk
+    device: Device
+    ahead: float = 0.0
+    """Of the clock of the run over time.monotonic."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do but to wait for news."""
+        return self.spool.busy or self.talk.busy
+
+    def settle(self, key: Key, verdict: Verdict) -> None:
+        """Act on a verdict."""
+        self.participant.settle(key, verdict)
+        self.spool.settle(key)
+        self.talk.forget(key)
+
+    def train(self) -> Task | None:
+        """Do one task, if there is one; those of secure sessions are held for them."""
+        while (found := self.spool.next_task()) and found[2].session:
+            self.hold(*found)
+        if found:
+            name, model, task = found
+            self._finish(name, task, self._reply(model, task) or lost(task.key))
+        self.models.prune(self.spool.needed())
+        return found[2] if found else None
+
+    def hold(self, name: str, model: str, task: Task) -> None:
+        """Take a task of secure sessions, unless the client refuses it."""
+        refused = self._reply(model, task)
+        if refused:
+            self._finish(name, task, refused)
+        elif self.spool.name(task.key) == name:
+            self.spool.hold(name, self.participant.pending().get(task.key))
+
+    def answer(self) -> None:
+        """Answer what sessions ask; the client trains where one asks for its masked update."""
+        for key in self.talk.answer(self._said):
+            name, made = self.spool.name(task_key(key)), self.participant.pending().get(task_key(key))
+            if key.stage == Stage.mask and made and name:
+                self.spool.hold(name, made)
+
+    def _said(self, request: FromServer) -> Answer:
+        return self._handled(request) or lost(request.key)
+
+    def _reply(self, model: str, task: Task) -> Answer | None:
+        """What the participant answers; nothing to a task that it holds for secure sessions."""
+        try:
+            self.device.demand(self.job)
+            whole = replace(task, model=self.models.read(model))
+            self.device.received(self.participant, whole)
+        except WireError as error:
+            return _noted(Failure(task.key, "model", type(error).__name__, "", str(error)))
+        except ProtocolRefused as error:
+            return _noted(Failure(task.key, "refused", type(error).__name__, error.rule, str(error)))
+        return self._handled(whole, self.device.room(task.deadline - self.ahead - time.monotonic()))
+
+    def _handled(self, request: Request, room: int = 0) -> Answer | None:
+        replies = self.participant.handle(request, room)
+        return _noted(replies[0]) if replies else None
+
+    def _finish(self, name: str, task: Task, reply: Answer) -> None:
+        self.spool.finish(name, wire.encode(reply), self.participant.pending().get(task.key, {}))
+        log.info("round %d: %s done", task.key.round, task.key.kind)
+
+
+def begin(
+    data: bytes,
+    client: ClientId,
+    workload: Workload,
+    root: Root,
+    vouch: Vouch | None,
+    device: Device,
+    fetching: Callable[[Spool], Fetch],
+) -> Joined:
+    """Take part in the job in `data`, going on where the spool of `root` is.
+
+    vouch: who the client is in secure sessions. fetching: how blobs come. WireError: the job is not
+    understood; ConfigError: this client cannot take part.
+    """
+    try:
+        job = jobfile.decode(data)
+    except ClientFailed as error:
+        raise ConfigError(f"this client cannot take part: {error}; install what it names") from error
+    _demand_fit(job, workload, client, vouch)
+    spool = root.begin(job.id, data)
+    credentials = vouch(device.floors(job)) if vouch is not None else None
+    participant = Participant(job, workload, spool.store, credentials)
+    participant.restore(spool.pending())
+    fetch = fetching(spool)
+    models = Models(spool.folder / "models", job, workload, fetch)
+    joined = Joined(job, spool, participant, models, fetch, Talk(job.id, client), device)
+    for held in spool.held():
+        joined.hold(*held)
+    log.info("joined job %s as %s", job.id, client)
+    return joined
+
+
+def _noted(reply: Answer) -> Answer:
+    """The reply; a failure is told to the device's own log in full."""
+    if isinstance(reply, Failure):
+        log.error("round %d failed (%s):\n%s", reply.key.round, reply.code, reply.detail)
+    return reply
+
+
+def _demand_fit(job: Job, workload: Workload, client: ClientId, vouch: Vouch | None) -> None:
+    """ConfigError unless this client can do the tasks of the job."""
+    if job.secagg is not None and vouch is None:
+        raise ConfigError(
+            "the job asks for secure sums, and this client does not know whom to believe in them: give it "
+            "the roster of the federation, or let it join with a certificate"
+        )
+    known = workload.clients()
+    if client not in known:
+        raise ConfigError(f"the workload has no data of client {client!r}; {nearest(client, known)}")
+    layout = travelling(workload.init(job.model_seed), frozen(workload), job.strategy.shared)
+    if layout != job.layout:
+        raise ConfigError(
+            f"the job is for a model of other tensors ({', '.join(job.layout.names[:3])} ...) than the "
+            f"workload's ({', '.join(layout.names[:3])} ...): give the workload of the aggregator"
+        )
