@@ -1,0 +1,48 @@
+"""Bad links of every kind between real processes: the simulation's model, bit for bit, and nothing lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+BIG = {"rounds": 3, "clients": 2, "hidden": 256, "codecs": ("none", "none", "off")}
+"""Models and updates of 77 kB."""
+LINKS = {
+    "cut": ({"cut": 30_000}, ("cut",)),
+    "reset": ({"cut": 30_000, "reset": 1.0}, ("reset",)),
+    "truncated": ({"cut": 30_000, "truncate": 1.0}, ("truncate",)),
+    "late": ({"delay": 0.02}, ("delay",)),
+    "slow": ({"drip": 150_000}, ("drip",)),
+    "twice": ({"twice": 0.3}, ("twice",)),
+    "gateway": ({"gateway": 0.2}, ("gateway",)),
+    "everything": (
+        {"cut": 60_000, "reset": 0.3, "truncate": 0.3, "delay": 0.005, "twice": 0.1, "gateway": 0.1},
+        ("cut", "reset", "twice", "gateway", "delay"),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("link", LINKS)
+def test_a_bad_link_costs_time_only(deploy: Any, link: str) -> None:
+    faults, expected = LINKS[link]
+    deployment = deploy(BIG, faults, seed=2)
+    deployment.finish()
+    deployment.check()
+    assert all(deployment.proxy.met[name] > 0 for name in expected), deployment.proxy.met
+
+
+@pytest.mark.slow
+def test_an_outage_costs_time_only(deploy: Any) -> None:
+    deployment = deploy({"rounds": 10})
+    for rounds in (2, 5):
+        deployment.until(lambda rounds=rounds: deployment.rounds_done() >= rounds)
+        deployment.proxy.darken()
+        passed, done = deployment.proxy.passed, deployment.rounds_done()
+        with pytest.raises(AssertionError, match="too long"):
+            deployment.until(lambda done=done: deployment.rounds_done() > done + 1, 3)
+        assert deployment.proxy.passed - passed < 5_000
+        deployment.proxy.lighten()
+    deployment.finish()
+    deployment.check()
