@@ -147,13 +147,14 @@ class Party:
 class Deployment:
     """An aggregator and its clients, which reach it through `proxy`. The processes end with the context.
 
-    serve, client: further words of their commands.
+    tls: else they speak plain HTTP. serve, client: further words of their commands.
     """
 
     folder: Path
     plan: Plan
     faults: Faults = field(default_factory=Faults)
     seed: int = 0
+    tls: bool = True
     serve: Sequence[str] = ()
     client: Sequence[str] = ()
 
@@ -165,13 +166,12 @@ class Deployment:
         write_trust(self.folder / "roster.toml", Trust.of_roster(keys, server))
         port = free_port()
         self.proxy = FaultProxy(port, self.faults, self.seed)
-        address = f"http://127.0.0.1:{self.proxy.port}"
-        words = ["serve", scenario, "--address", f"127.0.0.1:{port}", "--lease", "2", *self.serve]
-        self.server = Party(self.folder, "server", words)
-        self.clients = {
-            name: Party(self.folder, name, ["client", address, scenario, "--dir", name, *self.client])
-            for name in names
-        }
+        address = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.proxy.port}"
+        more = [] if self.tls else ["--insecure-http"]
+        words = ["serve", scenario, "--address", f"127.0.0.1:{port}", "--dir", "server", "--lease", "2"]
+        self.server = Party(self.folder, "server", [*words, *more, *self.serve])
+        words = ["client", address, scenario, *more, *self.client]
+        self.clients = {name: Party(self.folder, name, [*words, "--dir", name]) for name in names}
 
     def __enter__(self) -> Deployment:
         self.proxy.__enter__()
@@ -198,7 +198,7 @@ class Deployment:
 
     def rounds_done(self) -> int:
         """Rounds whose record is written."""
-        path = self.folder / "aggregator" / "run" / "rounds.jsonl"
+        path = self.folder / "server" / "run" / "rounds.jsonl"
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
     def until(self, what: Callable[[], bool], seconds: float = LIMIT) -> None:
@@ -215,7 +215,7 @@ class Deployment:
 
     def check(self) -> None:
         """Nobody's work was lost, and the model is that of the simulation, bit for bit."""
-        run = self.folder / "aggregator" / "run"
+        run = self.folder / "server" / "run"
         got, wanted = json.loads((run / "summary.json").read_text()), simulated(self.plan, self.folder)
         rounds = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
         assert len(rounds) == self.plan.rounds

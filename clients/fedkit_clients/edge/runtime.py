@@ -79,10 +79,13 @@ class EdgeClient:
         while True:
             if self._device.rests(self._sleep):
                 continue
+            gained = self._transport.gained
             try:
                 self.step()
                 self._backoff.reset()
             except (Unreachable, Refused, OSError) as error:
+                if self._transport.gained > gained:  # a link that breaks often, and yet is one
+                    self._backoff.reset()
                 seconds = self._backoff.wait(getattr(error, "after", 0.0))
                 level = logging.INFO if isinstance(error, Unreachable) else logging.ERROR
                 log.log(level, "%s; again in %.1f s", error, seconds)

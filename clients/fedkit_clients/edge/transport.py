@@ -60,7 +60,8 @@ class Transport:
     server: the aggregator's key, without which https is not spoken; plain http is for this machine only.
     transport: another way to send requests than over the network, for tests. clock: unix seconds of this
     device; how far it is from the aggregator's is learned on the way. meter: counts what goes over the link.
-    audit: told of all that leaves the device. proxy: as http://HOST:PORT.
+    audit: told of all that leaves the device. proxy: as http://HOST:PORT. gained: bytes of blobs and replies
+    that will not travel again, whatever breaks.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Transport:
         self._meter, self._audit = meter if meter is not None else Meter(), audit
         self._ahead = 0.0  # of the aggregator's clock over this one
         self._piece = PIECE
+        self.gained = 0
         try:
             self._address = httpx.URL(address)
         except (httpx.InvalidURL, TypeError) as error:
@@ -119,9 +121,13 @@ class Transport:
         have = part.stat().st_size if part.exists() else 0
         if have != blob.bytes:
             self._meter.demand(blob.bytes - min(have, blob.bytes))
-            self._fetch(blob, part, have if have < blob.bytes else 0)
+            try:
+                self._fetch(blob, part, have if have < blob.bytes else 0)
+            finally:
+                self.gained += max(0, part.stat().st_size - have) if part.exists() else 0
         data = part.read_bytes()
         if hashlib.sha256(data).hexdigest() != blob.sha256:
+            self.gained -= blob.bytes
             part.unlink()
             raise Unreachable(f"blob {blob.sha256[:16]} came damaged")
         return data
@@ -141,6 +147,7 @@ class Transport:
         turns = 0
         while at < len(frame):
             after = self._append(f"/v1/uploads/{place}", at, frame, turns < CORRECTIONS)
+            self.gained += max(0, after - at)
             turns, at = turns + (after <= at), after
 
     def _append(self, target: str, at: int, frame: bytes, correct: bool) -> int:

@@ -222,6 +222,48 @@ def test_an_upload_goes_on_where_it_was_cut(tmp_path: Path, aggregator: Any, mon
     assert whole < kept < 2 * whole
 
 
+class Over(BaseException):
+    """The test has seen enough."""
+
+
+def waits(server: Any, folder: Path, fault: Callable[..., Any]) -> list[float]:
+    """How long a client waits after each failure, under a fault, until it is done or has failed 12 times."""
+    client, found = make_client(server, folder), list[float]()
+
+    def sleep(seconds: float) -> None:
+        found.append(seconds)
+        if len(found) == 12 or server.done:
+            raise Over
+
+    client._sleep, server.fault = sleep, fault
+    with pytest.raises(Over):
+        client.run()
+    client.close()
+    return found
+
+
+def test_a_link_that_breaks_often_is_tried_again_soon(tmp_path: Path, aggregator: Any) -> None:
+    """Bytes that arrive are a success, though the connection breaks after them."""
+    broken = waits(
+        aggregator, tmp_path / "a", lambda _, path, number: "cut" if "/blobs/" in path and number % 2 else None
+    )
+    assert len(broken) >= 4
+    assert max(broken) < 0.5
+
+
+def test_a_link_that_only_damages_is_tried_ever_more_seldom(tmp_path: Path, aggregator: Any) -> None:
+    real = aggregator._answer
+
+    def damaged(method: str, target: str, request: httpx.Request) -> httpx.Response:
+        answer: httpx.Response = real(method, target, request)
+        if not target.startswith("/v1/blobs/"):
+            return answer
+        return httpx.Response(answer.status_code, content=bytes(len(answer.content)))
+
+    aggregator._answer = damaged
+    assert max(waits(aggregator, tmp_path / "a", lambda *_: None)) > 10
+
+
 def test_pieces_get_smaller_until_the_link_bears_them(
     tmp_path: Path, aggregator: Any, monkeypatch: Any
 ) -> None:
