@@ -1,0 +1,362 @@
+"""Secure sums over sockets, among clients and a server that are killed: the plain sum of whoever is in it.
+
+Clients and server are threads here, each with nothing but its folder from one life to the next.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedkit import jobfile, scenario
+from fedkit.aggregator.serve import Service, serve
+from fedkit.clientstore import MemoryStore
+from fedkit.config import Scenario
+from fedkit.downlink import Release
+from fedkit.federation import Arrival, Request, Standing, Traffic, Verdict
+from fedkit.history import Outcome, RoundRecord
+from fedkit.job import Job
+from fedkit.keyfile import make_key
+from fedkit.launch import build, run_built, run_scenario
+from fedkit.messages import ClientId, Key, Task
+from fedkit.participant import Participant
+from fedkit.rounds import Result
+from fedkit.secagg.identity import SigningKey, Trust
+from fedkit.secagg.messages import Stage
+from fedkit.secagg.server import SecAggServer
+from fedkit.tensors import State
+from fedkit_clients.edge import runtime
+from fedkit_clients.edge.answers import Refused, Unreachable
+from fedkit_clients.edge.joined import Joined
+from fedkit_clients.edge.membership import Membership
+from fedkit_clients.edge.runtime import EdgeClient
+from fedkit_clients.edge.sessions import vouch
+from fedkit_clients.edge.transport import Transport
+
+NAMES = tuple(f"c{i}" for i in range(5))
+ROUNDS = 3
+OWN = '''
+import numpy as np
+from fedkit_clients.numpy_trainer import NumpyWorkload, Softmax
+
+
+def make(*, seed: int):
+    """Two Gaussians, five clients."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(60, 2)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int64)
+    return NumpyWorkload(Softmax(2, 2), {f"c{i}": (x[i::5], y[i::5]) for i in range(5)}, test=(x, y))
+'''
+TOML = f"""
+workload = "own.py:make"
+[rounds]
+count = {ROUNDS}
+quorum = 3
+deadline = 100.0
+evaluate_on = "clients"
+[train]
+epochs = 1
+batch = 5
+lr = 0.3
+[secagg]
+mode = "lying_server"
+width = 64
+dropout = 0.35
+"""
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Scenario:
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "scenario.toml").write_text(TOML)
+    return scenario.read(str(tmp_path / "scenario.toml"))
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plugins are looked up once, disks are not waited for, and polls are short: threads must end."""
+    known: dict[bytes, Job] = {}
+    real = jobfile.decode
+    monkeypatch.setattr(jobfile, "decode", lambda data: known.setdefault(data, real(data)))
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+    monkeypatch.setattr(runtime, "PATIENCE", 2)
+    monkeypatch.setattr(runtime, "HASTE", 0.0)
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@dataclass
+class Device:
+    """A client in a thread, which is started again whenever it was killed."""
+
+    name: str
+    url: str
+    given: Scenario
+    folder: Path
+    trust: Trust
+    key: SigningKey = field(repr=False)
+    lives: int = 0
+    faults: list[BaseException] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.stopped = threading.Event()
+        self.workload = build(self.given).workload
+        self.thread = threading.Thread(target=self.go, name=self.name)
+
+    def go(self) -> None:
+        try:
+            while not self.stopped.is_set():
+                self.live()
+        except BaseException as error:
+            self.faults.append(error)
+            raise
+
+    def live(self) -> None:
+        self.lives += 1
+        membership = Membership(self.url, self.name, self.key, self.trust)
+        transport = Transport(self.url, self.name, self.key)
+        who = lambda floors: vouch(membership, self.folder, floors)  # noqa: E731
+        client = EdgeClient(transport, self.name, self.workload, self.folder, vouch=who)
+        try:
+            while not self.stopped.is_set():
+                try:
+                    client.step()
+                except (Unreachable, Refused, OSError):
+                    self.stopped.wait(0.05)
+        except Killed:
+            return
+        finally:
+            client.close()
+
+
+@dataclass
+class Site:
+    """An aggregator's folder and its devices."""
+
+    folder: Path
+    given: Scenario
+    service: Service
+    devices: Sequence[Device]
+
+    def serve(self) -> Result:
+        """Run to the end, or to the death of the server."""
+        out = self.folder / "run"
+        resume = (out / "scenario.toml").is_file()
+        return serve(self.given, self.service, self.folder / "journal", out=out, resume=resume)
+
+
+@contextmanager
+def site(given: Scenario, folder: Path) -> Iterator[Site]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = make_key(folder / "server")
+    keys = {name: make_key(folder / name) for name in NAMES}
+    trust = Trust.of_roster({name: key.public for name, key in keys.items()}, server.public)
+    url = f"http://127.0.0.1:{port}"
+    devices = [Device(name, url, given, folder / name, trust, keys[name]) for name in NAMES]
+    for device in devices:
+        device.thread.start()
+    try:
+        yield Site(folder, given, Service(trust, server, port=port, wait_for=5, patience=60.0), devices)
+    finally:
+        for device in devices:
+            device.stopped.set()
+        for device in devices:
+            device.thread.join()
+        assert not any(device.faults for device in devices)
+
+
+class Replay:
+    """A federation in the clear, in which the clients of `rounds` answer and nobody else."""
+
+    def __init__(self, given: Scenario, rounds: Mapping[tuple[int, str], Iterable[ClientId]]) -> None:
+        self._rounds, self._workload = (
+            {key: set(names) for key, names in rounds.items()},
+            build(given).workload,
+        )
+
+    def open(self, job: Job) -> None:
+        self._participant, self._tasks = Participant(job, self._workload, MemoryStore()), dict[Key, Task]()
+
+    def publish(self, release: Release) -> None:
+        """Everybody is told at once."""
+
+    def clients(self) -> Sequence[ClientId]:
+        return NAMES
+
+    def send(self, requests: Iterable[Request]) -> None:
+        self._tasks |= {one.key: one for one in requests if isinstance(one, Task)}
+
+    def receive(self, until: float, want: int | None = None) -> Iterator[Arrival]:
+        for key, task in sorted(self._tasks.items()):
+            if key.client in self._rounds[key.round, key.kind]:
+                (reply,) = self._participant.handle(task)
+                yield Arrival(key, 0.0, reply)
+
+    def outstanding(self) -> Mapping[Key, Standing]:
+        return {}
+
+    def settle(self, verdicts: Mapping[Key, Verdict]) -> None:
+        for key, verdict in verdicts.items():
+            self._tasks.pop(key, None)
+            self._participant.settle(key, verdict)
+
+    def now(self) -> float:
+        return 0.0
+
+    def traffic(self) -> Traffic:
+        return Traffic()
+
+    def save(self) -> State:
+        return {}
+
+    def load(self, state: State) -> None:
+        """Nothing to load."""
+
+
+def replayed(given: Scenario, rounds: Sequence[RoundRecord]) -> Result:
+    """The same run in the clear, with those whose updates were counted."""
+    members = {(r.round, "train"): counted(r) for r in rounds}
+    members |= {(r.round + 1, "evaluate"): set(NAMES) for r in rounds} | {(0, "evaluate"): set(NAMES)}
+    plain = replace(given, secagg=replace(given.secagg, mode="off"))
+    return run_built(plain, replace(build(plain), federation=Replay(plain, members)))
+
+
+def counted(record: RoundRecord) -> set[ClientId]:
+    return {client for client, fate in record.fates.items() if fate.outcome is Outcome.counted}
+
+
+def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(one[n].tobytes() == other[n].tobytes() for n in one)
+
+
+def test_a_served_secure_run_is_its_simulation(given: Scenario, tmp_path: Path) -> None:
+    wanted = run_scenario(given)
+    with site(given, tmp_path) as made:
+        got = made.serve()
+    assert [counted(record) for record in got.history.rounds] == [set(NAMES)] * ROUNDS
+    assert same(got.model, wanted.model)
+    assert got.summary["metrics"] == wanted.summary["metrics"]
+    assert [r.secagg.identities for r in got.history.rounds if r.secagg] == ["roster"] * ROUNDS
+    assert not list((tmp_path / "journal" / "uploads").iterdir())
+
+
+@pytest.fixture
+def server_measures(given: Scenario) -> Scenario:
+    return replace(given, rounds=replace(given.rounds, evaluate_on="server"))
+
+
+def kill_client(
+    monkeypatch: pytest.MonkeyPatch, when: str, stage: Stage, victim: ClientId = "c1", round: int = 1
+) -> list[Key]:
+    """The victim dies once: before it answers at this stage, after that, or once the answer is uploaded."""
+    dead: list[Key] = []
+    answer, upload = Joined.answer, Transport.upload
+
+    def meant(key: Key) -> bool:
+        return (key.client, key.round, key.kind, key.stage) == (victim, round, "train", stage) and not dead
+
+    def dies(self: Joined) -> None:
+        found = next(filter(meant, self.talk._asked), None)
+        if found is not None and when == "after":
+            answer(self)
+        if found is not None and when != "uploaded":
+            dead.append(found)
+            raise Killed
+        answer(self)
+
+    def uploads(self: Transport, key: Key, frame: bytes) -> None:
+        upload(self, key, frame)
+        if when == "uploaded" and meant(key):
+            dead.append(key)
+            raise Killed
+
+    monkeypatch.setattr(Joined, "answer", dies)
+    monkeypatch.setattr(Transport, "upload", uploads)
+    return dead
+
+
+IN_THE_SUM = {
+    "before": (Stage.advertise, Stage.agree, Stage.unmask),
+    "after": (Stage.agree, Stage.unmask),
+    "uploaded": (Stage.mask, Stage.agree, Stage.unmask),
+}
+
+
+SHORT = {
+    ("before", Stage.share),
+    ("before", Stage.agree),
+    ("after", Stage.advertise),
+    ("uploaded", Stage.mask),
+}
+"""These in every run of the tests, the others among the proofs."""
+
+
+@pytest.mark.parametrize(
+    ("when", "stage"),
+    [
+        pytest.param(when, stage, marks=[] if (when, stage) in SHORT else pytest.mark.prove)
+        for when in IN_THE_SUM
+        for stage in Stage
+    ],
+)
+def test_a_client_that_is_killed_at_any_stage_is_in_the_sum_or_not(
+    stage: Stage, when: str, server_measures: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = kill_client(monkeypatch, when, stage)
+    with site(server_measures, tmp_path) as made:
+        got = made.serve()
+        lives = [device.lives for device in made.devices]
+    assert (len(dead), lives) == (1, [1, 2, 1, 1, 1])
+    rounds, everybody = got.history.rounds, set(NAMES)
+    wanted = everybody if stage in IN_THE_SUM[when] else everybody - {"c1"}
+    assert [counted(record) for record in rounds] == [everybody, wanted, everybody]
+    assert rounds[1].secagg is not None
+    assert rounds[1].secagg.attempts == 1
+    assert same(got.model, replayed(server_measures, rounds).model)
+
+
+def kill_server(
+    monkeypatch: pytest.MonkeyPatch, stage: Stage, kind: str = "train", round: int = 1
+) -> list[Stage]:
+    """The server dies once, when it closes this stage."""
+    dead, advance = list[Stage](), SecAggServer.advance
+
+    def dies(self: SecAggServer) -> None:
+        if (self.header.round, self.header.kind, self.stage) == (round, kind, stage) and not dead:
+            dead.append(stage)
+            raise Killed
+        advance(self)
+
+    monkeypatch.setattr(SecAggServer, "advance", dies)
+    return dead
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(s, marks=[] if s in (Stage.mask, Stage.agree) else pytest.mark.prove) for s in Stage],
+)
+def test_a_server_that_is_killed_in_a_session_opens_another_only_while_no_client_has_signed(
+    stage: Stage, server_measures: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = kill_server(monkeypatch, stage)
+    with site(server_measures, tmp_path) as made:
+        with pytest.raises(Killed):
+            made.serve()
+        got = made.serve()
+    assert dead == [stage]
+    rounds, everybody = got.history.rounds, set(NAMES)
+    retried = stage in (Stage.advertise, Stage.share, Stage.mask)
+    assert [counted(record) for record in rounds] == [everybody, everybody if retried else set(), everybody]
+    assert [record.ok for record in rounds] == [True, retried, True]
+    assert same(got.model, replayed(server_measures, rounds).model)
