@@ -9,19 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkit.errors import CheckpointError
+from fedkit.errors import CheckpointError, WireError
+from fedkit.history import SecureRecord, secure_record
 from fedkit.messages import Key, Metrics
 from fedkit.runfolder import load_tensors, save_tensors
 from fedkit.tensors import State, Tensors
 
-FORMAT = "fedkit-checkpoint/2"
+FORMAT = "fedkit-checkpoint/3"
 
 
 @dataclass
@@ -29,7 +30,8 @@ class Checkpoint:
     """State after `rounds` rounds.
 
     open: keys that may still be carried, with their expiry. verdicts: those of the last round, to
-    be settled again after a restart. best: the best evaluation so far. scale: the public scale of the next
+    be settled again after a restart. initial_secagg: how `initial` was summed in secret. best: the best
+    evaluation so far. scale: the public scale of the next
     round; scales: those of rounds that still have open keys. fingerprint: what must be as it was.
     """
 
@@ -47,6 +49,7 @@ class Checkpoint:
     scale: float = 0.0
     scales: Mapping[int, float] = field(default_factory=dict)
     fingerprint: Mapping[str, str] = field(default_factory=dict)
+    initial_secagg: SecureRecord | None = None
 
     def save(self, path: Path) -> None:
         """Replace the file at `path`."""
@@ -67,6 +70,7 @@ class Checkpoint:
             "scale": self.scale,
             "scales": list(self.scales.items()),
             "fingerprint": dict(self.fingerprint),
+            "initial_secagg": asdict(self.initial_secagg) if self.initial_secagg is not None else None,
             "groups": {part: list(state) for part, state in self._states().items()},
             "index": index,
         }
@@ -116,8 +120,9 @@ class Checkpoint:
                 about["scale"],
                 dict(about["scales"]),
                 dict(about["fingerprint"]),
+                secure_record(first, "initial_secagg") if (first := about["initial_secagg"]) else None,
             )
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, WireError) as error:
             raise CheckpointError(f"{path} is not a fedkit checkpoint: {error!r}") from error
 
 

@@ -76,6 +76,7 @@ class SecureRecord:
     sessions. bytes: of the protocol beside tasks and vectors. seconds: of CPU, here; client_seconds, over
     all clients, is known in simulation only. verified: whether the sum equals that of the plain vectors;
     None where nobody looked. offenders: who broke the protocol and how, "a or b: ..." where it is one of two.
+    quarantined: who said two different things, and is in no secure session of the job again; and why.
     """
 
     mode: str
@@ -95,6 +96,7 @@ class SecureRecord:
     server_seconds: float = field(compare=False)
     verified: bool | None
     offenders: tuple[str, ...]
+    quarantined: Mapping[ClientId, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def _field(name: str, value: object) -> Any:
             raise WireError("ok is neither true nor false")
         return value
     if name in ("secagg", "secagg_evaluate"):
-        return None if value is None else _secure(fields.mapping(value, name))
+        return None if value is None else secure_record(value, name)
     if name == "rungs":
         return {rung: fields.integer(n, name) for rung, n in fields.mapping(value, name).items()}
     if name in ("fates", "carried"):
@@ -207,13 +209,15 @@ def _fate(told: fields.Fields, name: str) -> Fate | Carried:
     return Carried(fields.integer(told.get("round"), f"round in {name}"), Outcome(word), why)
 
 
-def _secure(told: fields.Fields) -> SecureRecord:
-    """The entry `secagg`."""
+def secure_record(value: object, name: str) -> SecureRecord:
+    """The record that was written as a mapping; WireError names the field that is wrong."""
+    told = fields.mapping(value, name)
     fields.exactly(told, *(one.name for one in dataclasses.fields(SecureRecord)))
     verified, seconds = told["verified"], told["client_seconds"]
     if not (verified is None or isinstance(verified, bool)):
         raise WireError("verified in secagg is neither true, false nor null")
     reached, lost = fields.mapping(told["reached"], "reached"), fields.mapping(told["lost"], "lost")
+    gone = fields.mapping(told["quarantined"], "quarantined")
     return SecureRecord(
         mode=_text(told["mode"], "mode"),
         suite=_text(told["suite"], "suite"),
@@ -232,6 +236,7 @@ def _secure(told: fields.Fields) -> SecureRecord:
         server_seconds=_number(told["server_seconds"], "server_seconds"),
         verified=verified,
         offenders=_texts(told["offenders"], "offenders"),
+        quarantined={client: _text(why, "quarantined") for client, why in gone.items()},
     )
 
 
@@ -255,10 +260,19 @@ def _text(value: object, name: str) -> str:
 
 @dataclass
 class History:
-    """All rounds so far, and the evaluation before the first (`initial`)."""
+    """All rounds so far, and the evaluation before the first (`initial`); initial_secagg: how that was summed
+    in secret, None where it was not.
+    """
 
     initial: Metrics = field(default_factory=dict)
     rounds: list[RoundRecord] = field(default_factory=list)
+    initial_secagg: SecureRecord | None = None
+
+    @property
+    def secure(self) -> tuple[SecureRecord, ...]:
+        """All that was summed in secret, in order."""
+        first = (self.initial_secagg,) if self.initial_secagg is not None else ()
+        return (*first, *(secure for record in self.rounds for secure in record.secure))
 
     def series(self, metric: str) -> list[tuple[int, float]]:
         """(rounds done, value) of an evaluation metric; the initial one counts as 0 rounds."""

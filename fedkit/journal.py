@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +18,7 @@ from fedkit.job import Job
 from fedkit.messages import ClientId, Kind
 from fedkit.planning import plan_from_json, plan_to_json
 from fedkit.runfolder import CHECKPOINT, RunFolder
+from fedkit.secagg.evidence import Evidence
 from fedkit.summary import environment
 from fedkit.tensors import Tensors
 from fedkit.trainer import Workload
@@ -76,6 +79,13 @@ class Journal:
             self._folder.write_json("sessions.json", self._sessions)
         return self._sessions[kind][1]
 
+    def evidence(self, found: Evidence) -> None:
+        """Proof that a client contradicted itself, in a file of its own."""
+        if self._folder is not None:
+            told = found.to_json()
+            name = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+            self._folder.write_json(f"evidence-{name}.json", told)
+
     def record(self, record: RoundRecord) -> None:
         """One more line of rounds.jsonl."""
         if self._folder is not None:
@@ -119,7 +129,8 @@ class Journal:
                 f"{self._folder.path} holds another run, which cannot be continued by this one: {odd}; all "
                 "but the number of rounds must be as when it was started"
             )
-        return point, History(point.initial, self._folder.read_rounds(point.rounds))
+        rounds = self._folder.read_rounds(point.rounds)
+        return point, History(point.initial, rounds, point.initial_secagg)
 
 
 def _sessions(found: object) -> dict[str, tuple[str, int]]:

@@ -70,11 +70,11 @@ class Loop:
         self.history = History()
         self.open: dict[Key, float] = {}
         self.verdicts: dict[Key, Verdict] = {}
+        self.quarantined: set[ClientId] = set()
         self.best: tuple[str, float, int] | None = None
         self.stopped = ""
         self.release: Release
-        self._wall = 0.0
-        self._began = time.perf_counter()
+        self._wall, self._began = 0.0, time.perf_counter()
 
     @property
     def _name(self) -> str:
@@ -119,7 +119,7 @@ class Loop:
             return True
         self._publish(self.downlink.publish(self.model))
         measured = self._measure(0)
-        self.history.initial = measured.metrics
+        self.history.initial, self.history.initial_secagg = measured.metrics, measured.secagg
         self._checkpoint()
         if not (measured.metrics or measured.aborted):
             log.warning(NOTHING)
@@ -144,9 +144,13 @@ class Loop:
         self._demand_hope()
 
     def _plan(self, number: int) -> Plan:
-        reachable, now = self.federation.clients(), self.federation.now()
-        fresh = make_plan(self.policy, reachable, self.open, number, now, self.seed)
+        now = self.federation.now()
+        fresh = make_plan(self.policy, self._reachable(), self.open, number, now, self.seed)
         return self.journal.plan(fresh, self.clients)
+
+    def _reachable(self) -> list[ClientId]:
+        """Whom a round may ask: not those that contradicted themselves in a secure session."""
+        return [client for client in self.federation.clients() if client not in self.quarantined]
 
     def _collect(self, plan: Plan, kind: Kind, zero: WeightedSum) -> Collected:
         """Send the plan's tasks, all from one model, and judge the replies."""
@@ -165,9 +169,9 @@ class Loop:
             return codec_context(self.job, key.round, seed, self.scales.get(key.round, 0.0))
 
         if self.job.secagg is not None:
-            ctx = codec_context(self.job, plan.round, 0, self.scale)
+            journal, ctx = self.journal, codec_context(self.job, plan.round, 0, self.scale)
             both = (self.federation, self.job, self.job.secagg, plan, ctx, zero, notify)
-            return SecureCollector(*both, self.journal.session).run(tasks)
+            return SecureCollector(*both, journal.session, journal.evidence, self.quarantined).run(tasks)
         return Collector(self.federation, self.job, plan, context_of, zero, carries, notify).run(tasks)
 
     def _expiry(self, plan: Plan) -> float:
@@ -213,7 +217,7 @@ class Loop:
     def _ask_clients(self, rounds: int) -> Measured:
         """Weighted mean of the clients' own metrics, over a cohort drawn for it."""
         policy, now = replace(self.policy, over_select=1.0), self.federation.now()
-        plan = make_plan(policy, self.federation.clients(), {}, rounds, now, self.seed, "evaluate")
+        plan = make_plan(policy, self._reachable(), {}, rounds, now, self.seed, "evaluate")
         got = self._collect(plan, "evaluate", WeightedSum(_NOTHING, self.job.grid))
         self.federation.settle(got.verdicts)
         return of_clients(got, rounds)
@@ -238,12 +242,12 @@ class Loop:
     def _take_up(self, point: Checkpoint, history: History) -> None:
         """Continue from a checkpoint."""
         self.history = history
+        self.quarantined = {client for secure in history.secure for client in secure.quarantined}
         self.model = sealed_copy(point.model, self.job.layout)
         self.state = {group: sealed(tensors) for group, tensors in point.state.items()}
         self.best, self._wall = point.best, point.wall_seconds
-        self.open = dict(point.open)
+        self.open, self.scale, self.scales = dict(point.open), point.scale, dict(point.scales)
         self.verdicts = {key: Verdict(verdict) for key, verdict in point.verdicts.items()}
-        self.scale, self.scales = point.scale, dict(point.scales)
         self.downlink.load(point.downlink)
         self.federation.load(point.federation)
         self._publish(self.downlink.current(self.model))
@@ -253,19 +257,15 @@ class Loop:
         if not self.journal.durable:
             return
         point = Checkpoint(
-            self.job.id,
-            len(self.history.rounds),
-            self.model,
-            self.state,
-            self.federation.save(),
-            self.downlink.save(),
-            self.history.initial,
-            self.open,
+            *(self.job.id, len(self.history.rounds), self.model, self.state),
+            *(self.federation.save(), self.downlink.save()),
+            *(self.history.initial, self.open),
             self.verdicts,
             self.best,
             self._seconds(),
             self.scale,
             self.scales,
+            initial_secagg=self.history.initial_secagg,
         )
         self.journal.checkpoint(point)
 

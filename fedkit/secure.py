@@ -7,7 +7,7 @@ signed who survived: a second sum over others would differ from the first by som
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from fedkit.federation import Federation, Plan, Verdict, Witness, server_trust, 
 from fedkit.history import Fate, Outcome, SecureRecord
 from fedkit.job import Job
 from fedkit.messages import ClientId, Failure, Key, Kind, Task
+from fedkit.secagg.evidence import Evidence
 from fedkit.secagg.header import SID_BYTES, Header
 from fedkit.secagg.identity import RANDOM, AgreementKey, Trust, draw
 from fedkit.secagg.messages import Stage
@@ -42,7 +43,8 @@ _VERDICTS: Mapping[Outcome, Verdict] = {
 
 class SecureCollector:
     """Sums the updates of one round in secret. settings: those of the job. number: that of the next session
-    of a round; none comes twice.
+    of a round; none comes twice. keep: is handed proof that a client contradicted itself. quarantined: who
+    did so joins this set.
     """
 
     def __init__(
@@ -55,12 +57,15 @@ class SecureCollector:
         zero: WeightedSum,
         notify: Notify,
         number: Callable[[Kind, int], int],
+        keep: Callable[[Evidence], None],
+        quarantined: set[ClientId],
     ) -> None:
         self._federation, self._job, self._settings = federation, job, settings
-        self._plan, self._ctx, self._notify, self._number = plan, ctx, notify, number
+        self._plan, self._ctx, self._notify, self._number, self._keep = plan, ctx, notify, number, keep
         self._trust = server_trust(federation)
         self._sessions: list[Session] = []
         self._aborts: list[str] = []
+        self._caught, self._quarantined = dict[ClientId, str](), quarantined
         self._members: frozenset[ClientId] = frozenset()
         self._client_seconds: float | None = None
         self._verified: bool | None = None
@@ -77,7 +82,7 @@ class SecureCollector:
             again = self._attempt(invited, list(tasks.values()))
             if not again or self._federation.now() >= self._plan.deadline:
                 break
-            invited = list(self._sessions[-1].left)
+            invited = [client for client in self._sessions[-1].left if client not in self._caught]
         if tasks and not self._members:
             reasons = filter(None, (*self._aborts[-1:], few))
             what = "aborted" if self._aborts else "not begun"
@@ -94,7 +99,7 @@ class SecureCollector:
         first = [] if self._sessions else [self._announced(task, session.header) for task in tasks]
         self._sessions.append(session)
         try:
-            summed = session.run(first)
+            summed = self._run(session, first)
             seeds = [self._plan.seeds[client] for client in summed.members]
             total = unpack(self._job, kind, summed.vector, summed.tail, seeds, self._ctx)
         except SecAggAborted as error:
@@ -108,6 +113,19 @@ class SecureCollector:
         if self._settings.verify and seen is not None:
             self._verified = _equal(summed, seen)
         return False
+
+    def _run(self, session: Session, tasks: Sequence[Task]) -> SecureSum:
+        """Run it; whoever contradicted itself is noted, however it ends."""
+        try:
+            return session.run(tasks)
+        finally:
+            answers = session.server.answers
+            for client, why in sorted(answers.caught.items()):
+                log.warning("client %s sent %s: it is in no secure session of this job again", client, why)
+                self._caught.setdefault(client, why)
+                self._quarantined.add(client)
+            for found in answers.evidence:
+                self._keep(found)
 
     def _open(self, attempt: int, invited: list[ClientId], task: Task) -> Session:
         """A session with keys of its own. task: any of the round."""
@@ -175,6 +193,8 @@ class SecureCollector:
             return Fate(Outcome.counted, f"lost at {stage}, when its update was in the sum" if stage else "")
         if client in session.failures:
             return Fate(Outcome.failed, told(session.failures[client]))
+        if client in self._caught:
+            return Fate(Outcome.refused, f"it sent {self._caught[client]}")
         if stage is None:
             return Fate(Outcome.unwanted, "the session was aborted")
         if client in session.unwanted:
@@ -215,6 +235,7 @@ class SecureCollector:
             server_seconds=sum(session.seconds for session in sessions),
             verified=self._verified,
             offenders=tuple(sorted({str(made) for s in sessions for made in s.server.offences})),
+            quarantined=dict(sorted(self._caught.items())),
         )
 
 

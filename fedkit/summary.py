@@ -7,6 +7,7 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
@@ -82,7 +83,8 @@ def summarise(
         "clients_invited": sum(len(r.fates) for r in rounds),
         **{f"clients_{o.value}": n for o, n in count.items()},
         "clients_carried": sum(r.carried_in for r in rounds),
-        "secagg": _secure([secure for r in rounds for secure in r.secure]),
+        "secagg": _secure(history.secure),
+        "initial_secagg": asdict(history.initial_secagg) if history.initial_secagg is not None else None,
     }
 
 
@@ -119,6 +121,7 @@ def _secure(records: Sequence[SecureRecord]) -> dict[str, Any] | None:
         "lost": {stage: sum(len(r.lost.get(stage, ())) for r in records) for stage in stages},
         "bytes_up": sum(r.bytes_up for r in records),
         "bytes_down": sum(r.bytes_down for r in records),
+        "quarantined": sorted({client for r in records for client in r.quarantined}),
         "verified": sum(checked) if checked else None,
         "not_verified": len(checked) - sum(checked) if checked else None,
     }

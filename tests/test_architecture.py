@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": BASE,
     "history": {"fields", *BASE},
     "runfolder": {"history", *BASE},
-    "checkpoint": {"runfolder", *BASE},
+    "checkpoint": {"history", "runfolder", *BASE},
     "clientstore": {"fields", "packing", *BASE},
     "plugins": {"codecs", "options", "strategy", "toml", "fedkit", *BASE},
     # the seam and both sides of it
@@ -103,6 +103,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "fingerprint",
         "planning",
         "runfolder",
+        "secagg",
         "summary",
         "usercode",
         *ROUND,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedkit.checkpoint import Checkpoint
 from fedkit.errors import CheckpointError
+from fedkit.history import SecureRecord
 from fedkit.messages import Key
 from fedkit.runfolder import load_tensors, save_tensors
 from fedkit.tensors import Layout, State, Tensors, zeros
@@ -60,6 +61,9 @@ def test_tensors_come_back_under_any_name(
     assert equal_state(back.downlink, downlink)
 
 
+SECURE = SecureRecord("m", "s", "i", 32, {}, 4, 3, 1, 1, (), {}, 1, 2, None, 0.25, None, (), {"c": "why"})
+
+
 def whole() -> Checkpoint:
     key = Key("job", 3, "train", "", 0, "ann/ü:")
     return Checkpoint(
@@ -74,6 +78,7 @@ def whole() -> Checkpoint:
         {key: "late", replace(key, round=6): "counted"},
         ("accuracy", 0.75, 4),
         12.5,
+        initial_secagg=SECURE,
     )
 
 
@@ -81,7 +86,7 @@ def test_the_plain_fields_come_back(tmp_path: Path) -> None:
     saved = whole()
     saved.save(tmp_path / "c")
     back = Checkpoint.load(tmp_path / "c")
-    for field in ("job", "rounds", "initial", "open", "verdicts", "best", "wall_seconds"):
+    for field in ("job", "rounds", "initial", "open", "verdicts", "best", "wall_seconds", "initial_secagg"):
         assert getattr(back, field) == getattr(saved, field), field
     assert equal_state(back.state, saved.state)
     assert equal(back.model, saved.model)

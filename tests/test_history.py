@@ -38,6 +38,7 @@ secure = st.builds(
     server_seconds=seconds,
     verified=st.none() | st.booleans(),
     offenders=texts,
+    quarantined=st.dictionaries(names, names, max_size=2),
 )
 records = st.builds(
     RoundRecord,

@@ -197,6 +197,7 @@ def test_secure_rounds_are_added_up_and_stages_stand_in_their_order() -> None:
         "lost": {"share": 2, "unmask": 1},
         "bytes_up": 20,
         "bytes_down": 40,
+        "quarantined": [],
         "verified": 1,
         "not_verified": 1,
     }

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedkit.cli.output import Format, FormatOption, echo_json, echo_table
 from fedkit.errors import ConfigError
-from fedkit.secagg.parameters import Mode, Policy
+from fedkit.secagg.parameters import CORRECTNESS_BITS, Mode, Policy
 
 if TYPE_CHECKING:
     from fedkit.secagg.estimate import Cost, Cover
     from fedkit.secagg.parameters import Parameters
 
-app = typer.Typer(no_args_is_help=True, help="Plan secure aggregation.")
+app = typer.Typer(no_args_is_help=True, help="Plan secure aggregation; check evidence.")
 
 RARE = 0.01
 """Rounds that abort more often than this are worth a hint."""
@@ -23,7 +24,7 @@ RARE = 0.01
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is shown. loss: the share of clients that is lost in the mean."""
+    """What is shown. loss: the share of clients that is lost in the mean. by_hand: k and t were given."""
 
     policy: Policy
     chosen: Parameters
@@ -31,11 +32,12 @@ class _Plan:
     price: Cost
     loss: float
     aborts: float
+    by_hand: bool
 
 
 @app.callback()
 def _group() -> None:
-    """Plan secure aggregation."""
+    """Plan secure aggregation; check evidence."""
 
 
 @app.command()
@@ -50,6 +52,8 @@ def plan(
         int, typer.Option(help="Secrecy fails with at most 2^-sigma; 0: 80 if the server may lie, else 40.")
     ] = Policy.sigma,
     n_min: Annotated[int, typer.Option(help="Fewest clients of a sum; 0: those who stay at least.")] = 0,
+    neighbours: Annotated[int, typer.Option(help="k by hand; 0: chosen. Takes --threshold too.")] = 0,
+    threshold: Annotated[int, typer.Option(help="t by hand; 0: chosen. Takes --neighbours too.")] = 0,
     loss: Annotated[
         float | None,
         typer.Option(help="Share that is lost in the mean of many rounds; if not given, dropout."),
@@ -58,13 +62,14 @@ def plan(
 ) -> None:
     """Show the graph, the threshold, how likely they fail, who hides whom, and what a round costs."""
     from fedkit.secagg.estimate import aborted, cost, cover
-    from fedkit.secagg.parameters import choose
+    from fedkit.secagg.settings import SecAgg
 
     policy = Policy(corrupt, dropout, sigma, mode, n_min).settled(clients, clients)
     mean = dropout if loss is None else _share(loss)
-    chosen = choose(clients, policy)
-    price = cost(chosen, size, width, mean)
-    found = _Plan(policy, chosen, cover(clients, policy), price, mean, aborted(chosen, mean, policy.least))
+    explicit = _by_hand(neighbours, threshold)
+    chosen = SecAgg(policy, explicit=explicit).parameters(clients)
+    price, often = cost(chosen, size, width, mean), aborted(chosen, mean, policy.least)
+    found = _Plan(policy, chosen, cover(clients, policy, explicit), price, mean, often, explicit is not None)
     notes = list(_notes(found))
     if output is Format.json:
         echo_json(_plain(found, notes))
@@ -73,6 +78,30 @@ def plan(
     echo_table([{"what": what, "value": value, "meaning": meaning} for what, value, meaning in rows])
     for note in notes:
         typer.echo(f"\n{note}")
+
+
+@app.command()
+def evidence(
+    file: Annotated[Path, typer.Argument(help="An evidence-*.json of a run folder.")],
+    roster: Annotated[
+        Path, typer.Option(help="The file with the keys of server and clients, or with the CA's.")
+    ],
+) -> None:
+    """Check that a client said two different things in one session, trusting nothing but the roster."""
+    from fedkit.secagg.evidence import read_evidence
+    from fedkit.secagg.rosterfile import read_trust
+
+    found = read_evidence(file)
+    if not found.proves(read_trust(roster)):
+        typer.echo(f"{file} proves nothing about {found.client!r} to one who believes {roster}", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{found.client} signed two different {found.purpose} statements in one session.")
+
+
+def _by_hand(neighbours: int, threshold: int) -> tuple[int, int] | None:
+    if (neighbours == 0) != (threshold == 0):
+        raise ConfigError("--neighbours and --threshold go together: give both, or none and they are chosen")
+    return (neighbours, threshold) if neighbours else None
 
 
 def _share(loss: float) -> float:
@@ -148,9 +177,20 @@ def _notes(found: _Plan) -> list[str]:
     if least - corrupt < 2:
         said = f"With {corrupt} corrupt clients fewer than two honest ones may be in a sum of {least}"
         notes.append(f"{said}: set --n-min to {corrupt + 2}.")
-    if found.aborts > RARE:
+    if found.by_hand and not found.chosen.meets(found.policy):
+        notes.append(_refused(found))
+    elif found.aborts > RARE:
         notes.append(_fewer_aborts(found))
     return notes
+
+
+def _refused(found: _Plan) -> str:
+    """k and t by hand that lose more rounds than the policy allows."""
+    return (
+        f"A run refuses these k and t: with a share of {found.policy.dropout:g} lost somebody keeps "
+        f"fewer than {found.chosen.threshold} neighbours with probability {_power(found.chosen.correctness)}, where "
+        f"2^-{CORRECTNESS_BITS} is allowed. Lower --threshold or --dropout, or take more neighbours."
+    )
 
 
 def _fewer_aborts(found: _Plan) -> str:
@@ -168,7 +208,8 @@ def _fewer_aborts(found: _Plan) -> str:
             break
     else:
         share = found.aborts
-    for n in range(chosen.clients + 1, COMPLETE_UP_TO + 1) if share > RARE else ():
+    more = share > RARE and not found.by_hand
+    for n in range(chosen.clients + 1, COMPLETE_UP_TO + 1) if more else ():
         made = choose(n, replace(found.policy, smallest=0))
         if (share := aborted(made, loss, SMALLEST)) <= RARE:
             least = max(SMALLEST, made.threshold)

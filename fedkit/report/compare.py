@@ -122,7 +122,7 @@ def _summary(group: Group, found: Sequence[Group], target: Target | None) -> dic
 
 def _secure(run: Run) -> list[SecureRecord]:
     """Its secret sums, of updates and of metrics."""
-    return [secure for record in run.rounds for secure in record.secure]
+    return [secure for _, secure in run.secure]
 
 
 def _secret_cells(runs: Sequence[Sequence[SecureRecord]]) -> dict[str, str]:

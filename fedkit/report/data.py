@@ -15,8 +15,8 @@ from typing import Literal, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkit.errors import CheckpointError, ConfigError, shown
-from fedkit.history import Outcome, RoundRecord
+from fedkit.errors import CheckpointError, ConfigError, WireError, shown
+from fedkit.history import Outcome, RoundRecord, SecureRecord, secure_record
 from fedkit.messages import ClientId, Metrics
 from fedkit.summary import lower_is_better
 
@@ -34,7 +34,9 @@ class Labels:
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. config: dotted key -> value. rounds: one record per round, in order."""
+    """One run folder. config: dotted key -> value. rounds: one record per round, in order. initial_secagg:
+    how the metrics before them were summed in secret.
+    """
 
     folder: Path
     config_text: str
@@ -44,6 +46,16 @@ class Run:
     summary: Mapping[str, object]
     initial: Metrics
     rounds: Sequence[RoundRecord]
+    initial_secagg: SecureRecord | None = None
+
+    @property
+    def secure(self) -> list[tuple[str, SecureRecord]]:
+        """What was summed in secret: of which round, counted from 1, and whether updates or metrics."""
+        found = [("0, metrics", self.initial_secagg)]
+        for record in self.rounds:
+            found += [(f"{record.round + 1}", record.secagg)]
+            found += [(f"{record.round + 1}, metrics", record.secagg_evaluate)]
+        return [(name, one) for name, one in found if one is not None]
 
     @property
     def name(self) -> str:
@@ -172,7 +184,16 @@ def read_run(folder: Path) -> Run:
         summary=summary,
         initial={k: float(cast("float", v)) for k, v in initial.items() if _is_number(v)},
         rounds=rounds,
+        initial_secagg=_initial_secagg(folder / "summary.json", summary),
     )
+
+
+def _initial_secagg(path: Path, summary: Mapping[str, object]) -> SecureRecord | None:
+    told = summary.get("initial_secagg")
+    try:
+        return secure_record(told, "initial_secagg") if told is not None else None
+    except WireError as error:
+        raise ConfigError(f"{path}: {error}; the file is damaged") from error
 
 
 def _check(folder: Path) -> None:

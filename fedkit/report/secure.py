@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedkit.errors import many
-from fedkit.history import RoundRecord, SecureRecord
+from fedkit.history import SecureRecord
 from fedkit.report.data import Run
 from fedkit.report.markup import Html, el, section, table
 from fedkit.report.units import show_bytes, show_seconds
@@ -23,8 +23,7 @@ _SHOWN = 12
 
 def secure_section(run: Run) -> Html | None:
     """The section "Secure aggregation"; None for a run without."""
-    done = [(record, secure) for record in run.rounds for secure in record.secure]
-    if not done:
+    if not (done := run.secure):
         return None
     records = [secure for _, secure in done]
     facts = table(("", ""), _facts(records), class_="keys")
@@ -36,7 +35,7 @@ def secure_section(run: Run) -> Html | None:
     )
     left, right = el("div", el("h3", "In this run"), facts), el("div", el("h3", "Clients lost"), where)
     words = "k: neighbours of a client. t: shares that rebuild a secret. c: neighbours that may be corrupt."
-    rounds = table(_HEAD, [_row(record, secure) for record, secure in done], class_="sessions")
+    rounds = table(_HEAD, [_row(name, secure) for name, secure in done], class_="sessions")
     parts = (el("div", left, right, class_="columns"), el("p", words, class_="note"), rounds)
     return section("Secure aggregation", *parts, note=promise(records[-1]))
 
@@ -68,6 +67,7 @@ def _facts(records: Sequence[SecureRecord]) -> list[tuple[str, str]]:
     checked = [r.verified for r in records if r.verified is not None]
     sums = [r.reached["mask"] for r in records if r.attempts > len(r.aborts) and "mask" in r.reached]
     offenders = sorted({name for r in records for name in r.offenders})
+    gone = sorted({(client, why) for r in records for client, why in r.quarantined.items()})
     rows = [
         ("mode", last.mode),
         ("identities", last.identities),
@@ -82,6 +82,7 @@ def _facts(records: Sequence[SecureRecord]) -> list[tuple[str, str]]:
         ("clients' CPU, all of them", show_seconds(sum(clients)) if clients else ""),
         ("equals the plain sum", f"in {sum(checked)} of {len(checked)} sums compared" if checked else ""),
         ("broke the protocol", "; ".join(offenders)),
+        ("not invited again", "; ".join(f"{client}, which sent {why}" for client, why in gone)),
     ]
     return [(name, value) for name, value in rows if value]
 
@@ -101,7 +102,7 @@ def _lost(records: Sequence[SecureRecord]) -> list[list[str]]:
 _HEAD = ("round", "clients at each stage", "k, t, c", "sessions", "beside the vectors", "CPU", "plain sum")
 
 
-def _row(record: RoundRecord, secure: SecureRecord) -> list[str]:
+def _row(name: str, secure: SecureRecord) -> list[str]:
     reached = " → ".join(str(n) for n in secure.reached.values())
     graph = f"{secure.neighbours}, {secure.threshold}, {secure.colluding}" if secure.threshold else "–"
     aborted = f"{secure.attempts}: {'; '.join(secure.aborts)}" if secure.aborts else str(secure.attempts)
@@ -109,7 +110,7 @@ def _row(record: RoundRecord, secure: SecureRecord) -> list[str]:
     clients = f", clients {show_seconds(secure.client_seconds)}" if secure.client_seconds is not None else ""
     equal = {True: "equal", False: "NOT equal", None: "–"}[secure.verified]
     return [
-        f"{record.round + 1}{'' if secure is record.secagg else ', metrics'}",
+        name,
         reached,
         graph,
         aborted,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import exp, lgamma, log, log1p
 
 from fedkit.errors import ConfigError
-from fedkit.secagg.parameters import COMPLETE_UP_TO, Mode, Parameters, Policy, choose
+from fedkit.secagg.parameters import COMPLETE_UP_TO, Mode, Parameters, Policy, by_hand, choose
 
 WIDTHS = range(1, 65)
 _NATIVE = (8, 16, 32, 64)
@@ -90,19 +90,38 @@ class Cover:
         return self.smallest - self.helpers
 
 
-def cover(clients: int, policy: Policy) -> Cover:
+def cover(clients: int, policy: Policy, explicit: tuple[int, int] | None = None) -> Cover:
     """The worst of all sessions that so many invited clients accept, which have at least `policy.least`.
 
     The fewer are in a session, the fewer shares rebuild a secret. In one of the very least nobody can be
     declared lost, so that no honest client opens its share of a key, and helpers have their own alone.
-    ConfigError: as from `choose`.
+    explicit: k and t by hand. ConfigError: as from `choose`, or `by_hand`.
     """
+    if explicit:
+        return _cover_by_hand(clients, policy, explicit)
     choose(clients, replace(policy, smallest=0))  # n_min alone would let fewer be lost than `dropout` says
     least = policy.least
     made = [choose(n, policy) for n in range(least, min(clients, COMPLETE_UP_TO) + 1)]
     stand = [found.threshold - 1 if found.clients == least else found.colluding for found in made]
     if clients > COMPLETE_UP_TO:
         stand.append(policy.corrupt_of(max(least, COMPLETE_UP_TO + 1)))
+    return Cover(least, min(stand))
+
+
+def _cover_by_hand(clients: int, policy: Policy, explicit: tuple[int, int]) -> Cover:
+    """Sessions in which k and t do not keep the policy are refused, and need no cover."""
+    by_hand(clients, explicit, policy)
+    stand, least = list[int](), max(policy.least, explicit[1])  # t have to live
+    for n in range(least, clients + 1):
+        try:
+            made = by_hand(n, explicit, policy)
+        except ConfigError:
+            continue
+        if made.complete:
+            stand.append(made.threshold - 1 if n == least else made.colluding)
+        else:  # of more clients more may be corrupt
+            stand.append(policy.corrupt_of(n))
+            break
     return Cover(least, min(stand))
 
 

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple
 
-from fedkit.errors import WireError
+from fedkit import fields
+from fedkit.errors import ConfigError, DataError, WireError, shown
 from fedkit.messages import ClientId
 from fedkit.secagg.blame import Offence
 from fedkit.secagg.frames import PROTOCOL, parts_of
@@ -24,6 +26,8 @@ from fedkit.secagg.identity import Trust
 from fedkit.secagg.messages import Advert, Stage
 from fedkit.secagg.primitives.signatures import verify
 
+LIMIT: Final = 1 << 16
+FORMAT: Final = "fedkit-evidence/1"
 ONCE: Final = (b"advert", b"mask")
 """Purposes of statements that a client signs once in a session."""
 
@@ -51,6 +55,57 @@ class Evidence:
         if trust.kind == "none" or not trust.vouches(self.client, self.public, self.voucher):
             return False
         return _contradict(*both) and all(verify(self.public, *said) for said in both)
+
+    @property
+    def purpose(self) -> str:
+        """What the statements are about: `advert` or `mask`. WireError: they are none."""
+        return parts_of(self.first.text)[1].decode()
+
+    def to_json(self) -> dict[str, object]:
+        """As plain data; bytes are hexadecimal."""
+        return {
+            "format": FORMAT,
+            "client": self.client,
+            "public": self.public.hex(),
+            "voucher": self.voucher.hex(),
+            "statements": [[said.text.hex(), said.signature.hex()] for said in (self.first, self.second)],
+        }
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Evidence:
+        """What `to_json` gave, as JSON. WireError: it is none."""
+        told = fields.mapping(fields.parse(data, "evidence"), "evidence")
+        fields.exactly(told, "format", "client", "public", "voucher", "statements")
+        if told["format"] != FORMAT:
+            raise WireError(f"format is {shown(told['format'])}; this fedkit reads {FORMAT!r}")
+        pairs = [
+            fields.items(pair, "statements", 2) for pair in fields.items(told["statements"], "statements", 2)
+        ]
+        first, second = (Said(_bytes(text, "a statement"), _bytes(by, "a signature")) for text, by in pairs)
+        public, voucher = (_bytes(told[name], name) for name in ("public", "voucher"))
+        return cls(fields.text(told["client"], "client"), public, voucher, first, second)
+
+
+def read_evidence(path: Path) -> Evidence:
+    """The evidence of a file. DataError: there is no such file; ConfigError: it holds something else."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(LIMIT + 1)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; a run folder has evidence-*.json") from None
+    try:
+        if len(data) > LIMIT:
+            raise WireError(f"more than {LIMIT} bytes")
+        return Evidence.from_json(data)
+    except WireError as error:
+        raise ConfigError(f"{path} is no evidence: {error}") from None
+
+
+def _bytes(value: object, name: str) -> bytes:
+    try:
+        return bytes.fromhex(fields.text(value, name))
+    except ValueError:
+        raise WireError(f"{name} is not hexadecimal") from None
 
 
 def _contradict(first: Said, second: Said) -> bool:

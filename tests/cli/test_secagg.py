@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fedkit.secagg.evidence import Evidence, Said
+from fedkit.secagg.frames import statement
+from fedkit.secagg.identity import SigningKey, Trust
+from fedkit.secagg.rosterfile import write_trust
 
 Command = Callable[..., Any]
 
@@ -132,3 +138,107 @@ def test_bad_input_is_told_and_exits_with_2(fedkit: Command, words: tuple[str, .
     assert result.exit_code == 2
     assert reason in result.stderr
     assert result.stdout == ""
+
+
+# k and t by hand
+
+
+def test_by_hand_the_same_table(fedkit: Command) -> None:
+    """What would be chosen, given by hand, is the same plan."""
+    for words in (
+        ["--clients", "20"],
+        ["--clients", "1000", "--sigma", "40"],
+        ["--clients", "5", "--n-min", "4"],
+    ):
+        chosen = planned(fedkit, *words)
+        others = ("smallest_sum", "helpers", "hidden_among", "notes")  # of fewer clients t stays what it is
+        k, t = chosen["neighbours"], chosen["threshold"]
+        found = planned(fedkit, *words, "--neighbours", str(k), "--threshold", str(t))
+        alike = {name: found[name] for name in chosen if name not in others}
+        assert alike == {name: chosen[name] for name in alike}
+    found = planned(fedkit, "--clients", "100", "--neighbours", "28", "--threshold", "18", "--n-min", "82")
+    assert (found["graph"], found["colluding"], found["notes"]) == ("random", 6, [])
+    assert (found["smallest_sum"], found["helpers"]) == (82, 4)  # of 82, five in a hundred
+
+
+def test_by_hand_a_higher_threshold_stands_more_helpers(fedkit: Command) -> None:
+    """Of ten, seven are chosen; with eight, one more may help, and one fewer may be lost."""
+    found = [
+        planned(fedkit, "--clients", "10", "--n-min", "3", "--neighbours", "9", "--threshold", str(t))
+        for t in (7, 8, 9)
+    ]
+    assert [one["colluding"] for one in found] == [3, 5, 7]
+    assert [one["smallest_sum"] for one in found] == [7, 8, 9]  # t must live, whatever n_min is
+    assert [one["helpers"] for one in found] == [3, 5, 7]
+    assert [one["aborted"] for one in found] == sorted(one["aborted"] for one in found)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--neighbours", "4"], "--neighbours and --threshold go together"),
+        (["--threshold", "4"], "--neighbours and --threshold go together"),
+        (
+            ["--neighbours", "7", "--threshold", "5"],
+            "neighbours=7: with 20 clients, 19, or even and up to 14",
+        ),
+        (
+            ["--neighbours", "19", "--threshold", "9"],
+            "threshold=9: lying_server with 19 neighbours takes 11 to 20",
+        ),
+        (["--neighbours", "6", "--threshold", "4", "--corrupt", "0.3"], "secrecy fails with"),
+    ],
+)
+def test_by_hand_what_no_session_takes_is_refused(fedkit: Command, words: list[str], says: str) -> None:
+    result = fedkit("secagg", "plan", "--clients", "20", *words)
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_by_hand_rounds_that_are_lost_too_often_are_told(fedkit: Command) -> None:
+    [note] = planned(fedkit, "--clients", "1000", "--neighbours", "96", "--threshold", "80")["notes"]
+    assert note.startswith(
+        "A run refuses these k and t: with a share of 0.1 lost somebody keeps fewer than 80"
+    )
+
+
+# Evidence
+
+
+def lied(key: SigningKey, claims: bytes) -> Said:
+    text = statement("mask", b"s" * 32, claims)
+    return Said(text, key.sign(text))
+
+
+def test_evidence_convinces_who_has_the_roster(fedkit: Command, tmp_path: Path) -> None:
+    key, server = SigningKey(b"k" * 32), SigningKey(b"s" * 32)
+    file, roster, other = (tmp_path / name for name in ("evidence-1.json", "roster.toml", "other.toml"))
+    made = Evidence("carol", key.public, b"", lied(key, b"one"), lied(key, b"two"))
+    file.write_text(json.dumps(made.to_json()))
+    write_trust(roster, Trust.of_roster({"carol": key.public}, server.public))
+    write_trust(other, Trust.of_roster({"carol": server.public}, key.public))
+    result = fedkit("secagg", "evidence", str(file), "--roster", str(roster))
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "carol signed two different mask statements in one session.\n",
+    )
+    result = fedkit("secagg", "evidence", str(file), "--roster", str(other))
+    assert result.exit_code == 1
+    assert "proves nothing about 'carol'" in result.stderr
+
+
+def test_a_file_that_is_no_evidence(fedkit: Command, tmp_path: Path) -> None:
+    roster = tmp_path / "roster.toml"
+    write_trust(
+        roster, Trust.of_roster({"carol": SigningKey(b"k" * 32).public}, SigningKey(b"s" * 32).public)
+    )
+    for text, says in (
+        ("{}", "is no evidence"),
+        ("x", "is no evidence"),
+        (" " * 70_000, "more than 65536 bytes"),
+    ):
+        (tmp_path / "e.json").write_text(text)
+        result = fedkit("secagg", "evidence", str(tmp_path / "e.json"), "--roster", str(roster))
+        assert result.exit_code == 2
+        assert says in result.stderr
+    assert "No such file" in fedkit("secagg", "evidence", "nowhere.json", "--roster", str(roster)).stderr
