@@ -194,7 +194,7 @@ REFUSED: Mapping[str, str] = MappingProxyType(
 """What flwr.serverapp.strategy has beside, and why it cannot run in fedkit."""
 
 
-def named(name: str) -> type[FlowerStrategy]:
+def named(name: str = "") -> type[FlowerStrategy]:
     """Flower's own, as in flower:FedAdam: FedAvg, FedAvgM, FedAdam, FedYogi, Krum, Bulyan, QFedAvg ...
 
     PluginError, with the nearest name or the reason, for one that is not there or cannot be used.
@@ -204,6 +204,8 @@ def named(name: str) -> type[FlowerStrategy]:
     if name in REFUSED:
         raise PluginError(f"strategy 'flower:{name}' cannot be used in fedkit: {REFUSED[name]}")
     known = [f"flower:{known}" for known in STRATEGIES]
+    if not name:
+        raise PluginError(f"strategy 'flower': say which of Flower's; known: {', '.join(known)}")
     raise PluginError(f"unknown strategy {shown(f'flower:{name}')}; {nearest(f'flower:{name[:200]}', known)}")
 
 

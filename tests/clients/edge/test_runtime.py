@@ -245,7 +245,9 @@ def waits(server: Any, folder: Path, fault: Callable[..., Any]) -> list[float]:
 def test_a_link_that_breaks_often_is_tried_again_soon(tmp_path: Path, aggregator: Any) -> None:
     """Bytes that arrive are a success, though the connection breaks after them."""
     broken = waits(
-        aggregator, tmp_path / "a", lambda _, path, number: "cut" if "/blobs/" in path and number % 2 else None
+        aggregator,
+        tmp_path / "a",
+        lambda _, path, number: "cut" if "/blobs/" in path and number % 2 else None,
     )
     assert len(broken) >= 4
     assert max(broken) < 0.5

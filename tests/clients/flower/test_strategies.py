@@ -288,6 +288,11 @@ def test_what_cannot_be_used_is_refused_with_the_reason(name: str, said: str) ->
         plugins.strategy(f"flower:{name}")
 
 
+def test_flower_alone_is_no_strategy() -> None:
+    with pytest.raises(PluginError, match="say which of Flower's; known: flower:FedAvg, flower:FedAvgM"):
+        plugins.strategy("flower")
+
+
 @pytest.mark.parametrize(
     ("name", "given", "said"),
     [
