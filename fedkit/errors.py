@@ -20,7 +20,6 @@ FedkitError
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class FedkitError(Exception):
@@ -150,6 +149,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     >>> nearest("ECSQ", ["ecsq", "eden"])
     "did you mean 'ecsq'?"
     """
+    from difflib import get_close_matches  # takes memory, and few programs make a mistake
+
     names = sorted(known)
     lowered = {known.lower(): known for known in reversed(names)}
     close = get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)

@@ -145,10 +145,10 @@ def _codec(spec: str) -> Codec:
 def _demand(group: str, name: str) -> None:
     """The name is registered here, and is no file: nothing is loaded that a server names otherwise."""
     try:
-        known = plugins.names(f"fedkit.{group}")
+        known = plugins.has(f"fedkit.{group}", name)
     except ConfigError as error:
         raise _missing(name, str(error)) from error
-    if plugins.is_file(name) or (name not in known and name.partition(":")[0] not in known):
+    if plugins.is_file(name) or not known:
         raise _missing(name, f"is none of the {group} that are registered here")
 
 

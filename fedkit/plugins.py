@@ -59,6 +59,13 @@ def listing(group: str) -> tuple[Mapping[str, tuple[str, str]], Mapping[str, str
     return found, doubled
 
 
+def has(group: str, name: str) -> bool:
+    """Whether `group` has an entry point of this name, or its provider; PluginError if there are two."""
+    found = _entries(group)
+    known = name if name in found else name.partition(":")[0]
+    return known in found and bool(_one(group, known, found[known]))
+
+
 def load(group: str, name: str) -> object:
     """The object called `name` in `group`.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import re
-import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ DTYPES = NUMBERS | {"bool", "float16", "float32", "float64"}
 NAMES, NAME_LENGTH = 256, 128
 """Most metrics of one report, and most characters of a metric's name."""
 _NOT_THEIRS = re.compile(r"[/\\](site-packages|fedkit_(clients|simulations|strategies))[/\\]|^<")
-_NOT_THEIRS_EITHER = (str(Path(__file__).parent), sysconfig.get_path("stdlib"))
+_NOT_THEIRS_EITHER = (str(Path(__file__).parent), str(Path(logging.__file__).parents[1]))
 log = logging.getLogger("fedkit")
 
 

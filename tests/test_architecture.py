@@ -309,7 +309,7 @@ def reached(start: str) -> set[str]:
 
 
 def test_the_core_loads_numpy_and_cryptography_only() -> None:
-    outside = {unit for unit in reached("fedkit") if unit not in MAY_IMPORT}
+    outside = {unit for unit in reached("rounds") if unit not in MAY_IMPORT}
     assert outside == OUTSIDE
 
 

@@ -17,8 +17,12 @@ import typer
 from fedkit.config import Population
 from fedkit.errors import ConfigError, PluginError
 
-QUIET = {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""Environment of the small process where nothing else is set: one heap, no threads for small matrices."""
+QUIET = {
+    **{"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"},
+    **{"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+}
+"""Environment of the small process where nothing else is set: what is freed goes back to the system,
+and small matrices are not handed from thread to thread."""
 _ADDRESS = re.compile(r"[^=]*(://|:[0-9]+$)")
 
 

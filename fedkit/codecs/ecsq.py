@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from statistics import NormalDist
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -126,6 +125,8 @@ class Ecsq(Quantizer):
 def _entropy(delta: float, near: bool) -> float:
     """Bits an entry for a heavy-tailed delta: signed 2.4th powers of normal quantiles, whose mean
     magnitude is half their root mean square, as measured on local updates of small networks."""
+    from statistics import NormalDist  # a megabyte, which a device can do without
+
     normal = np.array([NormalDist().inv_cdf((i + 0.5) / 4096) for i in range(4096)])
     values = np.sign(normal) * np.abs(normal) ** 2.4
     steps = values / (delta * math.sqrt(float(np.mean(values**2))))

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,9 @@ from fedkit.aggregate import Grid
 from fedkit.errors import ConfigError
 from fedkit.secagg.parameters import MOST
 from fedkit.seeds import Stream
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 LEAST = 4
 """Bits after the point of a weighted entry: the mean of 100 clients of weight 16 is then 2e-4 off, as a
@@ -57,6 +59,8 @@ class FixedPoint:
         """Bits after the point of a weighted entry; at most those of the grid."""
         if self.width == 64:
             return self.grid.fraction
+        from fractions import Fraction  # a megabyte, which a device can do without
+
         size = Fraction(float(self.grid.max_delta)) * Fraction(float(self.largest)) * Fraction(_SLACK)
         return min(_log2(self.most / size), self.grid.fraction)
 
@@ -131,7 +135,7 @@ def _shift(rounding: Stream, count: int) -> NDArray[np.float64]:
 def _log2(ratio: Fraction) -> int:
     """The largest integer e with 2^e <= ratio."""
     guess = ratio.numerator.bit_length() - ratio.denominator.bit_length()
-    return guess if ratio >= Fraction(2) ** guess else guess - 1
+    return guess if ratio >= type(ratio)(2) ** guess else guess - 1
 
 
 def _rounded(room: float) -> str:

@@ -69,8 +69,8 @@ class DevicePolicy:
             raise ProtocolRefused(
                 "mode", f"the job has secagg.mode {mode!r}, this device insists on {self.secagg!r}"
             )
-        strategy = plugins.strategy_name(job.strategy)
-        _demand_listed("strategy", strategy, self.strategies)
+        if self.strategies:
+            _demand_listed("strategy", plugins.strategy_name(job.strategy), self.strategies)
         _demand_listed("workload", workload, self.workloads)
 
     def floors(self, job: Job) -> Floors:
