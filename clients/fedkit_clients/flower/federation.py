@@ -153,7 +153,10 @@ class FlowerFederation:
     # What happens to nodes
 
     def _look(self) -> None:
-        """Ask who is new, and take what has come."""
+        """Ask who is new or has let a message expire, and take what has come."""
+        for number, flight in self._nodes.flights().values():
+            if self.now() > flight.expires:
+                self._nodes.lose(number)
         for number in self._nodes.reach(self._fleet.nodes()):
             message = self._fleet.push(number, "query.hello", pack([]), self._patience)
             if message:
@@ -186,9 +189,6 @@ class FlowerFederation:
         for reply in self._fleet.pull(list(flights)) if flights else ():
             if reply.message in flights:
                 self._take(flights.pop(reply.message), reply)
-        for number, flight in flights.values():
-            if self.now() > flight.expires + PAUSE:
-                self._nodes.lose(number)
         for node in self._nodes.known():
             if node.queue and node.flight is None:
                 self._send_to(node)

@@ -47,7 +47,8 @@ def blob_of(records: RecordDict) -> bytes:
     array = found.get(NAME) if isinstance(found, ArrayRecord) else None
     if array is None or array.stype != STYPE:
         raise WireError("a message without a parcel of fedkit: the other side runs another app")
-    return array.data
+    data: bytes = array.data
+    return data
 
 
 class GridFleet:

@@ -142,7 +142,7 @@ def _reply(kept: Kept, replies: list[Answer], state: bytes | None = None) -> Ans
 
 
 def _participant(job: Job, setup: Setup, kept: Kept) -> Participant:
-    credentials = setup.credentials(kept.identity, kept.remembers)
+    credentials = setup.credentials(job, kept.identity, kept.remembers)
     made = Participant(job, setup.workload, kept.store, credentials)
     made.restore(kept.pending)
     made.secure.wake(kept.resting)

@@ -74,7 +74,7 @@ class Programs:
         told = " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())
         command = [program("flwr"), "run", str(app), CONNECTION, "--run-config", told]
         done = subprocess.run(  # noqa: S603 - the command is our own
-            command, env=self._environment(), cwd=self.folder, capture_output=True, text=True
+            command, env=self.environment(), cwd=self.folder, capture_output=True, text=True
         )
         (self.folder / "run.log").write_text(done.stdout + done.stderr)
         if done.returncode:
@@ -115,12 +115,13 @@ class Programs:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env=self._environment(),
+                env=self.environment(),
                 cwd=self.folder,
                 start_new_session=True,  # Ctrl-C is for the run, which then stops its programs in order
             )
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What programs are started with, and the command `flwr`."""
         return {**os.environ, **QUIET, "PATH": _path(), "FLWR_HOME": str(self.folder / "flwr")}
 
     def _answers(self) -> bool:

@@ -30,20 +30,25 @@ NODE_KEYS = ("scenario", "set", "clients", "partition-id", "num-partitions")
 
 @dataclass(frozen=True)
 class Setup:
-    """A node. secagg: what it insists on; "off" does without secure sums, and takes part in none."""
+    """A node. secagg: what it insists on; "off" insists on nothing, and takes what the job has."""
 
     workload: Workload
     clients: tuple[ClientId, ...]
     secagg: SecAgg | str
 
     def credentials(
-        self, identity: Callable[[ClientId], Identity], sessions: Callable[[ClientId], Sessions]
+        self,
+        job: Job,
+        identity: Callable[[ClientId], Identity],
+        sessions: Callable[[ClientId], Sessions],
     ) -> Credentials | None:
-        """Its clients in secure sessions: keys that nobody vouches for, against an honest server only."""
-        if isinstance(self.secagg, str):
+        """Its clients in the job's secure sessions: keys that nobody vouches for, against an honest server."""
+        if job.secagg is None:
             return None
-        floors = Floors(self.secagg.policy, self.secagg.explicit)
-        return Credentials(Trust.none(), floors, identity, lambda _: RANDOM, sessions)
+        own = job.secagg if isinstance(self.secagg, str) else self.secagg
+        return Credentials(
+            Trust.none(), Floors(own.policy, own.explicit), identity, lambda _: RANDOM, sessions
+        )
 
     def demand(self, job: Job) -> None:
         """ClientFailed: the job is for another model, or is plain where this node gives secure sums only."""

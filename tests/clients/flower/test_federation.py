@@ -1,0 +1,257 @@
+"""Runs over a fleet in this process: the simulation's model to the bit, whatever nodes forget or break."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedkit import ConfigError, RoundPolicy, run
+from fedkit.conformance import check_federation
+from fedkit.events import RunStarted
+from fedkit.history import Outcome
+from fedkit.job import Job
+from fedkit.rounds import Result
+from fedkit.secagg.parameters import Mode, Policy
+from fedkit.secagg.settings import SecAgg
+from fedkit.trainer import Workload
+from fedkit_clients.flower import federation as module
+from fedkit_clients.flower.federation import FlowerFederation
+from fedkit_clients.flower.node import DOWN, Kept
+from fedkit_clients.flower.parcel import unpack
+from fedkit_simulations.engine import Simulation
+
+Make = Callable[..., Any]
+TRAIN = {"epochs": 2, "batch": 5, "lr": 0.2}
+HONEST = SecAgg(Policy(mode=Mode.HONEST_SERVER, dropout=0.0, smallest=3), width=64)
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes of this process answer at once."""
+    monkeypatch.setattr(module, "PAUSE", 0.001)
+
+
+def go(work: Workload, federation: Any, rounds: int = 2, **options: Any) -> Result:
+    policy = options.pop("policy", RoundPolicy(deadline=30.0))
+    return run("fedavg", work, federation, rounds=rounds, train=TRAIN, policy=policy, **options)
+
+
+def over(fleet: Any, wait_for: int = 4, patience: float = 5.0) -> FlowerFederation:
+    return FlowerFederation(fleet, wait_for=wait_for, patience=patience)
+
+
+def same_model(one: Result, other: Result) -> bool:
+    both = (one.model, other.model)
+    return {n: a.tobytes() for n, a in both[0].items()} == {n: a.tobytes() for n, a in both[1].items()}
+
+
+TWO_EACH = (("c0", "c3"), ("c1", "c2"))
+
+
+@pytest.mark.parametrize(
+    ("options", "groups"),
+    [
+        ({}, ()),
+        ({"codec_up": "eden:bits=1"}, ()),
+        ({"codec_up": "topk:share=0.3|int8", "feedback": "on", "rounds": 3}, ()),
+        ({"codec_down": "int8"}, ()),
+        ({"secagg": HONEST}, ()),
+        ({"secagg": HONEST, "evaluate_on": "clients"}, TWO_EACH),
+        ({"evaluate_on": "clients"}, TWO_EACH),
+        ({"policy": RoundPolicy(cohort=2, deadline=30.0)}, TWO_EACH),
+    ],
+    ids=["plain", "eden", "feedback", "down", "secure", "secure metrics", "metrics", "cohort"],
+)
+def test_the_model_is_that_of_the_simulation(
+    work: Workload, make_fleet: Make, groups: Any, options: dict[str, Any]
+) -> None:
+    fleet = make_fleet(*groups, secagg=options.get("secagg", "off"))
+    found, wanted = go(work, over(fleet), **options), go(work, Simulation(work), **options)
+    assert found.summary["clients_counted"] == wanted.summary["clients_counted"] > 0
+    assert found.summary["metrics"] == wanted.summary["metrics"]
+    assert same_model(found, wanted)
+
+
+def test_the_laws_of_federations_hold(make_fleet: Make) -> None:
+    jobs: list[Job] = []
+
+    class Look:
+        def run_started(self, event: RunStarted) -> None:
+            jobs.append(event.job)
+
+    work = next(iter(make_fleet().setups.values())).workload
+    go(work, Simulation(work), 1, observers=[Look()])
+    done = check_federation(lambda: over(make_fleet()), jobs[0], patience=5.0, repeatable=False)
+    assert "send is idempotent" in done
+
+
+def test_a_node_gets_one_message_at_a_time(work: Workload, make_fleet: Make) -> None:
+    fleet = make_fleet(("c0", "c1", "c2", "c3"))
+    open_at_once: list[int] = []
+    push = fleet.push
+    fleet.push = lambda *given: (open_at_once.append(len(fleet.waiting)), push(*given))[1]
+    go(work, over(fleet), evaluate_on="clients")
+    assert set(open_at_once) == {0}
+
+
+def test_verdicts_come_with_the_next_task(work: Workload, make_fleet: Make) -> None:
+    fleet = make_fleet()
+    go(work, over(fleet), 2)
+    told = [unpack(blob, *DOWN) for _, call, blob in fleet.pushed if call == "train"]
+    counts = [sum(row.kind == "verdict" for row in rows) for rows in told]
+    assert counts == [0] * 4 + [1] * 4
+
+
+def test_a_node_that_dies_costs_its_clients_the_round_only(work: Workload, make_fleet: Make) -> None:
+    fleet = make_fleet()
+    federation = over(fleet, wait_for=3, patience=0.05)
+
+    class Kill:
+        def round_started(self, event: Any) -> None:
+            fleet.deaf = {9} if event.plan.round == 1 else set()
+
+    policy = RoundPolicy(deadline=0.5, quorum=3)
+    result = go(work, federation, 4, policy=policy, observers=[Kill()])
+    fates = [record.fates["c2"].outcome if "c2" in record.fates else None for record in result.history.rounds]
+    assert fates[:2] == [Outcome.counted, Outcome.late]
+    assert fates[-1] is Outcome.counted, "it was asked again who it is, and takes part"
+    assert all(record.ok for record in result.history.rounds)
+
+
+def test_what_flower_says_of_a_node_is_a_failure_with_code_and_class(
+    work: Workload, make_fleet: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = make_fleet()
+
+    class Break:
+        def round_started(self, event: Any) -> None:
+            if event.plan.round == 1:
+                fleet.wrong = {8: ("CLIENT_APP_RAISED_EXCEPTION", "ZeroDivisionError")}
+
+    federation = over(fleet, wait_for=3)
+    history = go(work, federation, 3, observers=[Break()]).history
+    fate = history.rounds[1].fates["c1"]
+    assert fate.outcome is Outcome.failed
+    assert fate.why == "flower: ZeroDivisionError: CLIENT_APP_RAISED_EXCEPTION"
+    assert "c1" not in history.rounds[2].fates
+    assert "its log says more" in caplog.text
+
+
+def test_a_node_that_sends_rubbish_harms_nobody(work: Workload, make_fleet: Make) -> None:
+    fleet = make_fleet()
+    fleet.change = lambda node, parcel: parcel[:-3] if node == 8 and parcel[12:20] != b'[["hello' else parcel
+    federation = over(fleet, wait_for=3)
+    history = go(work, federation, 1).history
+    assert history.rounds[0].fates["c1"].outcome is Outcome.failed
+    assert history.rounds[0].count(Outcome.counted) == 3
+
+
+def test_a_node_cannot_answer_for_another(work: Workload, make_fleet: Make) -> None:
+    fleet = make_fleet()
+    seen: dict[int, bytes] = {}
+
+    def change(node: int, parcel: bytes) -> bytes:
+        seen[node] = parcel
+        return seen[7] if node == 8 and b'"reply"' in parcel else parcel
+
+    fleet.change = change
+    history = go(work, over(fleet, wait_for=3), 1).history
+    assert history.rounds[0].fates["c0"].outcome is Outcome.counted
+    assert history.rounds[0].fates["c1"].outcome is Outcome.failed
+
+
+def test_two_nodes_cannot_be_one_client(
+    work: Workload, make_fleet: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = make_fleet(("c0",), ("c1",), ("c0", "c2"))
+    federation = over(fleet, wait_for=2)
+    result = go(work, federation, 1)
+    assert set(result.history.rounds[0].fates) == {"c0", "c1"}
+    assert "says that it is 'c0', which node 7 is" in caplog.text
+
+
+def test_an_older_state_of_a_node_is_noticed(work: Workload, make_fleet: Make) -> None:
+    fleet = make_fleet()
+    old: list[bytes] = []
+
+    class TurnBack:
+        def round_started(self, event: Any) -> None:
+            old.append(fleet.states.get(7, b""))
+            if event.plan.round == 2:
+                fleet.states[7] = old[1]
+
+    federation = over(fleet)
+    history = go(
+        work, federation, 4, observers=[TurnBack()], codec_up="topk:share=0.3|int8", feedback="on"
+    ).history
+    outcomes = [record.fates["c0"] for record in history.rounds]
+    assert [fate.outcome for fate in outcomes] == [Outcome.counted] * 2 + [Outcome.failed, Outcome.counted]
+    assert "memory_lost" in outcomes[2].why
+
+
+def test_no_secret_of_a_session_is_left_when_the_run_is_closed(work: Workload, make_fleet: Make) -> None:
+    fleet = make_fleet(secagg=HONEST)
+    federation = over(fleet)
+    seen: list[bool] = []
+    work_of = fleet.work
+
+    def looked(node: int, blob: bytes) -> bytes:
+        made: bytes = work_of(node, blob)
+        seen.append(any(one.machine for one in Kept.read(fleet.states[node]).resting))
+        return made
+
+    fleet.work = looked
+    go(work, federation, 2, secagg=HONEST)
+    assert any(seen)
+    federation.close()
+    for state in fleet.states.values():
+        kept = Kept.read(state)
+        assert not kept.resting
+        assert not kept.pending
+
+
+def test_without_identities_a_lying_server_is_not_met(work: Workload, make_fleet: Make) -> None:
+    with pytest.raises(ConfigError, match="honest_server"):
+        go(work, over(make_fleet()), 1, secagg=SecAgg(Policy(smallest=3), width=64))
+
+
+def test_a_node_that_wants_secure_sums_gives_no_plain_update(work: Workload, make_fleet: Make) -> None:
+    fleet = make_fleet()
+    fleet.setups[8] = fleet.setups[8].__class__(work, ("c1",), HONEST)
+    history = go(work, over(fleet), 1).history
+    assert history.rounds[0].fates["c1"].why == "refused: ClientFailed: secagg"
+    assert history.rounds[0].count(Outcome.counted) == 3
+
+
+def test_a_node_with_another_model_says_so(work: Workload, make_fleet: Make) -> None:
+    from fedkit_clients import NumpyWorkload, Softmax
+
+    x, y = np.zeros((4, 5), np.float32), np.zeros(4, np.int64)
+    fleet = make_fleet()
+    fleet.setups[8] = fleet.setups[8].__class__(NumpyWorkload(Softmax(5, 2), {"c1": (x, y)}), ("c1",), "off")
+    assert "layout" in go(work, over(fleet), 1).history.rounds[0].fates["c1"].why
+
+
+def test_it_waits_no_longer_than_it_is_patient(
+    work: Workload, make_fleet: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = make_fleet()
+    fleet.deaf = {10}
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        history = go(work, over(fleet, patience=0.05), 1).history
+    assert set(history.rounds[0].fates) == {"c0", "c1", "c2"}
+    assert time.monotonic() - began >= 0.05
+    assert "3 of 4 can be reached" in caplog.text or "0 of 4 can be reached" in caplog.text
+
+
+def test_the_traffic_goes_on_after_a_restart(make_fleet: Make) -> None:
+    federation, other = over(make_fleet()), over(make_fleet())
+    federation.load({"traffic": {"bytes": np.array([3, 4], np.int64)}})
+    other.load(federation.save())
+    assert (other.traffic().up, other.traffic().down) == (3, 4)
