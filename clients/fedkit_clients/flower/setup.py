@@ -42,7 +42,7 @@ class Setup:
         identity: Callable[[ClientId], Identity],
         sessions: Callable[[ClientId], Sessions],
     ) -> Credentials | None:
-        """Its clients in the job's secure sessions: keys that nobody vouches for, against an honest server."""
+        """Its clients in secure sessions: keys that nobody vouches for, against an honest server only."""
         if job.secagg is None:
             return None
         own = job.secagg if isinstance(self.secagg, str) else self.secagg
