@@ -20,6 +20,9 @@ help: ## Show this list
 demo: $(VENV)/.demo ## Run a federation on handwritten digits and leave a report (under a minute)
 	@$(BIN)/fedkit run digits
 
+demo-deploy: $(VENV)/.dev ## An aggregator and five devices over TLS; one of each is killed on the way (half a minute)
+	@$(BIN)/python clients/demo-deploy/demo.py
+
 test: check ## Run all tests, type checks and lint (about five minutes)
 
 check: $(VENV)/.dev lint types tests
@@ -94,5 +97,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -c constraints.txt -e '.[dev,torch]'
 	@touch $@ $(VENV)/.demo
 
-.PHONY: help demo test check tests types lint format test-wheel bench-codecs bench-flower bench-secagg bench-simulation prove-codecs prove-fuzz \
+.PHONY: help demo demo-deploy test check tests types lint format test-wheel bench-codecs bench-flower bench-secagg bench-simulation prove-codecs prove-fuzz \
 	prove-fedprox prove-mnist prove-heart prove-dropout prove-secagg clean

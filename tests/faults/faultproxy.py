@@ -23,7 +23,7 @@ _GATEWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 4\r\nConnection: close\
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 _TLS = b"\x16"
 _LINGER = struct.pack("ii", 1, 0)
-_SERVER_SECONDS = 0.05
+_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,7 @@ class _Link:
 
     async def _break(self, to: asyncio.StreamWriter) -> None:
         faults, draw = self._proxy.faults, self._draws.random()
+        await asyncio.sleep(_SECONDS)  # what has passed is read by then: a reset takes what is not
         if draw < faults.reset:
             self._proxy.met["reset"] += 1
             for end in self._ends:
@@ -205,7 +206,7 @@ class _Link:
         elif to is self._client and draw < faults.reset + faults.truncate:
             self._proxy.met["truncate"] += 1
             to.close()
-            await asyncio.sleep(_SERVER_SECONDS)
+            await asyncio.sleep(_SECONDS)
         else:
             self._proxy.met["cut"] += 1
         raise _Broken

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-BIG = {"rounds": 3, "clients": 2, "hidden": 256, "codecs": ("none", "none", "off")}
+BIG = {"rounds": 2, "clients": 2, "hidden": 256, "codecs": ("none", "none", "off")}
 """Models and updates of 77 kB."""
 PLAIN = ("twice", "gateway")
 """Of these the proxy needs to see requests."""
@@ -16,7 +16,7 @@ LINKS = {
     "truncated": ({"cut": 30_000, "truncate": 1.0}, ("truncate",)),
     "late": ({"delay": 0.02}, ("delay",)),
     "slow": ({"drip": 150_000}, ("drip",)),
-    "twice": ({"twice": 0.3}, ("twice",)),
+    "twice": ({"twice": 0.15}, ("twice",)),
     "gateway": ({"gateway": 0.2}, ("gateway",)),
     "everything": (
         {"cut": 60_000, "reset": 0.3, "truncate": 0.3, "delay": 0.005, "twice": 0.02, "gateway": 0.1},
