@@ -28,7 +28,11 @@ CODES: Final = {
     8: "CLIENT_APP_CRASHED",
 }
 """Flower's error codes."""
-_CLASS = re.compile(r"<class '(?:\w+\.)*(\w{1,80})'>")
+_CLASS = re.compile(r"<class '(?:[\w.]+\.)?(\w{1,80})'>(?::<'(\w{1,80})'>$)?")
+
+
+class NodeError(Exception):
+    """For Flower, which sends an exception's text to the server: this one's is the name of a class."""
 
 
 def record(blob: bytes) -> ArrayRecord:
@@ -84,4 +88,5 @@ def _reply(message: Message) -> Reply:
 def _error(error: Error) -> tuple[str, str]:
     """Code and class; the text may hold what is a client's own, and stays in the node's log."""
     found = _CLASS.match(error.reason or "")
-    return CODES.get(error.code, f"CODE_{error.code}"), found[1] if found else ""
+    kind = "" if found is None else found[2] if found[1] == NodeError.__name__ and found[2] else found[1]
+    return CODES.get(error.code, f"CODE_{error.code}"), kind

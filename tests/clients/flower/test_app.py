@@ -55,7 +55,7 @@ def fleet(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Progr
     try:
         programs.superlink()
         for number in range(3):
-            config = {"scenario": str(toy), "partition-id": number, "num-partitions": 3}
+            config: dict[str, str | int] = {"scenario": str(toy), "partition-id": number, "num-partitions": 3}
             programs.supernode(f"node-{number}", config)
         yield programs
     finally:

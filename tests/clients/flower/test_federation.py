@@ -94,7 +94,13 @@ def test_a_node_gets_one_message_at_a_time(work: Workload, make_fleet: Make) -> 
     fleet = make_fleet(("c0", "c1", "c2", "c3"))
     open_at_once: list[int] = []
     push = fleet.push
-    fleet.push = lambda *given: (open_at_once.append(len(fleet.waiting)), push(*given))[1]
+
+    def counted(*given: Any) -> str:
+        open_at_once.append(len(fleet.waiting))
+        name: str = push(*given)
+        return name
+
+    fleet.push = counted
     go(work, over(fleet), evaluate_on="clients")
     assert set(open_at_once) == {0}
 
