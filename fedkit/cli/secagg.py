@@ -51,7 +51,12 @@ def plan(
     sigma: Annotated[
         int, typer.Option(help="Secrecy fails with at most 2^-sigma; 0: 80 if the server may lie, else 40.")
     ] = Policy.sigma,
-    n_min: Annotated[int, typer.Option(help="Fewest clients of a sum; 0: those who stay at least.")] = 0,
+    n_min: Annotated[
+        int,
+        typer.Option(
+            help="Fewest clients of a sum: those that might collude and those to hide among; 0: who stay."
+        ),
+    ] = 0,
     neighbours: Annotated[int, typer.Option(help="k by hand; 0: chosen. Takes --threshold too.")] = 0,
     threshold: Annotated[int, typer.Option(help="t by hand; 0: chosen. Takes --neighbours too.")] = 0,
     loss: Annotated[
@@ -186,10 +191,11 @@ def _notes(found: _Plan) -> list[str]:
 
 def _refused(found: _Plan) -> str:
     """k and t by hand that lose more rounds than the policy allows."""
+    share, odds = found.policy.dropout, _power(found.chosen.correctness)
     return (
-        f"A run refuses these k and t: with a share of {found.policy.dropout:g} lost somebody keeps "
-        f"fewer than {found.chosen.threshold} neighbours with probability {_power(found.chosen.correctness)}, where "
-        f"2^-{CORRECTNESS_BITS} is allowed. Lower --threshold or --dropout, or take more neighbours."
+        f"A run refuses these k and t: with a share of {share:g} lost somebody keeps fewer than "
+        f"{found.chosen.threshold} neighbours with probability {odds}, where 2^-{CORRECTNESS_BITS} is "
+        "allowed. Lower --threshold or --dropout, or take more neighbours."
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import sha256
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from fedkit.seeds import Stream
 
 Neighbours: TypeAlias = NDArray[np.int32]
 
+BITS = 1 << 24  # bytes that a bit for each pair of clients may take, which is quickest to look up
 MOST_SWAPS = 100  # tried for each client of a cycle; nearly always one or two do
 MOST_DRAWS = 100  # of all cycles: those of small dense graphs can leave no room for the last one
 
@@ -64,41 +65,80 @@ def _cycles(n: int, degree: int, seed: bytes) -> Neighbours:
 
 
 def _draw(n: int, degree: int, random: Stream) -> Neighbours | None:
-    edges = _Edges(n)
     found = np.empty((n, degree), np.int32)
+    edges = _edges(found)
     for at in range(0, degree, 2):
         cycle = _new_edges_only(random.permutation(n), edges, random)
         if cycle is None:
             return None
-        edges.add(cycle)
         found[cycle, at], found[cycle, at + 1] = np.roll(cycle, 1), np.roll(cycle, -1)
+        edges.add(cycle)
     found.sort(axis=1)
     return found
 
 
-class _Edges:
-    """The edges of earlier cycles, one bit for each pair a < b at a n + b."""
+def _edges(found: Neighbours) -> _Edges:
+    """Those of a table that is to be filled, in memory of its order."""
+    n = len(found)
+    return _Bits(n) if n * n // 8 <= max(BITS, found.nbytes) else _Rows(found)
+
+
+class _Edges(Protocol):
+    """The edges of earlier cycles between n clients."""
+
+    n: int
+
+    def add(self, cycle: NDArray[np.int64]) -> None:
+        """All edges of a cycle."""
+
+    def repeated(self, cycle: NDArray[np.int64]) -> list[int]:
+        """Where in the cycle an edge to the next client is not new."""
+        ...
+
+    def has(self, a: int, b: int) -> bool:
+        """Whether there is an edge between a and b."""
+        ...
+
+
+class _Rows:
+    """Looked up in the table of neighbours itself, whose first columns are filled: for many clients with few
+    neighbours each, where a bit for each pair would be the larger table.
+    """
+
+    def __init__(self, found: Neighbours) -> None:
+        self.n, self._found, self._filled = len(found), found, 0
+
+    def add(self, cycle: NDArray[np.int64]) -> None:
+        self._filled += 2
+
+    def repeated(self, cycle: NDArray[np.int64]) -> list[int]:
+        same = self._found[cycle, : self._filled] == np.roll(cycle, -1)[:, None]
+        return [int(i) for i in np.flatnonzero(same.any(axis=1))]
+
+    def has(self, a: int, b: int) -> bool:
+        return bool((self._found[a, : self._filled] == b).any())
+
+
+class _Bits:
+    """One bit for each pair a < b, at a n + b."""
 
     def __init__(self, n: int) -> None:
         self.n = n
         self._bits = bytearray(n * n // 8 + 1)
 
     def add(self, cycle: NDArray[np.int64]) -> None:
-        """All edges of a cycle."""
         codes = self._codes(cycle)
         view = np.frombuffer(self._bits, np.uint8)
         np.bitwise_or.at(view, codes >> 3, (1 << (codes & 7)).astype(np.uint8))
 
     def repeated(self, cycle: NDArray[np.int64]) -> list[int]:
-        """Where in the cycle an edge to the next client is not new."""
         codes = self._codes(cycle)
         view = np.frombuffer(self._bits, np.uint8)
         return [int(i) for i in np.flatnonzero(view[codes >> 3] >> (codes & 7) & 1)]
 
-    def has(self, a: int, b: int) -> int:
-        """1 if there is an edge between a and b, else 0."""
+    def has(self, a: int, b: int) -> bool:
         code = a * self.n + b if a < b else b * self.n + a
-        return self._bits[code >> 3] >> (code & 7) & 1
+        return self._bits[code >> 3] >> (code & 7) & 1 == 1
 
     def _codes(self, cycle: NDArray[np.int64]) -> NDArray[np.int64]:
         following = np.roll(cycle, -1)

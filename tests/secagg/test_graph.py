@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from hashlib import sha256
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_every_seed_gives_a_graph(data: st.DataObject, n: int) -> None:
 
 def test_a_mere_union_of_cycles_would_repeat_edges() -> None:
     """What the swaps are for."""
-    edges = graph._Edges(1000)
+    edges = graph._Bits(1000)
     repeated = 0
     for i in range(39):
         cycle = stream(i, "cycle").permutation(1000)
@@ -77,7 +78,7 @@ def test_a_mere_union_of_cycles_would_repeat_edges() -> None:
 
 
 def test_edges_know_what_was_added() -> None:
-    edges = graph._Edges(7)
+    edges = graph._Bits(7)
     edges.add(np.array([3, 0, 6, 1, 5, 2, 4]))
     there = {(3, 0), (0, 6), (6, 1), (1, 5), (5, 2), (2, 4), (4, 3)}
     for a in range(7):
@@ -157,3 +158,21 @@ def test_a_graph_that_is_not_found_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(graph, "MOST_SWAPS", 0)
     with pytest.raises(ConfigError, match="use fewer neighbours"):
         neighbours.__wrapped__(12, 8, SEED)
+
+
+@pytest.mark.parametrize(("n", "degree"), [(40, 6), (129, 90), (300, 80)])
+def test_bits_and_rows_find_the_same_edges(monkeypatch: pytest.MonkeyPatch, n: int, degree: int) -> None:
+    bits = neighbours.__wrapped__(n, degree, SEED)
+    monkeypatch.setattr(graph, "_edges", graph._Rows)
+    assert np.array_equal(neighbours.__wrapped__(n, degree, SEED), bits)
+
+
+def test_memory_grows_with_the_edges_not_with_all_pairs() -> None:
+    """Of 40,000 clients a bit for each pair would be 200 MB."""
+    n, degree = 40_000, 20
+    tracemalloc.start()
+    found = neighbours.__wrapped__(n, degree, SEED)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert is_graph(found)
+    assert peak < 6 * found.nbytes
