@@ -78,7 +78,7 @@ class App:
     async def _job(self, request: Request) -> Response:
         self._demand_open()
         job = await run_in_threadpool(self._journal.meta, "job")
-        tag = f'"{await run_in_threadpool(self._journal.meta, "job_id")}"'
+        tag = f'"{await run_in_threadpool(self._journal.meta, "job_id")}.{self._run()}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
         data = job if isinstance(job, bytes) else b""
@@ -88,6 +88,7 @@ class App:
         client, wait = _client(request), request.query_params.get("wait", "0")
         if not re.fullmatch(r"[0-9]{1,2}", wait) or int(wait) > LONGEST:
             raise Refusal(400, "request", f"wait is not a whole number of seconds up to {LONGEST}")
+        await run_in_threadpool(self._demand_run, request)
         end = time.monotonic() + int(wait)
         with self._bells.hung(client) as bell:
             while True:
@@ -132,6 +133,7 @@ class App:
         }
 
     async def _ack(self, request: Request) -> Response:
+        await run_in_threadpool(self._demand_run, request)
         given = _given(request, "settled", "tasks")
         tasks = [fields.integer(task, "task") for task in fields.items(given["tasks"], "tasks")]
         settled = [wire.read_key(key) for key in fields.items(given["settled"], "settled")]
@@ -148,6 +150,7 @@ class App:
 
     async def _begin(self, request: Request) -> Response:
         self._demand_open()
+        await run_in_threadpool(self._demand_run, request)
         given = _given(request, "bytes", "key", "sha256")
         digest = fields.text(given["sha256"], "sha256")
         if not _DIGEST.fullmatch(digest):
@@ -164,6 +167,7 @@ class App:
 
     async def _append(self, request: Request) -> Response:
         self._demand_open()
+        await run_in_threadpool(self._demand_run, request)
         offset, body = request.headers.get("upload-offset", ""), request.scope["fedkit.body"]
         if not re.fullmatch(r"[0-9]{1,15}", offset):
             raise Refusal(400, "request", "Upload-Offset is missing or no number")
@@ -171,6 +175,15 @@ class App:
             self._uploads.append, _client(request), request.path_params["name"], int(offset), body
         )
         return Response(status_code=201 if held == size else 204, headers={"Upload-Offset": str(held)})
+
+    def _run(self) -> str:
+        return str(self._journal.meta("run") or "")
+
+    def _demand_run(self, request: Request) -> None:
+        """Refusal 409 `run`: the device means another run, whose rounds are numbered as these are."""
+        named, own = request.query_params.get("run"), self._run()
+        if named is not None and named != own:
+            raise Refusal(409, "run", f"this is run {own!r}: fetch the job, and forget the other run's tasks")
 
     def _demand_open(self) -> None:
         if self._draining:

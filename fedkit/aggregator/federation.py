@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fedkit import jobfile, wire
@@ -27,6 +28,8 @@ log = logging.getLogger("fedkit")
 
 REACH = 120.0
 """Seconds for which a client counts as reachable after it was heard of."""
+RUN_BYTES = 8
+"""Of the id of a run, by which devices tell it from another run of the same job."""
 _BEAT = 1.0
 _SESSION = 1 << 16
 """Most bytes of a message of a session beside its vector, and beside 80 for each neighbour."""
@@ -70,7 +73,8 @@ class EdgeFederation:
                 "another directory, or serve the scenario it was made for"
             )
         most = wire.OVERHEAD + wire.HEADER_LIMIT + _longest(job)
-        self._journal.put(durable=True, job_id=job.id, job=jobfile.encode(job), most=most)
+        run = str(self._journal.meta("run") or secrets.token_hex(RUN_BYTES))
+        self._journal.put(durable=True, job_id=job.id, job=jobfile.encode(job), most=most, run=run)
         self._leases.abandon_sessions()
         self._uploads.sweep()
         self._layout = job.layout

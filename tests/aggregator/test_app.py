@@ -7,6 +7,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedkit import jobfile, wire
+from fedkit.aggregator.federation import EdgeFederation
+from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.registry import Roster
 from fedkit.federation import Verdict
 from fedkit.messages import EncodedUpdate, Key
 
@@ -30,9 +34,9 @@ def test_the_job_as_bytes_with_its_id(site: Any, call: Callable[..., Any]) -> No
     async def use(device: Any) -> None:
         got = await device.ask("GET", "/v1/job")
         assert (got.status_code, jobfile.decode(got.content).id) == (200, site.job.id)
-        assert got.headers["etag"] == f'"{site.job.id}"'
+        assert got.headers["etag"] == f'"{site.job.id}.{site.journal.meta("run")}"'
         assert (got.headers["fedkit-version"], got.headers["fedkit-time"]) == ("1", "1790000000")
-        again = await device.ask("GET", "/v1/job", more={"If-None-Match": f'"{site.job.id}"'})
+        again = await device.ask("GET", "/v1/job", more={"If-None-Match": got.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
 
     call(use)
@@ -279,3 +283,41 @@ def test_whatever_comes_is_answered_and_changes_nothing(
     call(use)
     assert not site.federation.outstanding()
     assert list((site.directory / "uploads").iterdir()) == []
+
+
+def test_requests_about_another_run_are_refused(site: Any, call: Callable[..., Any]) -> None:
+    task = site.task("alice")
+    site.federation.send([task])
+    own, other = site.journal.meta("run"), "0" * 16
+
+    async def use(device: Any) -> None:
+        asked: list[tuple[str, str, bytes]] = [
+            ("GET", "/v1/tasks?wait=0&run={}", b""),
+            ("POST", "/v1/ack?run={}", b'{"settled": [], "tasks": [1]}'),
+            (
+                "POST",
+                "/v1/uploads?run={}",
+                json.dumps({"bytes": 9, "key": wire.key_row(task.key), "sha256": "a" * 64}).encode(),
+            ),
+        ]
+        for method, target, body in asked:
+            got = await device.ask(method, target.format(other), body)
+            assert (got.status_code, got.json()["error"]) == (409, "run"), target
+        for method, target, body in asked:
+            assert (await device.ask(method, target.format(own), body)).status_code == 200, target
+        name = (
+            await device.post("/v1/uploads", {"bytes": 9, "key": wire.key_row(task.key), "sha256": "a" * 64})
+        ).json()["id"]
+        got = await device.ask("PATCH", f"/v1/uploads/{name}?run={other}", b"x", more={"Upload-Offset": "0"})
+        assert (got.status_code, got.json()["error"]) == (409, "run")
+
+    call(use)
+
+
+def test_a_run_keeps_its_id_and_another_has_another(site: Any, tmp_path: Path) -> None:
+    run = site.journal.meta("run")
+    assert site.again().journal.meta("run") == run
+    journal = Journal(tmp_path / "other")
+    EdgeFederation(journal, Roster({})).open(site.job)
+    assert journal.meta("run") != run
+    journal.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -33,6 +34,10 @@ class Refused(FedkitError):
     def __init__(self, status: int, word: str, message: str) -> None:
         super().__init__(f"the aggregator refuses ({status} {word}): {message}")
         self.status, self.word = status, word
+
+
+class OtherRun(FedkitError):
+    """The aggregator has another run than the one that was joined."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,14 @@ def offset(headers: Mapping[str, str], size: int) -> int:
     if not (told.isascii() and told.isdigit() and len(told) < 16 and int(told) <= size):
         raise WireError(f"Upload-Offset is {shown(told)}")
     return int(told)
+
+
+def run_of(headers: Mapping[str, str]) -> str:
+    """The id of the run in the ETag of a job."""
+    found = re.fullmatch(r'"[^".]*\.([0-9a-f]{16})"', headers.get("ETag", ""))
+    if not found:
+        raise WireError(f"the ETag of the job is {shown(headers.get('ETag', ''))}")
+    return found[1]
 
 
 def understood(read: Callable[[], T]) -> T:

@@ -20,7 +20,8 @@ from fedkit.secureclient import Credentials, task_key
 from fedkit.trainer import Workload, frozen, travelling
 from fedkit_clients.edge.device import Device
 from fedkit_clients.edge.models import Fetch, Models
-from fedkit_clients.edge.spool import Root, Spool
+from fedkit_clients.edge.root import Root
+from fedkit_clients.edge.spool import Spool
 from fedkit_clients.edge.talk import Talk, lost
 
 log = logging.getLogger("fedkit.edge")
@@ -34,6 +35,7 @@ class Joined:
     What it did is safe on the disk when a method returns; of secure sessions, what must be remembered is.
     """
 
+    run: str
     job: Job
     spool: Spool
     participant: Participant
@@ -105,6 +107,7 @@ class Joined:
 
 
 def begin(
+    run: str,
     data: bytes,
     client: ClientId,
     workload: Workload,
@@ -113,7 +116,7 @@ def begin(
     device: Device,
     fetching: Callable[[Spool], Fetch],
 ) -> Joined:
-    """Take part in the job in `data`, going on where the spool of `root` is.
+    """Take part in a run of the job in `data`, going on where the spool of `root` is.
 
     vouch: who the client is in secure sessions. fetching: how blobs come. WireError: the job is not
     understood; ConfigError: this client cannot take part.
@@ -123,13 +126,13 @@ def begin(
     except ClientFailed as error:
         raise ConfigError(f"this client cannot take part: {error}; install what it names") from error
     _demand_fit(job, workload, client, vouch)
-    spool = root.begin(job.id, data)
+    spool = root.begin(run, job.id, data)
     credentials = vouch(device.floors(job)) if vouch is not None else None
     participant = Participant(job, workload, spool.store, credentials)
     participant.restore(spool.pending())
     fetch = fetching(spool)
     models = Models(spool.folder / "models", job, workload, fetch)
-    joined = Joined(job, spool, participant, models, fetch, Talk(job.id, client), device)
+    joined = Joined(run, job, spool, participant, models, fetch, Talk(job.id, client), device)
     for held in spool.held():
         joined.hold(*held)
     log.info("joined job %s as %s", job.id, client)

@@ -17,15 +17,16 @@ from fedkit.errors import WireError
 from fedkit.federation import Verdict
 from fedkit.messages import ClientId
 from fedkit.trainer import Workload
-from fedkit_clients.edge.answers import Refused, Unreachable
+from fedkit_clients.edge.answers import OtherRun, Refused, Unreachable
 from fedkit_clients.edge.backoff import Backoff
 from fedkit_clients.edge.device import Device
 from fedkit_clients.edge.joined import Joined, Vouch, begin
 from fedkit_clients.edge.membership import Membership
 from fedkit_clients.edge.models import Fetch
 from fedkit_clients.edge.offers import Blob, Offer
+from fedkit_clients.edge.root import Root
 from fedkit_clients.edge.sessions import vouch
-from fedkit_clients.edge.spool import Root, Spool, newest_first, read_task, remove
+from fedkit_clients.edge.spool import Spool, newest_first, read_task, remove
 from fedkit_clients.edge.transport import Transport
 
 log = logging.getLogger("fedkit.edge")
@@ -39,10 +40,6 @@ FRAME, CONTEXT = 1 << 21, 16
 """Most bytes of a task's frame beside its context, and how many models that may hold."""
 _UNWANTED = frozenset((404, 409, 411, 413))
 """Answers after which an upload is not tried again; others may be mended at the server."""
-
-
-class OtherJob(Exception):
-    """The aggregator has another job than the one that was joined."""
 
 
 class EdgeClient:
@@ -98,6 +95,9 @@ class EdgeClient:
         """
         try:
             self._step(self._joined or self._join())
+        except OtherRun as error:
+            log.warning("%s", error)
+            self._join_anew()
         except OSError:
             self._joined = None
             raise
@@ -108,9 +108,6 @@ class EdgeClient:
             self._ask(joined)
         except (Unreachable, Refused) as error:
             fault = error
-        except OtherJob:
-            self._join_anew()
-            return
         joined.train()
         joined.answer()
         if not getattr(fault, "after", 0.0):
@@ -125,30 +122,30 @@ class EdgeClient:
 
     def _join(self) -> Joined:
         """Begin with the job that was joined before this process began, or else with the aggregator's."""
-        data = self._root.job()
-        if data is not None:
+        held = self._root.job()
+        if held is not None:
             try:
-                return self._begin(data)
+                return self._begin(*held)
             except WireError as error:
                 log.error("the job in the spool is damaged (%s): it is fetched again", error)
         return self._join_anew()
 
     def _join_anew(self) -> Joined:
         """Begin with the job that the aggregator has; Unreachable if that is the one we have."""
-        data, held = self._transport.job(), self._joined
+        (run, data), held = self._transport.job(), self._joined
+        if held and held.run == run:
+            raise Unreachable(f"there is another run, the aggregator says, but its run is {run} still")
         try:
-            joined = self._begin(data)
+            return self._begin(run, data)
         except WireError as error:
             raise Unreachable(f"the job is not understood: {error}") from error
-        if held and held.job.id == joined.job.id:
-            raise Unreachable(f"tasks of another job came, but the job is {joined.job.id} still")
-        return joined
 
-    def _begin(self, data: bytes) -> Joined:
-        fetching = partial(_fetching, self._transport)
+    def _begin(self, run: str, data: bytes) -> Joined:
+        fetching, root = partial(_fetching, self._transport), self._root
         self._joined = begin(
-            data, self._client, self._workload, self._root, self._vouch, self._device, fetching
+            run, data, self._client, self._workload, root, self._vouch, self._device, fetching
         )
+        self._transport.run = run
         self._offers.clear()
         return self._joined
 
@@ -180,7 +177,7 @@ class EdgeClient:
             frame = _framed(joined, offer.frame)
             task = read_task(frame)
             if task.key.job != joined.job.id:
-                raise OtherJob(task.key.job)
+                raise OtherRun(f"a task of job {task.key.job} came, {joined.job.id} was joined")
             if task.key.client != self._client or task.version != offer.version:
                 raise WireError(f"it is for client {task.key.client!r} and version {task.version}")
             joined.models.bring(offer)

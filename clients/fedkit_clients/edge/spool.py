@@ -1,6 +1,5 @@
 """What a client must not lose, on disk: tasks, finished updates, what it remembers.
 
-    job                    the job that the client has joined, as it came
     ID/tasks/FRAME         digest of the model (32 bytes), then the task's frame without it
     ID/held/FRAME          digest of the model, memory that waits for a verdict, the task's frame: one that
                            secure sessions answer, of which nothing else is on the disk
@@ -9,8 +8,8 @@
     ID/memory/             committed memory; memory.bin says which of its files count
     ID/models/, ID/parts/  models, and downloads that are not whole yet
 
-ID is the job's id, FRAME the SHA-256 of the task's frame. Every step is one rename, so a process killed at
-any instant leaves one state or the next.
+ID names job and run (root.py), FRAME is the SHA-256 of the task's frame. Every step is one rename, so a
+process killed at any instant leaves one state or the next.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -29,9 +27,9 @@ from numpy.typing import NDArray
 
 from fedkit import fields, packing, wire
 from fedkit.clientstore import MemoryStore
-from fedkit.errors import CheckpointError, ConfigError, WireError
+from fedkit.errors import CheckpointError, WireError
 from fedkit.messages import Key, Task
-from fedkit.runfolder import lock_file, sync
+from fedkit.runfolder import sync
 from fedkit.tensors import Memory, State
 from fedkit_clients.edge.offers import Blob
 
@@ -45,7 +43,6 @@ CACHE = 1 << 24
 _LENGTH = 8
 _DIGEST = 32
 _STAGES = ("uploaded", "finished", "held", "tasks")
-_JOB = re.compile(r"[0-9a-f]{16}")
 _NAME = re.compile(r"[0-9a-f]{64}")
 
 
@@ -73,36 +70,6 @@ def remove(path: Path) -> None:
 def newest_first(folder: Path) -> list[Path]:
     """The files of a folder, the one that was written last first."""
     return sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-
-
-class Root:
-    """The directory of a client, which one process has to itself; ConfigError if another has it."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_file(directory / "lock")
-        except OSError as error:
-            raise ConfigError(f"{directory} cannot be used: {error.strerror}") from error
-
-    def job(self) -> bytes | None:
-        """The job that was joined last, as it came."""
-        path = self._directory / "job"
-        return path.read_bytes() if path.exists() else None
-
-    def begin(self, job: str, data: bytes) -> Spool:
-        """The spool of a job; what is left of other jobs is removed."""
-        if self.job() != data:
-            write_file(self._directory / "job", data)
-        for folder in self._directory.iterdir():
-            if folder.is_dir() and folder.name != job and _JOB.fullmatch(folder.name):
-                shutil.rmtree(folder)
-        return Spool(self._directory / job)
-
-    def close(self) -> None:
-        """Let another process have it."""
-        self._lock.close()
 
 
 class Spool:

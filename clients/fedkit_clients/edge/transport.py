@@ -23,11 +23,13 @@ from fedkit.wire import key_row
 from fedkit_clients.edge.answers import (
     TIMEOUT,
     Answer,
+    OtherRun,
     Refused,
     Unreachable,
     offset,
     read_short,
     reason,
+    run_of,
     understood,
 )
 from fedkit_clients.edge.audit import Audit
@@ -61,8 +63,8 @@ class Transport:
     server: the aggregator's key, without which https is not spoken; plain http is for this machine only.
     transport: another way to send requests than over the network, for tests. clock: unix seconds of this
     device; how far it is from the aggregator's is learned on the way. meter: counts what goes over the link.
-    audit: told of all that leaves the device. proxy: as http://HOST:PORT. gained: bytes of blobs and replies
-    that will not travel again, whatever breaks.
+    audit: told of all that leaves the device. proxy: as http://HOST:PORT. run: the one that was joined, which
+    requests name. gained: bytes of blobs and replies that will not travel again, whatever breaks.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class Transport:
         self._meter, self._audit = meter if meter is not None else Meter(), audit
         self._ahead = 0.0  # of the aggregator's clock over this one
         self._piece = PIECE
-        self.gained = 0
+        self.run, self.gained = "", 0
         try:
             self._address = httpx.URL(address)
         except (httpx.InvalidURL, TypeError) as error:
@@ -100,19 +102,20 @@ class Transport:
         """Close the connections."""
         self._http.close()
 
-    def job(self) -> bytes:
-        """The bytes of the job."""
-        return self._call("GET", "/v1/job", limit=jobfile.LIMIT).body
+    def job(self) -> tuple[str, bytes]:
+        """The run that is open, and the bytes of its job."""
+        answer = self._call("GET", "/v1/job", limit=jobfile.LIMIT)
+        return understood(lambda: run_of(answer.headers)), answer.body
 
     def news(self, wait: int) -> News:
         """Verdicts and tasks, as soon as there are some or after `wait` seconds."""
-        answer = self._call("GET", f"/v1/tasks?wait={wait}", patience=wait)
+        answer = self._call("GET", self._in_run(f"/v1/tasks?wait={wait}"), patience=wait)
         return understood(lambda: read_news(answer.body))
 
     def acknowledge(self, tasks: Sequence[int], settled: Sequence[Key]) -> None:
         """These tasks are safe here, these verdicts are acted upon."""
         body = {"settled": [key_row(key) for key in settled], "tasks": list(tasks)}
-        self._call("POST", "/v1/ack", _json(body).encode())
+        self._call("POST", self._in_run("/v1/ack"), _json(body).encode())
 
     def blob(self, blob: Blob, part: Path) -> bytes:
         """The bytes of a blob; `part` holds what came of them, across calls and processes.
@@ -143,14 +146,18 @@ class Transport:
             self._audit.message(frame)
         digest = hashlib.sha256(frame).hexdigest()
         body = _json({"bytes": len(frame), "key": key_row(key), "sha256": digest}).encode()
-        answer = self._call("POST", "/v1/uploads", body)
+        answer = self._call("POST", self._in_run("/v1/uploads"), body)
         place, at = understood(lambda: _begun(answer.body, len(frame)))
         turns = 0
         while at < len(frame):
-            after = self._append(f"/v1/uploads/{place}", at, frame, turns < CORRECTIONS)
+            after = self._append(self._in_run(f"/v1/uploads/{place}"), at, frame, turns < CORRECTIONS)
             self.gained += max(0, after - at)
             turns, at = turns + (after <= at), after
         gc.collect()  # requests and their answers stand in a circle, and they hold the frame
+
+    def _in_run(self, target: str) -> str:
+        """The target of a request that is about the run that was joined."""
+        return f"{target}{'&' if '?' in target else '?'}run={self.run}" if self.run else target
 
     def _append(self, target: str, at: int, frame: bytes, correct: bool) -> int:
         """Where to go on after the piece at `at`; the next is smaller if the link did not bear this one."""
@@ -267,6 +274,8 @@ class Transport:
         if spoken != str(signing.VERSION):
             told = f"it speaks version {shown(spoken)} of the protocol, this client {signing.VERSION}"
             raise Refused(400, "version", told)
+        if (status, word) == (409, "run"):
+            raise OtherRun(message)
         if status >= 400:
             raise Refused(status, word, message)
 

@@ -98,10 +98,16 @@ class Aggregator(httpx.BaseTransport):
         self.log: list[tuple[str, str, int]] = []
         self.time, self.nonces = 1_790_000_000, set[str]()
         self.retry_after = "0"
+        self.run = sha(repr((down, base)).encode())[:16]
         self.offers_all = self.tells_all = False
         self.begin()
 
     # the run
+
+    @property
+    def folder(self) -> str:
+        """Where a device keeps the run."""
+        return f"{self.job.id}-{self.run}"
 
     @property
     def done(self) -> bool:
@@ -181,7 +187,10 @@ class Aggregator(httpx.BaseTransport):
     def _answer(self, method: str, target: str, request: httpx.Request) -> httpx.Response:
         path = target.partition("?")[0]
         if path == "/v1/job":
-            return httpx.Response(200, content=job_bytes(self.job), headers={"ETag": self.job.id})
+            tag = f'"{self.job.id}.{self.run}"'
+            return httpx.Response(200, content=job_bytes(self.job), headers={"ETag": tag})
+        if request.url.params.get("run", self.run) != self.run:
+            return error(409, "run")
         if path == "/v1/tasks":
             return self._news()
         if path == "/v1/ack":

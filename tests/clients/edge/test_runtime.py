@@ -288,7 +288,7 @@ def test_tasks_and_verdicts_that_come_again_change_nothing(
             client.step()
         client.close()
     assert list(server.results.values()) == expected
-    posts = [target for _, target, _ in server.log if target == "/v1/uploads"]
+    posts = [target for _, target, _ in server.log if target.startswith("/v1/uploads?")]
     assert len(posts) == len(expected)
 
 
@@ -318,7 +318,7 @@ def test_waits_are_as_long_as_the_aggregator_wants_and_training_goes_on(
 
     def fault(method: str, target: str, number: int) -> str | None:
         nonlocal posts
-        posts += target == "/v1/uploads"
+        posts += target.startswith("/v1/uploads?")
         return "503" if posts else None
 
     aggregator.fault, aggregator.retry_after = fault, "77"
@@ -336,7 +336,7 @@ def test_without_a_link_what_lies_in_the_spool_is_trained(tmp_path: Path, aggreg
     client._join().train = lambda: None  # type: ignore[method-assign]
     client.step()
     client.close()
-    folder = tmp_path / aggregator.job.id
+    folder = tmp_path / aggregator.folder
     assert len(list((folder / "tasks").iterdir())) == 1
     aggregator.fault = lambda method, target, number: "away"
     again = make_client(aggregator, tmp_path)
@@ -354,12 +354,12 @@ def test_another_job_is_joined_when_its_tasks_come(
     go(old, tmp_path)
     assert old.job.id != new.job.id
     go(new, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["job", "lock", new.job.id])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["job", "lock", new.folder])
 
 
 def test_what_a_device_keeps_does_not_grow(tmp_path: Path, aggregator: Any) -> None:
     go(aggregator, tmp_path)
-    folder = tmp_path / aggregator.job.id
+    folder = tmp_path / aggregator.folder
     left = {name: len(list((folder / name).iterdir())) for name in ("tasks", "finished", "uploaded", "parts")}
     assert left == {"tasks": 0, "finished": 0, "uploaded": 0, "parts": 0}
     assert len(list((folder / "models").iterdir())) <= 3
@@ -399,7 +399,7 @@ def test_an_upload_that_is_not_wanted_is_forgotten(tmp_path: Path, aggregator: A
     aggregator._begin = lambda body: httpx.Response(409, json={"error": "other", "message": "another stands"})
     client = make_client(aggregator, tmp_path)
     client.step()
-    assert not list((tmp_path / aggregator.job.id / "finished").iterdir())
+    assert not list((tmp_path / aggregator.folder / "finished").iterdir())
     aggregator._begin = begin
     client.close()
     assert not aggregator.results
@@ -414,7 +414,7 @@ def test_a_model_that_is_lost_is_told(tmp_path: Path, aggregator: Any) -> None:
 
     def forgetful(offer: Any) -> None:
         bring(offer)
-        for path in (tmp_path / aggregator.job.id / "models").iterdir():
+        for path in (tmp_path / aggregator.folder / "models").iterdir():
             path.write_bytes(path.read_bytes()[:-1])
 
     joined.models.bring = forgetful  # type: ignore[method-assign]
@@ -422,3 +422,30 @@ def test_a_model_that_is_lost_is_told(tmp_path: Path, aggregator: Any) -> None:
     client.close()
     (reply,) = map(decode, told)
     assert (reply.code, reply.exception) == ("model", "WireError")  # type: ignore[union-attr]
+
+
+def test_another_run_of_the_same_job_gets_nothing_of_the_old_one(
+    tmp_path: Path, new_aggregator: Callable[..., Any]
+) -> None:
+    old, new = new_aggregator(), new_aggregator()
+    old.fault = lambda method, target, number: "away" if target.startswith("/v1/uploads") else None
+    client = make_client(old, tmp_path)
+    with pytest.raises(Unreachable):
+        client.step()
+    client.close()
+    assert list((tmp_path / old.folder / "finished").iterdir())
+    new.run = "f" * 16
+    assert go(new, tmp_path) == 0
+    assert new.folder != old.folder
+    assert not (tmp_path / old.folder).exists()
+    assert list(new.results.values()) == new_aggregator().direct()
+
+
+def test_a_run_that_is_another_and_is_not(tmp_path: Path, aggregator: Any) -> None:
+    client = make_client(aggregator, tmp_path)
+    client._join()
+    known, aggregator.run = aggregator.run, "f" * 16
+    client._transport.job = lambda: (known, b"")  # type: ignore[method-assign]
+    with pytest.raises(Unreachable, match="still"):
+        client.step()
+    client.close()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fedkit import wire
-from fedkit.errors import CheckpointError, ConfigError
+from fedkit.errors import CheckpointError
 from fedkit.messages import EncodedUpdate, Key, Task
-from fedkit_clients.edge.spool import Root, Spool
+from fedkit_clients.edge.spool import Spool
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 MODEL = "ab" * 32
@@ -146,18 +146,30 @@ def test_a_verdict_on_what_is_not_here_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "memory.bin").exists()
 
 
-def test_a_new_job_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
-    root = Root(tmp_path)
-    finished(root.begin("0" * 16, b"old"), 1)
-    (tmp_path / "identity.pem").write_text("key")
-    spool = root.begin("1" * 16, b"new")
-    assert root.job() == b"new"
-    assert spool.finished() == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1" * 16, "identity.pem", "job", "lock"]
-    root.close()
+def test_a_task_of_sessions_is_held_and_its_memory_waits_for_the_verdict(
+    tmp_path: Path,
+) -> None:
+    spool, frame = Spool(tmp_path), task(1)
+    spool.take(name(frame), MODEL, frame)
+    spool.hold(name(frame))
+    assert (spool.next_task(), spool.busy, spool.needed()) == (None, False, [MODEL])
+    assert [(held, model, one.key) for held, model, one in Spool(tmp_path).held()] == [
+        (name(frame), MODEL, key(1))
+    ]
+    assert Spool(tmp_path).pending() == {}
+    spool.hold(name(frame), {"strategy": {"control": {"w": np.ones(2, np.float32)}}})
+    again = Spool(tmp_path)
+    assert again.pending()[key(1)]["strategy"]["control"]["w"].tolist() == [1.0, 1.0]
+    assert [model for _, model, _ in again.held()] == [MODEL]
+    again.settle(key(1))
+    assert (again.held(), Spool(tmp_path).held(), Spool(tmp_path).knows(name(frame))) == ([], [], True)
 
 
-def test_a_directory_that_cannot_be_is_an_error_of_the_user(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be used"):
-        Root(tmp_path / "file" / "spool")
+def test_a_task_that_was_held_twice_is_one(tmp_path: Path) -> None:
+    spool, frame = Spool(tmp_path), task(1)
+    spool.take(name(frame), MODEL, frame)
+    before = (tmp_path / "tasks" / name(frame)).read_bytes()
+    spool.hold(name(frame))
+    (tmp_path / "tasks" / name(frame)).write_bytes(before)  # the process died between the two writes
+    again = Spool(tmp_path)
+    assert (again.next_task(), len(again.held())) == (None, 1)

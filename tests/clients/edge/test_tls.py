@@ -26,7 +26,10 @@ from fedkit_clients.edge.tls import pinned
 from fedkit_clients.edge.transport import Transport
 
 PIN = SigningKey(bytes(range(32)))
-ANSWER = b"HTTP/1.1 200 OK\r\nFedkit-Version: 1\r\nContent-Length: 3\r\nConnection: close\r\n\r\njob"
+ANSWER = (
+    b'HTTP/1.1 200 OK\r\nFedkit-Version: 1\r\nETag: "0.0000000000000000"\r\n'
+    b"Content-Length: 3\r\nConnection: close\r\n\r\njob"
+)
 
 
 def files(folder: Path, private: Any, days: int = 30) -> Path:
@@ -75,7 +78,7 @@ def listening(path: Path, heard: list[bytes]) -> Iterator[str]:
             thread.join()
 
 
-def ask(url: str) -> bytes:
+def ask(url: str) -> tuple[str, bytes]:
     talk = Transport(url, "c", PIN, server=PIN.public)
     try:
         return talk.job()
@@ -88,7 +91,7 @@ def test_the_pinned_key_is_believed_whatever_the_date(tmp_path: Path, days: int)
     heard: list[bytes] = []
     path = files(tmp_path, Ed25519PrivateKey.from_private_bytes(PIN.secret), days)
     with listening(path, heard) as url:
-        assert ask(url) == b"job"
+        assert ask(url) == ("0" * 16, b"job")
     assert heard[0].startswith(b"GET /v1/job HTTP/1.1\r\n")
 
 
