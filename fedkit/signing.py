@@ -13,6 +13,8 @@ from fedkit.messages import ClientId
 from fedkit.secagg.identity import RANDOM, Random, SigningKey, draw
 
 VERSION = 1
+VERSIONS = tuple(range(max(1, VERSION - 1), VERSION + 1))
+"""What an aggregator answers: this version and the one before it."""
 SKEW = 300
 """Seconds that the clocks of both sides may differ, and that a nonce is remembered on either side of now."""
 NONCE_BYTES = 16
@@ -27,9 +29,11 @@ def content_digest(body: bytes) -> str:
     return f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
 
 
-def statement(method: str, target: str, digest: str, time: str, nonce: str, client: str) -> bytes:
+def statement(
+    method: str, target: str, digest: str, time: str, nonce: str, client: str, version: int = VERSION
+) -> bytes:
     """The bytes that are signed; all but `target` (path with query) are the values of the headers."""
-    return "\n".join(("fedkit/1", method, target, digest, time, nonce, client)).encode("ascii")
+    return "\n".join((f"fedkit/{version}", method, target, digest, time, nonce, client)).encode("ascii")
 
 
 def client_header(client: ClientId) -> str:

@@ -151,7 +151,7 @@ MAY_IMPORT_IN_FUNCTIONS: dict[str, set[str]] = {
     "runfolder": {"safetensors"},
     "observers": {"torch"},
     "conformance": {"torch"},
-    "cli": {"torch"},
+    "cli": {"httpx", "torch"},
     "fedkit_clients": {"fedkit_clients.torch", "torch"},
     "fedkit_simulations.workloads": {"torch", "sklearn", "fedkit_clients.torch"},
 }

@@ -20,9 +20,11 @@ from starlette.types import ASGIApp
 
 from fedkit import fields, wire
 from fedkit.aggregator.blobs import Blobs
+from fedkit.aggregator.connections import Places
 from fedkit.aggregator.guard import Guard
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.leases import LEASE, Lease, Leases
+from fedkit.aggregator.meters import Meters
 from fedkit.aggregator.refusal import HANDLERS, Refusal
 from fedkit.aggregator.registry import Registry
 from fedkit.aggregator.releases import Releases
@@ -51,6 +53,8 @@ class App:
         registry: Registry,
         lease: float = LEASE,
         clock: Callable[[], float] = time.time,
+        meters: Meters | None = None,
+        places: Places | None = None,
     ) -> None:
         self._journal, self._lease = journal, lease
         self._blobs = Blobs(journal.directory / "blobs")
@@ -68,7 +72,7 @@ class App:
             Route("/v1/uploads/{name}", self._append, methods=["PATCH"]),
         ]
         inner = Starlette(routes=routes, exception_handlers=dict(HANDLERS), lifespan=self._bells.running)
-        self.asgi: ASGIApp = Guard(inner, journal, registry, clock)
+        self.asgi: ASGIApp = Guard(inner, journal, registry, clock, meters, places)
 
     def drain(self) -> None:
         """Answer from now on that the aggregator is going down; waiting polls are let go."""

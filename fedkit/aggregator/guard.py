@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -12,12 +13,15 @@ from urllib.parse import unquote
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fedkit.aggregator.connections import Places
 from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.meters import Meters
+from fedkit.aggregator.rates import Rates
 from fedkit.aggregator.refusal import DISK, Refusal, answer, note
 from fedkit.aggregator.registry import Registry
 from fedkit.messages import ClientId
 from fedkit.secagg.identity import verify
-from fedkit.signing import SKEW, VERSION, client_header, content_digest, statement
+from fedkit.signing import SKEW, VERSION, VERSIONS, client_header, content_digest, statement
 
 JSON_LIMIT = 1 << 18
 CHUNK_LIMIT = 1 << 20
@@ -30,12 +34,18 @@ _SHAPES = {
     "content-digest": r"sha-256=:[A-Za-z0-9+/]{43}=:",
     "fedkit-signature": r"[0-9a-f]{128}",
 }
+_ONCE = frozenset((*_SHAPES, "content-encoding", "content-length", "fedkit-version", "host", "if-none-match"))
+_ONCE |= {"range", "transfer-encoding", "upload-offset"}
+"""Headers that would mean two things if they came twice."""
+_TARGET = re.compile(r"/v1/[A-Za-z0-9/._~-]{1,300}(\?[a-z]{1,20}=[A-Za-z0-9.-]{0,40})?")
+A_SECOND, BURST = 100.0, 1000.0
+"""Requests of one client: lastingly, and at once."""
 
 
 class Guard:
     """Passes on what a client of the registry has signed; its id and body are then in the scope.
 
-    clock: unix time.
+    clock: unix time. meters: what counts requests. places: where connections of clients are known.
     """
 
     def __init__(
@@ -44,8 +54,12 @@ class Guard:
         journal: Journal,
         registry: Registry,
         clock: Callable[[], float] = time.time,
+        meters: Meters | None = None,
+        places: Places | None = None,
     ) -> None:
         self._app, self._journal, self._registry, self._clock = app, journal, registry, clock
+        self._meters, self._places = meters or Meters(), places or Places()
+        self._rates = Rates(A_SECOND, BURST)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -53,21 +67,32 @@ class Guard:
             return await self._app(scope, receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1003})
-        sent = self._marked(send)
+        began, status = time.monotonic(), [0]
+        scope["fedkit.meters"], scope["fedkit.version"] = self._meters, VERSION
+        try:
+            await self._serve(scope, receive, self._marked(scope, status, send))
+        finally:
+            self._meters.request(scope["method"], scope["path"], status[0], time.monotonic() - began)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             headers = _headers(scope)
+            scope["fedkit.version"] = _version(headers)
             client = await run_in_threadpool(self._client, scope, headers)
+            scope["fedkit.client"] = client
+            self._places.known(scope.get("client"))
+            began = time.monotonic()
             body = await _body(scope["method"], headers, receive)
             self._journal.count(up=len(body))
-            scope["fedkit.client"], scope["fedkit.body"] = client, body
+            self._meters.came(client, len(body), time.monotonic() - began)
+            scope["fedkit.body"] = body
         except (Refusal, *DISK) as error:
-            note(scope["method"], scope["path"], error)
-            return await answer(error)(scope, receive, sent)
-        return await self._app(scope, receive, sent)
+            note(scope, error)
+            return await answer(error)(scope, receive, send)
+        return await self._app(scope, receive, send)
 
     def _client(self, scope: Scope, headers: Mapping[str, str]) -> ClientId:
         """The client whose signature holds; Refusal."""
-        _check_version(headers)
         for name, shape in _SHAPES.items():
             if not re.fullmatch(shape, headers.get(name, "")):
                 raise Refusal(400, "headers", f"the header {name} is missing or malformed")
@@ -79,26 +104,25 @@ class Guard:
         now = self._clock()
         if abs(now - at) > SKEW:
             raise Refusal(401, "skew", f"signed {at - now:+.0f} s from now, {SKEW} s are allowed")
-        target = scope["raw_path"].decode("ascii")
-        if scope["query_string"]:
-            target += "?" + scope["query_string"].decode("ascii")
-        nonce = headers["fedkit-nonce"]
-        signed = statement(
-            scope["method"], target, headers["content-digest"], headers["fedkit-time"], nonce, told
-        )
+        nonce, version = headers["fedkit-nonce"], scope["fedkit.version"]
+        digest, time_told = headers["content-digest"], headers["fedkit-time"]
+        signed = statement(scope["method"], _target(scope), digest, time_told, nonce, told, version)
         if not verify(key, signed, bytes.fromhex(headers["fedkit-signature"])):
             raise Refusal(401, "signature", f"the signature is not that of client {client!r}")
-        if not self._journal.admit(client, nonce, at, now):
+        if wait := self._rates.wait(client):
+            raise Refusal(429, "rate", "too many requests", {"Retry-After": str(math.ceil(wait))})
+        if not self._journal.admit(client, nonce, at, now, version):
             raise Refusal(401, "replay", f"a request of client {client!r} came a second time")
         return client
 
-    def _marked(self, send: Send) -> Send:
-        """`send`, with the headers of every answer and its bytes counted."""
+    def _marked(self, scope: Scope, status: list[int], send: Send) -> Send:
+        """`send`, with the headers of every answer, its bytes counted and its status noted."""
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
-                now = str(int(self._clock())).encode()
-                marks = [(b"fedkit-version", str(VERSION).encode()), (b"fedkit-time", now)]
+                status[0] = message["status"]
+                now, version = str(int(self._clock())).encode(), str(scope["fedkit.version"]).encode()
+                marks = [(b"fedkit-version", version), (b"fedkit-time", now)]
                 message = {**message, "headers": [*message.get("headers", ()), *marks]}
             else:
                 self._journal.count(down=len(message.get("body", b"")))
@@ -111,20 +135,35 @@ def _headers(scope: Scope) -> dict[str, str]:
     found: dict[str, str] = {}
     for raw, value in scope["headers"]:
         name = raw.decode("latin-1").lower()
-        if name in found and (name in _SHAPES or name in ("fedkit-version", "content-length")):
+        if name in found and name in _ONCE:
             raise Refusal(400, "headers", f"the header {name} comes twice")
         found[name] = value.decode("latin-1")
     return found
 
 
-def _check_version(headers: Mapping[str, str]) -> None:
+def _target(scope: Scope) -> str:
+    """The path with its query as it was sent; Refusal for what names no resource and must not be tried."""
+    target = bytes(scope["raw_path"]).decode("ascii", "replace")
+    if scope["query_string"]:
+        target += "?" + bytes(scope["query_string"]).decode("ascii", "replace")
+    if not _TARGET.fullmatch(target):
+        raise Refusal(404, "request", "there is no such resource")
+    return target
+
+
+def _version(headers: Mapping[str, str]) -> int:
+    """The version that the device speaks; Refusal if it is none of ours."""
     given = headers.get("fedkit-version", "none")
-    if given != str(VERSION):
-        raise Refusal(400, "version", f"the device speaks version {given[:20]!r}, the aggregator {VERSION}")
+    if given not in [str(version) for version in VERSIONS]:
+        ours = " and ".join(map(str, VERSIONS))
+        raise Refusal(400, "version", f"the device speaks version {given[:20]!r}, the aggregator {ours}")
+    return int(given)
 
 
 async def _body(method: str, headers: Mapping[str, str], receive: Receive) -> bytes:
     """The body, once it has come whole and is what was signed; Refusal."""
+    if headers.get("content-encoding", "identity") != "identity":
+        raise Refusal(415, "encoding", "a body comes as it is, without Content-Encoding")
     length, limit = headers.get("content-length"), CHUNK_LIMIT if method == "PATCH" else JSON_LIMIT
     if "transfer-encoding" in headers or (length is None and method not in ("GET", "HEAD")):
         raise Refusal(411, "length", "a body needs a Content-Length")

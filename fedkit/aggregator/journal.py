@@ -22,7 +22,7 @@ from fedkit.errors import CheckpointError, ConfigError
 from fedkit.federation import Traffic
 from fedkit.messages import ClientId
 from fedkit.runfolder import lock_file
-from fedkit.signing import SKEW
+from fedkit.signing import SKEW, VERSION
 
 _LAST = (
     "SELECT max(t) FROM (SELECT value AS t FROM meta WHERE name = 'alive' UNION ALL"
@@ -76,6 +76,12 @@ class Journal:
                     self._db.execute("ROLLBACK")
                 raise
 
+    @contextmanager
+    def held(self) -> Iterator[sqlite3.Connection]:
+        """Nothing else happens to the journal meanwhile; nothing may be written."""
+        with self._lock:
+            yield self._db
+
     def meta(self, name: str) -> str | bytes | float | None:
         """A value that `put` has written."""
         with self._lock:
@@ -88,14 +94,19 @@ class Journal:
         with self.transaction(durable) as db:
             db.executemany("REPLACE INTO meta (name, value) VALUES (?, ?)", values.items())
 
-    def admit(self, client: ClientId, nonce: str, at: int, wall: float) -> bool:
-        """Whether this client's nonce is new; if so the client was seen. at: when it was signed."""
+    def admit(self, client: ClientId, nonce: str, at: int, wall: float, version: int = VERSION) -> bool:
+        """Whether this client's nonce is new; if so the client was seen. at: when it was signed.
+
+        version: of the protocol, as the client speaks it.
+        """
         now = self.now()
         with self.transaction() as db:
             db.execute("DELETE FROM nonces WHERE time < ?", (int(wall) - 2 * SKEW,))
             added = db.execute("INSERT OR IGNORE INTO nonces VALUES (?, ?, ?)", (nonce, client, at)).rowcount
             if added:
-                db.execute("REPLACE INTO clients VALUES (?, ?)", (client, now))
+                db.execute(
+                    "REPLACE INTO clients (client, seen, version) VALUES (?, ?, ?)", (client, now, version)
+                )
                 self._seen[client] = now
         if added:
             self.wake()

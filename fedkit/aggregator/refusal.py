@@ -11,8 +11,9 @@ from typing import cast
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
-from fedkit.errors import RunFailed, WireError
+from fedkit.errors import RunFailed, WireError, shown
 
 log = logging.getLogger("fedkit.aggregator")
 
@@ -48,27 +49,33 @@ def _refusal(error: Exception) -> Refusal:
     if isinstance(error, WireError):
         return Refusal(400, "request", str(error))
     if isinstance(error, DISK):
-        log.error("the journal cannot be written: %s", error)
         wait = {"Retry-After": str(DISK_SECONDS)}
         return Refusal(503, "disk", "the aggregator cannot write now", wait)
     raise error
 
 
-def note(method: str, path: str, error: Exception) -> None:
-    """Log a refusal: as a warning unless it belongs to the course of things."""
-    usual = isinstance(error, Refusal) and error.word in USUAL
-    log.log(logging.DEBUG if usual else logging.WARNING, "%s %s refused: %s", method, path, error)
+def note(scope: Scope, error: Exception) -> None:
+    """Log and count a refusal: as a warning unless it belongs to the course of things."""
+    refusal = _refusal(error)
+    level = logging.DEBUG if refusal.word in USUAL else logging.WARNING
+    target = scope["raw_path"].decode("ascii", "replace")[:200]
+    about = {"word": refusal.word, "status": refusal.status, "client": scope.get("fedkit.client")}
+    about |= {"method": scope["method"], "target": target, "peer": (scope.get("client") or ("",))[0]}
+    log.log(level, "%s %s refused: %s", scope["method"], shown(target), error, extra=about)
+    if "fedkit.meters" in scope:
+        scope["fedkit.meters"].refused(refusal.word)
 
 
 async def handled(request: Request, error: Exception) -> Response:
     """`answer`, for Starlette."""
-    note(request.method, request.url.path, error)
+    note(request.scope, error)
     return answer(error)
 
 
-async def nowhere(_request: Request, error: Exception) -> Response:
+async def nowhere(request: Request, error: Exception) -> Response:
     """The answer to a path or a method that there is not."""
-    return answer(Refusal(cast("HTTPException", error).status_code, "request", "there is no such resource"))
+    status = cast("HTTPException", error).status_code
+    return await handled(request, Refusal(status, "request", "there is no such resource"))
 
 
 HANDLERS = dict.fromkeys((Refusal, WireError, *DISK), handled) | {HTTPException: nowhere}

@@ -35,7 +35,10 @@ CREATE TABLE replies (
 SESSIONS = "ALTER TABLE tasks ADD COLUMN sort TEXT NOT NULL DEFAULT 'task'"
 """What a row is (leases.Sort): secure sessions have rows of other kinds than tasks."""
 
-MIGRATIONS: tuple[str, ...] = (FIRST, SESSIONS)
+PROTOCOL = "ALTER TABLE clients ADD COLUMN version INTEGER"
+"""Which version of the protocol a client spoke last."""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, SESSIONS, PROTOCOL)
 """In order; add to the end."""
 
 

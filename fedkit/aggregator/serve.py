@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from fedkit.aggregator.app import App
+from fedkit.aggregator.connections import Places, room
+from fedkit.aggregator.desk import Desk, opened
 from fedkit.aggregator.federation import EdgeFederation
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.leases import LEASE
 from fedkit.aggregator.listener import Listener
+from fedkit.aggregator.logs import logged
+from fedkit.aggregator.meters import Meters
+from fedkit.aggregator.progress import Progress
 from fedkit.aggregator.registry import Registry, Roster
 from fedkit.aggregator.tls import demand_loopback
 from fedkit.config import Scenario
@@ -39,7 +44,8 @@ class Service:
     port 0 takes a free one. lease: seconds until a task is offered again that was not acknowledged. wait_for:
     clients to wait for before a round; None: as many as are invited where the cohort is a count, else all.
     patience: seconds to wait for them; None: the round's deadline. tls: the folder of the signer's key; None:
-    plain HTTP, to this machine only.
+    plain HTTP, to this machine only. operator: host and port of the operator's door, and the aggregator's
+    folder. log: a file of JSON lines.
     """
 
     trust: Trust
@@ -50,6 +56,8 @@ class Service:
     wait_for: int | None = None
     patience: float | None = None
     tls: Path | None = None
+    operator: tuple[str, int, Path] | None = None
+    log: Path | None = None
 
 
 class Deployed:
@@ -98,6 +106,7 @@ def serve(
         demand_loopback(service.host)
     built = build(scenario)
     with ExitStack() as stack:
+        stack.enter_context(logged(service.log))
         journal = Journal(directory)
         stack.callback(journal.close)
         if journal.meta("job_id") is not None and not resume:
@@ -105,14 +114,19 @@ def serve(
                 f"{directory} is the journal of a run whose folder {out} is gone: put it back, or give "
                 "another directory for a new run"
             )
-        app = App(journal, registry, service.lease)
+        progress, meters, places = Progress(), Meters(), Places(room())
+        app = App(journal, registry, service.lease, meters=meters, places=places)
+        if service.operator is not None:
+            host, port, home = service.operator
+            desk = Desk(journal, registry, meters, progress, places, home)
+            stack.enter_context(opened(desk, host, port, home))
         federation = _federation(journal, registry, service, built)
         where = (service.host, service.port, service.tls)
-        server = stack.enter_context(Listener(app.asgi, *where, drain=app.drain))
+        server = stack.enter_context(Listener(app.asgi, *where, drain=app.drain, places=places))
         if listening is not None:
             listening(server.url)
         deployed = replace(built, workload=Deployed(built.workload, registry.known()), federation=federation)
-        result = run_built(scenario, deployed, out=out, resume=resume, observers=observers)
+        result = run_built(scenario, deployed, out=out, resume=resume, observers=(*observers, progress))
         _linger(federation)
         return result
 

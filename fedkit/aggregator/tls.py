@@ -38,13 +38,17 @@ def load(context: ssl.SSLContext, directory: Path) -> None:
     context.load_cert_chain(certificate(directory), directory / NAME)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def demand_loopback(host: str) -> None:
     """ConfigError unless `host` is this machine: without TLS nothing is served to others."""
-    try:
-        inside = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        inside = False
-    if not inside:
+    if not is_loopback(host):
         raise ConfigError(f"plain HTTP is for this machine only, not for {host}: leave --insecure-http out")
 
 

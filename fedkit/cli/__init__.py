@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fedkit.cli import client, doctor, lists, reports, run, serve
+from fedkit.cli import backup, client, doctor, lists, reports, run, serve, status
 from fedkit.cli.check import app as check_app
 from fedkit.cli.new import app as new_app
 from fedkit.cli.secagg import app as secagg_app
@@ -59,6 +59,8 @@ def _root(
 app.command("run")(run.run)
 app.command("serve")(serve.serve)
 app.command("identity")(serve.identity)
+app.command("status")(status.status)
+app.command("backup")(backup.backup)
 app.command("client")(client.client)
 app.command("scenarios")(lists.scenarios)
 app.command("strategies")(lists.strategies)

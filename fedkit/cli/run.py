@@ -121,7 +121,7 @@ def _watching(name: str, output: Format, several: bool) -> Iterator[list[object]
     from fedkit.cli.progress import Bar, JsonLines, Lines
 
     console = Console(stderr=True)
-    handler = RichHandler(console=console, show_time=False, show_path=False)
+    handler = RichHandler(logging.WARNING, console=console, show_time=False, show_path=False)
     logger = logging.getLogger("fedkit")
     logger.addHandler(handler)
     bar = output is Format.text and console.is_terminal

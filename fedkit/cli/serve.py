@@ -53,6 +53,12 @@ def serve(
     patience: Annotated[
         float | None, typer.Option(min=0.0, help="Seconds to wait for them; default the deadline of a round.")
     ] = None,
+    operator: Annotated[
+        str, typer.Option(help="HOST:PORT of the operator's door, on this machine; port 0 takes a free one.")
+    ] = "127.0.0.1:0",
+    log: Annotated[
+        Path | None, typer.Option("--log", help="Write logs as JSON lines to this file; - is stderr.")
+    ] = None,
     output: FormatOption = Format.text,
 ) -> None:
     """Run a scenario with devices. Started again with the same words, it continues."""
@@ -66,7 +72,16 @@ def serve(
         host, port = _address(address)
         tls = None if insecure_http else directory
         service = service_of(
-            read_trust(roster), own_key(directory), host, port, lease, wait_for, patience, tls
+            read_trust(roster),
+            own_key(directory),
+            host,
+            port,
+            lease,
+            wait_for,
+            patience,
+            tls,
+            (*_address(operator, "--operator"), directory),
+            log,
         )
         launch = folders.launch_into(scenario, overrides or [], directory / "run", True)
         listening = partial(_listening, output)
@@ -107,10 +122,10 @@ def _aggregator() -> tuple[Callable[..., Result], type[Service]]:
     return serve, Service
 
 
-def _address(text: str) -> tuple[str, int]:
+def _address(text: str, option: str = "--address") -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"--address {text!r}: HOST:PORT is due, as in 127.0.0.1:8470")
+        raise ConfigError(f"{option} {text!r}: HOST:PORT is due, as in 127.0.0.1:8470")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 

@@ -1,0 +1,92 @@
+"""`fedkit status`: where a served run stands, who takes part, what is under way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedkit.cli.output import Format, FormatOption, echo_json, echo_table
+
+
+def status(
+    directory: Annotated[Path, typer.Option("--dir", help="The aggregator's folder.")] = Path("aggregator"),
+    output: FormatOption = Format.text,
+) -> None:
+    """Show rounds, clients with their links and versions, tasks, uploads under way, pending enrolments."""
+    told = _told(directory)
+    if output is Format.json:
+        echo_json(told)
+        return
+    from fedkit.report.units import show_bytes
+
+    echo_table([{"": name, str(directory): text} for name, text in _lines(told) if text])
+    if told["clients"]:
+        typer.echo()
+        echo_table([_client(row) for row in told["clients"]])
+    if told["uploads"]:
+        typer.echo()
+        parts = [(row, f"{show_bytes(row['held'])} of {show_bytes(row['bytes'])}") for row in told["uploads"]]
+        echo_table(
+            [{"upload": row["client"], "round": str(row["round"]), "held": part} for row, part in parts]
+        )
+
+
+def _told(directory: Path) -> dict[str, Any]:
+    """What a running aggregator answers; else what its journal and its run folder say."""
+    from fedkit.aggregator.progress import of_folder
+    from fedkit.aggregator.status import standing
+    from fedkit.cli.operator import ask
+
+    answer: dict[str, Any] | None = ask(directory, "GET", "/status")
+    if answer is not None:
+        return {"running": True, **answer}
+    return {"running": False, **standing(directory / "journal"), "run": of_folder(directory / "run")}
+
+
+def _lines(told: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    from fedkit.cli.progress import show_metrics
+    from fedkit.report.units import show_bytes, show_seconds
+
+    run, disk, traffic = told["run"], told["disk"], told["traffic"]
+    state = f"running for {show_seconds(told['uptime'])}" if told["running"] else "not running"
+    yield "aggregator", state + (f"; the run is over: {run['ended']}" if run["ended"] else "")
+    yield "job", told["job"] or "none yet"
+    failed = f", {run['failed']} failed" if run["failed"] else ""
+    yield "rounds", f"{run['done']}" + (f" of {run['rounds']}" if run["rounds"] else "") + " done" + failed
+    if now := run["now"]:
+        yield (
+            "now",
+            f"round {now['round']}: {now['counted']} of {now['want']} counted, {now['invited']} invited",
+        )
+    if (last := run["last"]) and not last["ok"]:
+        yield "last round", f"failed: {last['reason']}"
+    yield "metrics", show_metrics(run["metrics"])
+    yield "outcomes", _counts(run["outcomes"])
+    yield "tasks", _counts(told["tasks"])
+    yield "enrolments", f"{told['enrolments']} pending" if told.get("enrolments") else ""
+    if told["running"]:
+        yield "connections", _counts(told["connections"])
+        yield "protocol", "versions " + " and ".join(map(str, told["protocols"]))
+    yield "traffic", f"{show_bytes(traffic['up'])} up, {show_bytes(traffic['down'])} down"
+    kept = (f"{name} {show_bytes(disk[name])}" for name in ("journal", "blobs", "uploads", "free"))
+    yield "disk", ", ".join(kept)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {word}" for word, n in counts.items() if n)
+
+
+def _client(row: Mapping[str, Any]) -> dict[str, str]:
+    from fedkit.report.units import show_bytes, show_seconds
+
+    link = row.get("uplink")
+    return {
+        "client": row["client"],
+        "last heard": "never" if row["seen"] is None else f"{show_seconds(row['seen'])} ago",
+        "uplink": f"{show_bytes(link)}/s" if link else "",
+        "protocol": str(row["protocol"] or ""),
+        "tasks": ", ".join(row["tasks"]),
+    }
