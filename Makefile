@@ -80,6 +80,14 @@ prove-secagg: $(VENV)/.dev ## Secret sums on MNIST by writer, a fifth lost in ea
 prove-dropout: $(VENV)/.dev ## Half of all clients crash in each round (seconds)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_dropout.py
 
+soak: $(VENV)/.dev ## Deployments: 200 kills of server and clients, an outage of 80 s, memory over 1,000 rounds (half an hour)
+	$(BIN)/python -m tests.faults.soak kills
+	$(BIN)/python -m tests.faults.soak outage
+	$(BIN)/python -m tests.faults.soak leak
+
+bench-edge: $(VENV)/.dev ## A deployment's load: idle clients, large uploads, memory, traffic, time of a round (ten minutes)
+	$(BIN)/python -m tests.bench.edge
+
 clean: ## Remove the environment, caches and builds (runs/ is kept)
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
@@ -98,4 +106,4 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@ $(VENV)/.demo
 
 .PHONY: help demo demo-deploy test check tests types lint format test-wheel bench-codecs bench-flower bench-secagg bench-simulation prove-codecs prove-fuzz \
-	prove-fedprox prove-mnist prove-heart prove-dropout prove-secagg clean
+	prove-fedprox prove-mnist prove-heart prove-dropout prove-secagg soak bench-edge clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import signal
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -96,8 +97,11 @@ class Plan:
 class Party:
     """A command of fedkit in a process of its own; each of its lives has a log."""
 
-    def __init__(self, folder: Path, name: str, words: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, name: str, words: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name, self.lives, self._folder, self._words = name, 0, folder, list(words)
+        self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -111,7 +115,9 @@ class Party:
         self.lives += 1
         with (self._folder / f"{self.name}-{self.lives:04d}.log").open("wb") as log:
             command = [sys.executable, "-c", _FEDKIT, *self._words]
-            self._process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(
+                command, cwd=self._folder, stdout=log, stderr=subprocess.STDOUT, env=self._environment
+            )
 
     def kill(self, how: int = signal.SIGKILL) -> int:
         """Send it a signal; what it ended with."""
@@ -147,7 +153,8 @@ class Party:
 class Deployment:
     """An aggregator and its clients, which reach it through `proxy`. The processes end with the context.
 
-    tls: else they speak plain HTTP. serve, client: further words of their commands.
+    tls: else they speak plain HTTP. serve, client: further words of their commands. environments: variables
+    of the process of that name.
     """
 
     folder: Path
@@ -157,6 +164,7 @@ class Deployment:
     tls: bool = True
     serve: Sequence[str] = ()
     client: Sequence[str] = ()
+    environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -169,9 +177,12 @@ class Deployment:
         address = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.proxy.port}"
         more = [] if self.tls else ["--insecure-http"]
         words = ["serve", scenario, "--address", f"127.0.0.1:{port}", "--dir", "server", "--lease", "2"]
-        self.server = Party(self.folder, "server", [*words, *more, *self.serve])
+        given = self.environments
+        self.server = Party(self.folder, "server", [*words, *more, *self.serve], given.get("server"))
         words = ["client", address, scenario, *more, *self.client]
-        self.clients = {name: Party(self.folder, name, [*words, "--dir", name]) for name in names}
+        self.clients = {
+            name: Party(self.folder, name, [*words, "--dir", name], given.get(name)) for name in names
+        }
 
     def __enter__(self) -> Deployment:
         self.proxy.__enter__()
