@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -327,6 +329,18 @@ def job(name: str) -> Job:
 def test_devices_are_told_of_them_by_name(name: str) -> None:
     there = jobfile.decode(jobfile.encode(job(name)))
     assert there.strategy == job(name).strategy
+
+
+def test_devices_need_no_flower(tmp_path: Path) -> None:
+    (tmp_path / "job").write_bytes(jobfile.encode(job("FedProx")))
+    code = (
+        "import sys; sys.modules['flwr'] = None\n"
+        "from fedkit import jobfile\n"
+        "from pathlib import Path\n"
+        "print(jobfile.decode(Path('job').read_bytes()).strategy.correct(1.0, 3.0, 2.0, {}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "1.1\n", done.stderr
 
 
 @pytest.mark.parametrize("name", ["flower:FedAdm", "flower:evil.py:X", "flour:FedAdam"])
