@@ -32,7 +32,8 @@ def attend(file: str, command: list[str]) -> int:
 
 
 def _end_at_eof(running: subprocess.Popen[bytes]) -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1 << 10):
+        pass
     running.terminate()
     try:
         running.wait(PATIENCE)

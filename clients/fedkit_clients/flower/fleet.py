@@ -35,3 +35,19 @@ class Fleet(Protocol):
     def pull(self, messages: Sequence[str]) -> Sequence[Reply]:
         """Those replies that have come, each once. Does not wait."""
         ...
+
+
+class NoFleet:
+    """A fleet that has not been started."""
+
+    def nodes(self) -> Sequence[int]:
+        """None."""
+        return ()
+
+    def push(self, node: int, call: Call, blob: bytes, ttl: float) -> str:
+        """Not sent."""
+        return ""
+
+    def pull(self, messages: Sequence[str]) -> Sequence[Reply]:
+        """Nothing comes."""
+        return ()

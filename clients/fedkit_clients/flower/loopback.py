@@ -20,6 +20,7 @@ from fedkit.scenario import to_toml
 from fedkit.trainer import Workload
 from fedkit_clients.flower.bridge import BridgeFleet
 from fedkit_clients.flower.federation import FlowerFederation
+from fedkit_clients.flower.fleet import NoFleet
 from fedkit_clients.flower.guard import demand_flower
 from fedkit_clients.flower.programs import Programs
 
@@ -54,8 +55,7 @@ class Loopback(FlowerFederation):
                 f"federation.nodes = {nodes}: 1 to {len(self._clients)}, one client each at most"
             )
         self._programs: Programs | None = None
-        unopened = BridgeFleet(socket.socket(socket.AF_UNIX))
-        super().__init__(unopened, wait_for=len(self._clients), patience=patience)
+        super().__init__(NoFleet(), wait_for=len(self._clients), patience=patience)
 
     def open(self, job: Job) -> None:
         """Start everything. RunFailed: a program does not start."""
@@ -82,6 +82,7 @@ class Loopback(FlowerFederation):
             return
         if isinstance(self._fleet, BridgeFleet):
             self._fleet.close()
+        self._fleet = NoFleet()
         programs.stop()
         if self._logs:
             Path(self._logs).mkdir(parents=True, exist_ok=True)

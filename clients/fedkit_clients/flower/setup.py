@@ -8,10 +8,9 @@ partition-id, num-partitions     instead of `clients`: every so-manieth client o
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedkit import plugins
 from fedkit.config import Scenario
 from fedkit.errors import ClientFailed, ConfigError, nearest
 from fedkit.job import Job
@@ -69,18 +68,22 @@ def scenario_of(node: Config, run: Config) -> Scenario:
         raise ConfigError(f"node config: {odd[0]}: unknown key; {nearest(odd[0], NODE_KEYS)}")
     own = "scenario" in node
     given = node if own else run
-    name = str(given.get("scenario", ""))
-    if not own and name not in shipped():
+    name, overrides = str(given.get("scenario", "")), shlex.split(str(given.get("set", "")))
+    if not own:
+        _demand_no_code(name, overrides)
+    return read(name, overrides)
+
+
+def _demand_no_code(name: str, overrides: Sequence[str]) -> None:
+    """Before anything is read, as reading a scenario loads the code that it names."""
+    if name not in shipped():
         raise ConfigError(
             f"the run's scenario {name!r} is none that is installed here: give this node its own, "
             "as in --node-config 'scenario=\"my.toml\"'"
         )
-    scenario = read(name, shlex.split(str(given.get("set", ""))))
-    if not own and plugins.is_file(scenario.workload):
-        raise ConfigError(
-            f"the run names code, {scenario.workload!r}: code is loaded only where the node names it"
-        )
-    return scenario
+    for text in overrides:
+        if ".py" in text or "\\" in text:  # a backslash could spell the dot
+            raise ConfigError(f"the run names code, {text!r}: code is loaded only where the node names it")
 
 
 def node_setup(node: Config, run: Config) -> Setup:

@@ -130,6 +130,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
     for one in made:
         one.running.kill()
         one.running.wait()
+        if one.running.stdout is not None:
+            one.running.stdout.close()
 
 
 @pytest.mark.slow
