@@ -19,6 +19,7 @@ from fedkit.aggregator.leases import LEASE
 from fedkit.aggregator.listener import Listener
 from fedkit.aggregator.logs import logged
 from fedkit.aggregator.meters import Meters
+from fedkit.aggregator.persevering import persevering
 from fedkit.aggregator.progress import Progress
 from fedkit.aggregator.registry import Registry, Roster
 from fedkit.aggregator.tls import demand_loopback
@@ -99,7 +100,8 @@ def serve(
     """Run a scenario over the network, with a journal in `directory`; restarted, it continues.
 
     out: the run folder. listening: told of the address once it is open. Of the scenario, [links], [devices]
-    and [federation] are those of simulations. Raises what `fedkit.run` raises, ConfigError before round 0.
+    and [federation] are those of simulations.
+    While the disk cannot be written it waits. Raises what `fedkit.run` raises, ConfigError before round 0.
     """
     registry = _registry(service)
     if service.tls is None:
@@ -120,15 +122,20 @@ def serve(
             host, port, home = service.operator
             desk = Desk(journal, registry, meters, progress, places, home)
             stack.enter_context(opened(desk, host, port, home))
-        federation = _federation(journal, registry, service, built)
         where = (service.host, service.port, service.tls)
         server = stack.enter_context(Listener(app.asgi, *where, drain=app.drain, places=places))
         if listening is not None:
             listening(server.url)
-        deployed = replace(built, workload=Deployed(built.workload, registry.known()), federation=federation)
-        result = run_built(scenario, deployed, out=out, resume=resume, observers=(*observers, progress))
-        _linger(federation)
-        return result
+        workload = Deployed(built.workload, registry.known())
+
+        def go(resume: bool) -> Result:
+            federation = _federation(journal, registry, service, built)
+            deployed = replace(built, workload=workload, federation=federation)
+            result = run_built(scenario, deployed, out=out, resume=resume, observers=(*observers, progress))
+            _linger(federation)
+            return result
+
+        return persevering(go, journal, out, resume)
 
 
 def _registry(service: Service) -> Registry:

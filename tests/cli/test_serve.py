@@ -84,15 +84,6 @@ def test_without_the_extras_it_says_what_to_install(
     assert "pip install 'fedkit[server]'" in made.stderr
 
 
-def test_secure_sums_are_refused(fedkit: Any, folder: Path, roster: Path, tmp_path: Path) -> None:
-    made = fedkit(
-        *("serve", "toy.toml", "secagg.mode=honest_server", "secagg.corrupt=0", "--roster", str(roster)),
-        *("--dir", str(tmp_path / "agg"), "--address", "127.0.0.1:0"),
-    )
-    assert made.exit_code == 2
-    assert "not made over the network yet" in made.stderr
-
-
 def test_plain_http_is_not_served_to_others(fedkit: Any, folder: Path, roster: Path, tmp_path: Path) -> None:
     words = ["--roster", str(roster), "--dir", str(tmp_path / "agg"), "--insecure-http"]
     made = fedkit("serve", "toy.toml", *words, "--address", "0.0.0.0:0")
