@@ -6,6 +6,7 @@ Fields and their defaults are Flower's, less those that fedkit has elsewhere: ho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,6 +17,9 @@ from fedkit.messages import ClientId, Settings, Update
 from fedkit.tensors import Array, State
 from fedkit_clients.flower.adapter import EachUpdate, FlowerStrategy
 from fedkit_clients.flower.trainers import PROXIMAL
+
+_MOST = math.log(1e30)
+"""A delta times this still fits float32."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,23 @@ class FedAvgM(FlowerStrategy):
 
 
 @dataclass(frozen=True)
-class FedAdagrad(FlowerStrategy):
-    """Adagrad on the server (Reddi et al. 2020, arXiv:2003.00295)."""
+class _Adaptive(FlowerStrategy):
+    """What Adagrad, Adam and Yogi keep, and between which bounds they can divide."""
 
     kept: ClassVar[tuple[str, ...]] = ("m_t", "v_t")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, value in vars(self).items():
+            if key.startswith("beta") and not 0 <= value < 1:
+                raise ConfigError(f"strategy.{key} = {value}: must be at least 0 and below 1")
+            if key == "tau" and value <= 0:
+                raise ConfigError(f"strategy.tau = {value}: must be above 0")
+
+
+@dataclass(frozen=True)
+class FedAdagrad(_Adaptive):
+    """Adagrad on the server (Reddi et al. 2020, arXiv:2003.00295)."""
 
     eta: float = 1e-1
     eta_l: float = 1e-1
@@ -46,10 +63,8 @@ class FedAdagrad(FlowerStrategy):
 
 
 @dataclass(frozen=True)
-class FedAdam(FlowerStrategy):
+class FedAdam(_Adaptive):
     """Adam on the server (Reddi et al. 2020, arXiv:2003.00295)."""
-
-    kept: ClassVar[tuple[str, ...]] = ("m_t", "v_t")
 
     eta: float = 1e-1
     eta_l: float = 1e-1
@@ -59,10 +74,8 @@ class FedAdam(FlowerStrategy):
 
 
 @dataclass(frozen=True)
-class FedYogi(FlowerStrategy):
+class FedYogi(_Adaptive):
     """Yogi on the server (Reddi et al. 2020, arXiv:2003.00295)."""
-
-    kept: ClassVar[tuple[str, ...]] = ("m_t", "v_t")
 
     eta: float = 1e-2
     eta_l: float = 0.0316
@@ -146,7 +159,8 @@ class Bulyan(EachUpdate):
 class QFedAvg(EachUpdate):
     """More weight for clients with a higher loss (Li et al. 2019, arXiv:1905.10497).
 
-    train_loss_key: the metric that holds the loss; fedkit's trainers call it "loss".
+    train_loss_key: the metric that holds the loss; fedkit's trainers call it "loss". Whoever overstates it
+    takes the model over: this rule trusts its clients.
     """
 
     client_learning_rate: float
@@ -168,6 +182,8 @@ class QFedAvg(EachUpdate):
             )
         if loss < 0:
             raise ValueError(f"its {self.train_loss_key!r} is {loss:g}: a loss must not be negative")
+        if self.q * math.log(loss + 1e-10) - math.log(self.client_learning_rate) > _MOST:
+            raise ValueError(f"its {self.train_loss_key!r} is {loss:g}: to the power of q it leaves float32")
         return {**known, self.train_loss_key: loss}
 
 

@@ -46,7 +46,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "Krum": {"num_malicious_nodes": 1},
     "MultiKrum": {"num_malicious_nodes": 1, "num_nodes_to_select": 3},
     "Bulyan": {"num_malicious_nodes": 1},
-    "QFedAvg": {"client_learning_rate": 0.1, "train_loss_key": "loss"},
+    "QFedAvg": {"client_learning_rate": 0.1, "q": 1.5, "train_loss_key": "loss"},
 }
 ELSEWHERE = {
     *("fraction_train", "fraction_evaluate", "min_train_nodes", "min_evaluate_nodes", "min_available_nodes"),
@@ -222,7 +222,12 @@ def test_a_bad_client_is_named_and_left_out(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("metrics", "said"),
-    [({}, "no metric 'loss'"), ({"Loss": 1.0}, "did you mean 'Loss'"), ({"loss": -1.0}, "negative")],
+    [
+        ({}, "no metric 'loss'"),
+        ({"Loss": 1.0}, "did you mean 'Loss'"),
+        ({"loss": -1.0}, "negative"),
+        ({"loss": 1e30}, "is 1e+30: to the power of q it leaves float32"),
+    ],
 )
 def test_a_client_without_a_loss_has_no_say_in_qfedavg(
     metrics: Metrics, said: str, caplog: pytest.LogCaptureFixture
@@ -304,6 +309,9 @@ def test_flower_alone_is_no_strategy() -> None:
         ("FedTrimmedAvg", {"beta": 0.5}, r"strategy\.beta = 0\.5: must be at least 0 and below 0\.5"),
         ("Krum", {"num_malicious_nodes": -1}, r"strategy\.num_malicious_nodes = -1: must be at least 0"),
         ("MultiKrum", {"num_nodes_to_select": 0}, "must be at least 1"),
+        ("FedAdam", {"beta_1": 1.0}, r"strategy\.beta_1 = 1\.0: must be at least 0 and below 1"),
+        ("FedYogi", {"beta_2": -0.1}, "must be at least 0 and below 1"),
+        ("FedAdagrad", {"tau": 0.0}, r"strategy\.tau = 0\.0: must be above 0"),
         ("QFedAvg", {}, "client_learning_rate: is missing"),
         ("QFedAvg", {"client_learning_rate": 0.0}, "must be above 0"),
     ],
