@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fedkit import jobfile, scenario
+from fedkit import jobfile, scenario, wire
 from fedkit.aggregator.serve import Service, serve
 from fedkit.clientstore import MemoryStore
 from fedkit.config import Scenario
@@ -29,7 +29,7 @@ from fedkit.messages import ClientId, Key, Task
 from fedkit.participant import Participant
 from fedkit.rounds import Result
 from fedkit.secagg.identity import SigningKey, Trust
-from fedkit.secagg.messages import Stage
+from fedkit.secagg.messages import FromClient, Stage
 from fedkit.secagg.server import SecAggServer
 from fedkit.tensors import State
 from fedkit_clients.edge import runtime
@@ -251,6 +251,22 @@ def test_a_served_secure_run_is_its_simulation(given: Scenario, tmp_path: Path) 
     assert not list((tmp_path / "journal" / "uploads").iterdir())
 
 
+def test_an_honest_server_asks_for_one_message_less(given: Scenario, tmp_path: Path) -> None:
+    honest = replace(
+        given,
+        rounds=replace(given.rounds, count=1, evaluate_on="server"),
+        secagg=replace(given.secagg, mode="honest_server"),
+    )
+    wanted = run_scenario(honest)
+    with site(honest, tmp_path) as made:
+        got = made.serve()
+    (record,) = got.history.rounds
+    assert record.secagg is not None
+    assert (record.secagg.mode, record.secagg.identities) == ("honest_server", "roster")
+    assert "agree" not in record.secagg.reached
+    assert same(got.model, wanted.model)
+
+
 @pytest.fixture
 def server_measures(given: Scenario) -> Scenario:
     return replace(given, rounds=replace(given.rounds, evaluate_on="server"))
@@ -359,4 +375,32 @@ def test_a_server_that_is_killed_in_a_session_opens_another_only_while_no_client
     retried = stage in (Stage.advertise, Stage.share, Stage.mask)
     assert [counted(record) for record in rounds] == [everybody, everybody if retried else set(), everybody]
     assert [record.ok for record in rounds] == [True, retried, True]
+    assert same(got.model, replayed(server_measures, rounds).model)
+
+
+@pytest.mark.parametrize("first", ["its own", "another"])
+def test_of_two_messages_of_a_client_the_first_counts(
+    first: str, server_measures: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, upload = list[str](), Transport.upload
+
+    def lies(self: Transport, key: Key, frame: bytes) -> None:
+        if (key.client, key.round, key.stage) != ("c1", 1, Stage.share):
+            upload(self, key, frame)
+            return
+        other = wire.encode(FromClient(key, b"something else"))
+        both = (frame, other) if first == "its own" else (other, frame)
+        upload(self, key, both[0])
+        try:
+            upload(self, key, both[1])
+        except Refused as error:
+            refused.append(f"{error.status} {error.word}")
+
+    monkeypatch.setattr(Transport, "upload", lies)
+    with site(server_measures, tmp_path) as made:
+        got = made.serve()
+    assert refused[0] in ("409 other", "404 unknown"), "unknown if its stage was over by then"
+    rounds, everybody = got.history.rounds, set(NAMES)
+    wanted = everybody if first == "its own" else everybody - {"c1"}
+    assert [counted(record) for record in rounds] == [everybody, wanted, everybody]
     assert same(got.model, replayed(server_measures, rounds).model)
