@@ -37,7 +37,8 @@ _SHAPES = {
 _ONCE = frozenset((*_SHAPES, "content-encoding", "content-length", "fedkit-version", "host", "if-none-match"))
 _ONCE |= {"range", "transfer-encoding", "upload-offset"}
 """Headers that would mean two things if they came twice."""
-_TARGET = re.compile(r"/v1/[A-Za-z0-9/._~-]{1,300}(\?[a-z]{1,20}=[A-Za-z0-9.-]{0,40})?")
+_PAIR = r"[a-z]{1,20}=[A-Za-z0-9.-]{0,40}"
+_TARGET = re.compile(rf"/v1/[A-Za-z0-9/._~-]{{1,300}}(\?{_PAIR}(&{_PAIR}){{0,3}})?")
 A_SECOND, BURST = 100.0, 1000.0
 """Requests of one client: lastingly, and at once."""
 
