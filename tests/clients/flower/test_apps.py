@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fedkit import run
-from fedkit.errors import ConfigError, RunFailed
+from fedkit.errors import RunFailed
 from fedkit.history import Outcome
 from fedkit.tensors import Tensors, digest
 from fedkit_clients.flower.apps import ClientApps
@@ -120,9 +121,60 @@ def test_an_app_that_cannot_do_it_is_named() -> None:
         run(FedAvg(), ClientApps(MODEL, clientapp.ClientApp(), 2), rounds=1)
 
 
-def test_an_app_of_old_projects_is_told_the_way() -> None:
-    with pytest.raises(ConfigError, match="give what client_fn returns to NumPyClients"):
-        ClientApps(MODEL, clientapp.ClientApp(client_fn=lambda context: None), 2)
+class Old:
+    """The client of an app made with client_fn; `odd` is what client 2 does instead."""
+
+    def __init__(self, number: int, odd: str) -> None:
+        self.odd = odd if number == 2 else ""
+        self.same = Same(number)
+
+    def fit(self, parameters: Any, config: Any) -> Any:
+        after, count, _ = self.same.fit(parameters, config)
+        answers: dict[str, Any] = {
+            "few": (after[:2], count, {}),
+            "shape": ([after[0], after[1], after[2][:1]], count, {}),
+        }
+        return answers.get(self.odd, (after, count, {"loss": 0.5, "note": "text"}))
+
+    def evaluate(self, parameters: Any, config: Any) -> Any:
+        return 0.25, 5, {"accuracy": 0.75}
+
+
+def old_app(odd: str = "") -> Any:
+    """An app with such clients. "nothing": client 2 is a NumPyClient without methods."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = pytest.importorskip("flwr.client").NumPyClient
+
+    def client_fn(context: Any) -> Any:
+        number = context.node_config["partition-id"]
+        kind = type("Client", (base,) if odd == "nothing" and number == 2 else (Old, base), {})
+        return (kind() if kind.__mro__[1] is base else kind(number, odd)).to_client()
+
+    return clientapp.ClientApp(client_fn=client_fn)
+
+
+def test_an_app_with_client_fn_trains_the_same_model_to_the_bit() -> None:
+    train = {"lr": 0.25}
+    numpy = NumPyClients(MODEL, {str(k): Same(k) for k in range(3)})
+    old = run(FedAvg(), ClientApps(MODEL, old_app(), 3), rounds=2, train=train, evaluate_on="clients")
+    assert digest(old.model) == digest(run(FedAvg(), numpy, rounds=2, train=train).model)
+    assert old.history.rounds[0].train == {"loss": 0.5}
+    assert old.history.rounds[0].metrics == {"accuracy": 0.75, "loss": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [
+        ("few", "'parameters' are 2 arrays, the model has 3"),
+        ("shape", "'b' is float32 (1,) after training, sent was float32 (3,)"),
+        ("nothing", "answered 'Client does not implement `fit`'"),
+    ],
+)
+def test_a_bad_answer_of_such_an_app_is_named(odd: str, why: str) -> None:
+    got = run(FedAvg(), ClientApps(MODEL, old_app(odd), 4), rounds=1, train={"lr": 1.0})
+    assert why in got.history.rounds[0].fates["2"].why
+    assert got.history.rounds[0].ok
 
 
 def test_flowers_fedprox_reaches_flowers_clients() -> None:
