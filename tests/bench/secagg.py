@@ -1,13 +1,14 @@
 """CPU seconds, bytes and memory of secure sums, beside their floors and beside Flower's SecAgg+.
 
     python -m tests.bench.secagg [table] [targets] [memory] [flower] [--clients N ...] [--sizes D ...]
-                                 [--widths W ...] [--turns N]
+                                 [--widths W ...] [--lost SHARE ...] [--turns N]
 
 All clients and a server that may lie take turns in one process, a hundred messages at a time: pinned keys,
 signed survivors. Each sum is checked. time.process_time on one thread: least and median, of the server over
 turns, of a client over some in each turn, which compute graph and parameters anew. What is masked are
 integers: encoding is not in it. "floor" is fedkit/secagg/estimate.py. `targets`: the rows of the table that
-have one. Flower is left out where `flwr` is absent.
+have one. Flower is left out where `flwr` is absent. Rows are printed as they are done; a row of 1000 clients
+takes one to five minutes: the options choose some of them.
 """
 
 from __future__ import annotations
@@ -49,9 +50,11 @@ def fedkit_sum(shape: Shape, found: Found) -> None:
     found.client += [watch.seconds for watch in cohort.watches.values()]
 
 
-def shapes(clients: Sequence[int], sizes: Sequence[int], widths: Sequence[int]) -> Iterator[Shape]:
-    """The whole table. Of 100 clients a sparse graph that the policy allows, beside the complete one."""
-    for n, size, width, lost in product(clients, sizes, widths, (0.0, 0.1, 0.3)):
+def shapes(
+    clients: Sequence[int], sizes: Sequence[int], widths: Sequence[int], shares: Sequence[float]
+) -> Iterator[Shape]:
+    """The table. Of 100 clients a sparse graph that the policy allows, beside the complete one."""
+    for n, size, width, lost in product(clients, sizes, widths, shares):
         if n == 100:
             yield Shape(n, size, width, lost, (68, 38) if lost > 0.1 else (28, 18))
         yield Shape(n, size, width, lost)
@@ -59,7 +62,7 @@ def shapes(clients: Sequence[int], sizes: Sequence[int], widths: Sequence[int]) 
 
 def show_table(chosen: Iterable[Shape], turns: int) -> None:
     """A row for each shape; of more than 100 clients one turn is enough, as each has many."""
-    print(HEAD)
+    print(HEAD, flush=True)
     for shape in chosen:
         found = Found()
         for _ in range(turns if shape.clients <= 100 else 1):
@@ -141,10 +144,11 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 8])
+    parser.add_argument("--lost", type=float, nargs="+", default=[0.0, 0.1, 0.3], help="shares of clients")
     parser.add_argument("--turns", type=int, default=3, help="of 100 clients; of more there is one")
     given = parser.parse_args()
     if "table" in given.parts:
-        show_table(shapes(given.clients, given.sizes, given.widths), given.turns)
+        show_table(shapes(given.clients, given.sizes, given.widths, given.lost), given.turns)
     if "targets" in given.parts:
         show_table(TARGETS, given.turns)
     if "memory" in given.parts:
