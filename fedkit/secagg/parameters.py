@@ -27,6 +27,9 @@ SMALLEST = 3  # of two clients, each knows the other's vector from the sum
 MOST = 65_535  # a client is an x of GF(2^16)
 CORRECTNESS_BITS = 20
 DENSEST = 0.7  # of all pairs; a denser graph is as good as complete
+MOST_ENTRIES = (
+    1 << 26
+)  # of the table of neighbours, 256 MB: every client computes it, whatever a server asks for
 
 
 class Mode(StrEnum):
@@ -148,7 +151,7 @@ def choose(clients: int, policy: Policy) -> Parameters:
     """
     _check_clients(clients, policy)
     complete = _complete(clients, policy)  # where it cannot be had, a search of minutes finds nothing either
-    return complete if clients <= COMPLETE_UP_TO else sparsest(clients, policy) or complete
+    return complete if clients <= COMPLETE_UP_TO else _small(sparsest(clients, policy) or complete)
 
 
 def assess(clients: int, neighbours: int, threshold: int, policy: Policy) -> Parameters:
@@ -181,7 +184,7 @@ def by_hand(clients: int, explicit: tuple[int, int], policy: Policy) -> Paramete
     (k, t), n = explicit, clients
     if policy.corrupt and n > SMALLEST:  # a share that rounds to nobody would allow any t
         policy = replace(policy, corrupt=max(policy.corrupt, 1 / n))
-    made = assess(n, k if k <= DENSEST * n else n - 1, t, policy)
+    made = _small(assess(n, k if k <= DENSEST * n else n - 1, t, policy))
     if not made.hides(policy):
         raise ConfigError(
             f"k={k}, t={t} for {n} clients: secrecy fails with 2^{max(made.disconnected, made.privacy):.1f}, "
@@ -190,12 +193,20 @@ def by_hand(clients: int, explicit: tuple[int, int], policy: Policy) -> Paramete
     return made
 
 
+def _small(made: Parameters) -> Parameters:
+    """The same. ConfigError: a graph that is too large for every client to compute."""
+    n, k = made.clients, made.neighbours
+    if n * k > MOST_ENTRIES:
+        raise ConfigError(f"{n} clients with {k} neighbours each are too many: invite fewer, or allow less")
+    return made
+
+
 def sparsest(clients: int, policy: Policy) -> Parameters | None:
     """The fewest neighbours that meet the policy, or None. For few clients the policy may mean "nobody"."""
     n, c, secret = clients, 0, -(policy.sigma + 1)
     _check_clients(n, policy)
     corrupt, gone = policy.corrupt_of(n), policy.corrupt_of(n) + policy.lost_of(n)
-    for k in range(2, int(DENSEST * n) + 1, 2):
+    for k in range(2, min(int(DENSEST * n), MOST_ENTRIES // n) + 1, 2):
         if _disconnected(n, k, gone) > secret:
             continue
         while _above(n, corrupt, k, c) > secret:  # c grows with k: no need to start from zero

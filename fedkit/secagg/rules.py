@@ -15,7 +15,7 @@ import numpy as np
 from fedkit.errors import ConfigError, CryptoError, ProtocolRefused, many
 from fedkit.messages import ClientId, Kind
 from fedkit.secagg.closing import Quorum
-from fedkit.secagg.frames import Flags, statement
+from fedkit.secagg.frames import Flags
 from fedkit.secagg.header import Encoding, Header
 from fedkit.secagg.identity import Floors, Trust
 from fedkit.secagg.memory import Sessions
@@ -23,10 +23,14 @@ from fedkit.secagg.messages import Advert, Inbox, Opening, Roster
 from fedkit.secagg.parameters import Mode, Parameters
 from fedkit.secagg.primitives.keys import canonical, check_public
 from fedkit.secagg.primitives.signatures import verify
-from fedkit.secagg.session import Session, advert_text, agree_text
+from fedkit.secagg.session import Session, advert_text, agree_text, header_text
 
-FLOORS = {"corrupt": "corrupt", "dropout": "dropout", "sigma": "sigma", "smallest": "least"}
-"""Rules by what they compare of a policy."""
+FLOORS = {
+    "corrupt": "corrupt",
+    "dropout": "dropout",
+    "sigma": "sigma",
+    "smallest": "least",
+}  # rule: attribute
 
 
 class Expected(NamedTuple):
@@ -57,11 +61,6 @@ def check_server(trust: Trust, opening: Opening) -> None:
         return
     if not verify(trust.server, header_text(opening.header), opening.signature):
         raise ProtocolRefused("server", "the header is not signed by the aggregator that this client knows")
-
-
-def header_text(header: bytes) -> bytes:
-    """What the server signs of a header."""
-    return statement("header", header)
 
 
 def check_expected(header: Header, expected: Expected) -> None:
@@ -199,7 +198,10 @@ def check_threshold(made: Parameters, floors: Floors) -> None:
 
 def check_graph(session: Session, own: int, adverts: Sequence[Advert]) -> None:
     """The neighbours served are those of the graph that the client computes."""
-    expected = [session.clients[number] for number in session.graph[own]]
+    try:
+        expected = [session.clients[number] for number in session.graph[own]]
+    except ConfigError as error:  # of some k there are few graphs
+        raise ProtocolRefused("graph", str(error)) from None
     if [advert.client for advert in adverts] != expected:
         raise ProtocolRefused("graph", "the neighbours served are not those of the session's graph")
 

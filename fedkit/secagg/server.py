@@ -28,8 +28,7 @@ from fedkit.secagg.outgoing import Board, Outbox
 from fedkit.secagg.parameters import Parameters
 from fedkit.secagg.primitives.masks import Lanes
 from fedkit.secagg.recovery import Recovery, miscounted, needed, remove_masks
-from fedkit.secagg.rules import header_text
-from fedkit.secagg.session import Session, lanes_of
+from fedkit.secagg.session import Session, header_text, lanes_of
 
 NEXT: Final[Mapping[Stage, Stage]] = {
     Stage.advertise: Stage.share,
@@ -179,6 +178,10 @@ class SecAggServer:
             self._abort(str(error))
         digests = tuple(self._board.adverts[client].digest for client in answered)
         self._board.session = Session(self.header, answered, digests, self.parameters)
+        try:
+            _ = self._board.session.graph
+        except ConfigError as error:
+            self._abort(str(error))
         self._board.head = Roster.head(answered, digests)
         self._board.boxes = np.zeros((len(answered), self.parameters.neighbours, BOX_BYTES), np.uint8)
         self._next(answered)

@@ -107,6 +107,11 @@ def _routes(table: NDArray[np.integer[Any]]) -> Numbers:
     return np.argsort(table, axis=None, kind="stable").reshape(table.shape)
 
 
+def header_text(header: bytes) -> bytes:
+    """What the server signs of a header."""
+    return statement("header", header)
+
+
 def advert_text(header: bytes, advert: Advert) -> bytes:
     """What a client signs of its advert; header: SHA-256."""
     return statement("advert", header, advert.claims)

@@ -22,9 +22,16 @@ from fedkit.secagg.primitives.keys import LOW_ORDER, AgreementKey, box_key
 from fedkit.secagg.primitives.masks import Lanes
 from fedkit.secagg.primitives.shamir import rebuild
 from fedkit.secagg.primitives.suite import SECRET_BYTES
-from fedkit.secagg.rules import header_text
 from fedkit.secagg.server import SecAggServer
-from fedkit.secagg.session import advert_text, box_text, lanes_of, mask_both, pair_mask, self_mask
+from fedkit.secagg.session import (
+    advert_text,
+    box_text,
+    header_text,
+    lanes_of,
+    mask_both,
+    pair_mask,
+    self_mask,
+)
 from fedkit.seeds import stream
 
 if TYPE_CHECKING:

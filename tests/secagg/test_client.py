@@ -18,8 +18,7 @@ from fedkit.secagg.identity import Floors, SigningKey, Trust
 from fedkit.secagg.messages import Advert, Inbox, Opening, Roster, Stage
 from fedkit.secagg.parameters import Mode, Policy, choose
 from fedkit.secagg.primitives.keys import LOW_ORDER
-from fedkit.secagg.rules import header_text
-from fedkit.secagg.session import advert_text, agree_text
+from fedkit.secagg.session import advert_text, agree_text, header_text
 
 if TYPE_CHECKING:
     from tests.secagg.conftest import Rehearsal

@@ -19,8 +19,8 @@ from fedkit.secagg.identity import Floors
 from fedkit.secagg.messages import Advert, Boxes, Inbox, Opening, Roster, Stage
 from fedkit.secagg.parameters import Mode, Policy
 from fedkit.secagg.primitives.signatures import SIGNATURE_BYTES
-from fedkit.secagg.rules import header_text
 from fedkit.secagg.server import SecAggServer
+from fedkit.secagg.session import header_text
 
 if TYPE_CHECKING:
     from tests.secagg.conftest import Rehearsal

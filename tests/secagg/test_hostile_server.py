@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 import pytest
 
+from fedkit.errors import ConfigError, ProtocolRefused, SecAggAborted
 from fedkit.messages import ClientId
-from fedkit.secagg import rules
+from fedkit.secagg import parameters, rules
+from fedkit.secagg import session as session_module
 from fedkit.secagg.header import Encoding, Header
 from fedkit.secagg.identity import Floors, SigningKey
 from fedkit.secagg.messages import Advert, Opening, Roster, Stage
-from fedkit.secagg.parameters import Mode, Parameters, Policy, assess
-from fedkit.secagg.session import Session, advert_text
+from fedkit.secagg.parameters import MOST, Mode, Parameters, Policy, assess
+from fedkit.secagg.session import Session, advert_text, header_text
 
 if TYPE_CHECKING:
     from tests.secagg.conftest import Lie, Rehearsal
@@ -33,7 +35,7 @@ def header(**change: object) -> Lie:
 
     def lie(session: Rehearsal, _: ClientId, __: bytes) -> bytes:
         data = replace(session.header, **change).to_bytes()  # type: ignore[arg-type]
-        return Opening(data, session.signer.sign(rules.header_text(data))).to_bytes()
+        return Opening(data, session.signer.sign(header_text(data))).to_bytes()
 
     return lie
 
@@ -41,7 +43,7 @@ def header(**change: object) -> Lie:
 def strange(session: Rehearsal, _: ClientId, __: bytes) -> bytes:
     """A header signed by somebody else."""
     data, key = session.header.to_bytes(), SigningKey(b"k" * 32)
-    return Opening(data, key.sign(rules.header_text(data))).to_bytes()
+    return Opening(data, key.sign(header_text(data))).to_bytes()
 
 
 HEADERS: Mapping[str, tuple[str, Lie]] = {
@@ -244,3 +246,44 @@ def test_clients_that_do_not_exist(rehearse: type[Rehearsal], off: Off) -> None:
     assert session().refusals() == {"unknown client"}
     off("check_known")
     assert session().answered(Stage.share)
+
+
+def test_a_graph_that_would_fill_the_memory_of_a_client(
+    rehearse: type[Rehearsal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names cost a server nothing where a CA vouches: only neighbours have to be certified."""
+    computed: list[tuple[int, int]] = []
+
+    def note(clients: int, degree: int, _: bytes) -> NoReturn:
+        computed.append((clients, degree))
+        raise ConfigError("a test computes no such graph")
+
+    monkeypatch.setattr(session_module, "neighbours", note)
+    names = tuple(sorted({f"x{i:05}" for i in range(MOST - 1)} | {"c001"}))
+
+    def refusal(round: int) -> str:
+        session = rehearse(3, identities="ca", round=round)
+        body = header(clients=MOST, explicit=(40_000, 30_000))(session, "c001", b"")
+        own = Advert.from_bytes(session.answer(Stage.advertise, "c001", body)).digest
+        digests = tuple(own if name == "c001" else bytes(32) for name in names)
+        with pytest.raises(ProtocolRefused) as caught:
+            session.answer(Stage.share, "c001", Roster(names, digests, ()).to_bytes())
+        return caught.value.rule
+
+    assert [refusal(round) for round in (1, 2)] == ["parameters"] * 2
+    assert not computed
+    monkeypatch.setattr(parameters, "MOST_ENTRIES", MOST**2)
+    assert refusal(3) == "graph"
+    assert computed == [(MOST, 40_000)]
+
+
+def test_a_graph_that_is_not_found_is_no_session(
+    rehearse: type[Rehearsal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> NoReturn:
+        raise ConfigError("no graph of 5 clients was found")
+
+    monkeypatch.setattr(session_module, "neighbours", none)
+    with pytest.raises(SecAggAborted, match="no graph of 5 clients was found") as caught:
+        rehearse(5).run()
+    assert caught.value.retry

@@ -252,3 +252,15 @@ def test_what_is_set_by_hand_is_worth_the_same_wherever_it_is_asked() -> None:
             else:
                 with pytest.raises(ConfigError, match="k=2, t=2 for 10 clients: secrecy fails"):
                     asked.parameters(10)
+
+
+def test_a_graph_that_takes_too_much_memory_is_no_graph() -> None:
+    """Every client computes it: a server must not make them all run out of memory, or search for minutes."""
+    assert choose(MOST, Policy()).neighbours * MOST < parameters.MOST_ENTRIES
+    for asked in (
+        SecAgg(Policy(corrupt=0.45, dropout=0.5, mode=HONEST)),
+        SecAgg(explicit=(40_000, 30_000)),
+        SecAgg(explicit=(MOST - 1, 60_000)),
+    ):
+        with pytest.raises(ConfigError, match=r"65535 clients with \d+ neighbours each are too many"):
+            asked.parameters(MOST)
