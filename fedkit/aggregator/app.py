@@ -32,8 +32,8 @@ from fedkit.aggregator.uploads import Uploads
 from fedkit.fields import Fields
 from fedkit.messages import ClientId
 
-LONGEST = 30
-"""Seconds that a poll may wait."""
+LONGEST = 120
+"""Seconds that a poll may wait: shorter than most networks take to forget a connection that is silent."""
 _LOOK = 5.0
 """Seconds after which a waiting poll looks again: a lease may have run out."""
 _PIECE = 1 << 18
@@ -90,7 +90,7 @@ class App:
 
     async def _tasks(self, request: Request) -> Response:
         client, wait = _client(request), request.query_params.get("wait", "0")
-        if not re.fullmatch(r"[0-9]{1,2}", wait) or int(wait) > LONGEST:
+        if not re.fullmatch(r"[0-9]{1,3}", wait) or int(wait) > LONGEST:
             raise Refusal(400, "request", f"wait is not a whole number of seconds up to {LONGEST}")
         await run_in_threadpool(self._demand_run, request)
         end = time.monotonic() + int(wait)

@@ -26,8 +26,8 @@ from fedkit.tensors import State
 
 log = logging.getLogger("fedkit")
 
-REACH = 120.0
-"""Seconds for which a client counts as reachable after it was heard of."""
+REACH = 180.0
+"""Seconds for which a client counts as reachable after it was heard of: a poll may last 120."""
 RUN_BYTES = 8
 """Of the id of a run, by which devices tell it from another run of the same job."""
 _BEAT = 1.0

@@ -163,7 +163,7 @@ def test_odd_bodies_are_refused(site: Any, call: Callable[..., Any], target: str
     call(use)
 
 
-@pytest.mark.parametrize("wait", ["-1", "31", "1e1", "", "1.5", "999999999"])
+@pytest.mark.parametrize("wait", ["-1", "121", "1e1", "", "1.5", "999999999"])
 def test_odd_waits_are_refused(call: Callable[..., Any], wait: str) -> None:
     async def use(device: Any) -> None:
         assert (await device.ask("GET", f"/v1/tasks?wait={wait}")).status_code == 400

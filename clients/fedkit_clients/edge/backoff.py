@@ -7,7 +7,7 @@ from fedkit.seeds import stream
 
 BASE = 0.5
 """Seconds: the first wait is drawn below."""
-CAP = 60.0
+CAP = 300.0
 """Seconds: no wait is drawn above."""
 LONGEST = 3600.0
 """Seconds: no server is believed that it needs longer."""

@@ -30,8 +30,8 @@ from fedkit_clients.edge.spool import Spool, newest_first, read_task, remove
 from fedkit_clients.edge.transport import Transport
 
 log = logging.getLogger("fedkit.edge")
-PATIENCE = 30
-"""Seconds that a poll waits for news."""
+PATIENCE, LONGEST = 30, 120
+"""Seconds that a poll waits for news: the first one, and the last of those that go well without any."""
 HASTE = 1.0
 """Seconds before which no poll that may wait is over without news."""
 PARTS = 4
@@ -64,7 +64,7 @@ class EdgeClient:
         self._transport, self._client, self._workload, self._sleep = transport, client, workload, sleep
         self._root = Root(directory)
         self._vouch = vouch
-        self._backoff = Backoff(client)
+        self._backoff, self._patience = Backoff(client), PATIENCE
         self._offers: dict[int, Offer] = {}
         self._joined: Joined | None = None
 
@@ -107,7 +107,7 @@ class EdgeClient:
         try:
             self._ask(joined)
         except (Unreachable, Refused) as error:
-            fault = error
+            fault, self._patience = error, PATIENCE
         joined.train()
         joined.answer()
         if not getattr(fault, "after", 0.0):
@@ -152,10 +152,12 @@ class EdgeClient:
     def _ask(self, joined: Joined) -> None:
         """Verdicts first: what is trained next starts from what they say is remembered."""
         began, busy = time.monotonic(), bool(self._offers) or joined.busy
-        news = self._transport.news(0 if busy else PATIENCE)
+        news = self._transport.news(0 if busy else self._patience)
         joined.ahead = news.now - time.monotonic()
-        if not (busy or news.settled or news.offers or news.messages) and time.monotonic() < began + HASTE:
-            raise Unreachable("the aggregator answers before there is news")
+        if not (busy or news.settled or news.offers or news.messages):
+            if time.monotonic() < began + HASTE:
+                raise Unreachable("the aggregator answers before there is news")
+            self._patience = min(2 * self._patience, LONGEST)
         for key, verdict in news.settled:
             joined.settle(key, verdict)
             log.info("round %d: %s", key.round, verdict)

@@ -1,0 +1,220 @@
+"""What its owner decides, at work: the client against a scripted aggregator."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from fedkit import plugins
+from fedkit.errors import ConfigError, RunFailed
+from fedkit.runfolder import load_tensors
+from fedkit.secagg.identity import SigningKey
+from fedkit.wire import decode
+from fedkit_clients.edge import EdgeClient, Transport
+from fedkit_clients.edge.answers import Unreachable
+from fedkit_clients.edge.audit import Audit
+from fedkit_clients.edge.device import NAP, Device
+from fedkit_clients.edge.meter import Meter
+from fedkit_clients.edge.modelout import ModelOut
+from fedkit_clients.edge.policy import DevicePolicy
+
+NAME, KEY = "ward 7", SigningKey(bytes(range(32)))
+pytestmark = pytest.mark.usefixtures("fast_disk")
+
+
+def make_client(server: Any, folder: Path, device: Device, **more: Any) -> EdgeClient:
+    transport = Transport(
+        "http://aggregator:1",
+        NAME,
+        KEY,
+        transport=server,
+        clock=lambda: server.time,
+        meter=device.meter,
+        audit=device.audit,
+    )
+    return EdgeClient(transport, NAME, server.workload, folder, device=device, **more)
+
+
+def go(server: Any, folder: Path, device: Device) -> None:
+    client = make_client(server, folder, device)
+    for _ in range(100):
+        client.step()
+        if server.done:
+            break
+    client.close()
+    assert server.done
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule"),
+    [
+        (DevicePolicy(secagg="honest_server"), "mode"),
+        (DevicePolicy(strategies=("fedprox",)), "strategy"),
+        (DevicePolicy(workloads=("digits",)), "workload"),
+    ],
+)
+def test_a_job_that_the_policy_forbids_is_refused_and_nothing_is_trained(
+    tmp_path: Path, aggregator: Any, policy: DevicePolicy, rule: str
+) -> None:
+    told: list[bytes] = []
+    aggregator.accept = lambda frame: told.append(frame)
+    aggregator.workload.trainer = None  # nobody asks for it
+    client = make_client(aggregator, tmp_path, Device(policy, "ward"))
+    client.step()
+    client.close()
+    (reply,) = map(decode, told)
+    assert (reply.code, reply.subject) == ("refused", rule)  # type: ignore[union-attr]
+
+
+def test_outside_its_hours_a_device_is_silent(tmp_path: Path, aggregator: Any) -> None:
+    class Enough(Exception):
+        pass
+
+    waits: list[float] = []
+    noon = time.struct_time((2026, 3, 1, 12, 0, 0, 6, 60, 0))
+    device = Device(DevicePolicy(hours="22:00-06:00"), local=lambda: noon)
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            raise Enough
+
+    client = make_client(aggregator, tmp_path, device, sleep=sleep)
+    with pytest.raises(Enough):
+        client.run()
+    assert (waits, aggregator.log) == ([NAP] * 3, [])
+    device.local = lambda: time.struct_time((2026, 3, 1, 23, 0, 0, 6, 60, 0))
+    assert not device.rests(sleep)
+    client.close()
+
+
+def test_when_the_bytes_of_the_month_are_used_up_it_asks_no_more(tmp_path: Path, aggregator: Any) -> None:
+    meter = Meter(tmp_path / "traffic", 20_000, lambda: 1_790_000_000.0)
+    client = make_client(aggregator, tmp_path / "spool", Device(meter=meter))
+
+    def go_on() -> None:
+        for _ in range(100):
+            client.step()
+
+    with pytest.raises(Unreachable, match="of this month") as caught:
+        go_on()
+    assert caught.value.after > 0
+    asked = len(aggregator.log)
+    assert asked > 3
+    assert meter.used <= 20_000 + 2_000, (
+        "the answers to the last requests may be longer than they were thought"
+    )
+    with pytest.raises(Unreachable):
+        client.step()
+    assert len(aggregator.log) == asked
+    client.close()
+
+
+def test_the_newest_model_is_written(tmp_path: Path, aggregator: Any) -> None:
+    out = tmp_path / "out" / "model.safetensors"
+    out.parent.mkdir()
+    go(aggregator, tmp_path / "spool", Device(model_out=ModelOut(out)))
+    model, about = load_tensors(out)
+    newest = aggregator.releases[-1]
+    assert about == {"job": aggregator.job.id, "version": str(newest.version)}
+    assert model.keys() == aggregator.workload.init(5).keys()
+    for name, array in newest.model.items():
+        np.testing.assert_array_equal(model[name], array)
+    assert [path.name for path in out.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_an_older_model_does_not_take_the_place_of_a_newer_one(tmp_path: Path) -> None:
+    out = ModelOut(tmp_path / "m")
+    for version, job in ((3, "a"), (2, "a"), (3, "a"), (1, "b")):
+        out.write(job, version, {"w": np.full(2, version, np.float32)})
+        found, _ = load_tensors(tmp_path / "m")
+        assert found["w"][0] == (3 if job == "a" else 1)
+
+
+def test_a_model_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, aggregator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise RunFailed("no room")
+
+    monkeypatch.setattr("fedkit.runfolder.save_tensors", full)
+    go(aggregator, tmp_path / "spool", Device(model_out=ModelOut(tmp_path / "model")))
+
+
+def test_the_audit_has_every_request_and_every_message(tmp_path: Path, aggregator: Any) -> None:
+    seen: list[httpx.Request] = []
+    handle = aggregator.handle_request
+
+    def watched(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        answer: httpx.Response = handle(request)
+        return answer
+
+    aggregator.handle_request = watched
+    path = tmp_path / "audit"
+    go(aggregator, tmp_path / "spool", Device(audit=Audit(path, lambda: 5.0)))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    requests = [line for line in lines if "request" in line]
+    assert [line["request"] for line in requests] == [f"{r.method} {r.url.raw_path.decode()}" for r in seen]
+    for line, request in zip(requests, seen, strict=True):
+        assert line["headers"] == dict(request.headers)
+        size = line.get("bytes", len(json.dumps(line.get("body", ""), separators=(",", ":"))))
+        assert size == len(request.content) or not request.content
+    messages = [line for line in lines if "message" in line]
+    assert [line["bytes"] for line in messages] == [len(frame) for frame in aggregator.results.values()]
+    assert {line["weight"] for line in messages} == {24.0}
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_cannot_be_noted_does_not_leave(tmp_path: Path, aggregator: Any) -> None:
+    audit = Audit(tmp_path / "audit")
+    client = make_client(aggregator, tmp_path / "spool", Device(audit=audit))
+    (tmp_path / "audit").unlink()
+    (tmp_path / "audit").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        client.step()
+    assert aggregator.log == []
+    client.close()
+    with pytest.raises(ConfigError, match="give another --audit"):
+        Audit(tmp_path / "audit")
+
+
+def test_an_audit_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedkit_clients.edge.audit.MOST", 1000)
+    audit = Audit(tmp_path / "audit")
+    for _ in range(100):
+        audit.request("GET", "/v1/tasks", {}, b"")
+    assert {path.name for path in tmp_path.iterdir()} == {"audit", "audit.1"}
+    assert all(path.stat().st_size < 1200 for path in tmp_path.iterdir())
+
+
+def test_a_slow_uplink_makes_a_shorter_update(
+    tmp_path: Path, aggregator: Any, new_aggregator: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    for rate in (10_000_000.0, 1.0):
+        server = new_aggregator()
+        codec = plugins.codec("adaptive:below=1")
+        server.job = replace(server.job, codec_up=codec, feedback=False)
+        device = Device()
+        device.meter.uplink = rate
+        monkeypatch.setattr(device.meter, "uploaded", lambda size, seconds: None)
+        server.tasks = {
+            n: replace(t, key=replace(t.key, job=server.job.id), deadline=60.0)
+            for n, t in server.tasks.items()
+        }
+        told: list[bytes] = []
+        server.accept = told.append
+        client = make_client(server, tmp_path / str(rate), device)
+        client.step()
+        client.close()
+        sizes.append(len(decode(told[0]).payload))  # type: ignore[union-attr]
+    assert sizes[1] < sizes[0] / 4
