@@ -21,12 +21,13 @@ _MAY_CHANGE = ("max_failures",)
 def fingerprint(
     job: Job, policy: RoundPolicy, workload: Workload, base: Tensors, clients: Sequence[ClientId]
 ) -> dict[str, str]:
-    """Name -> value, or its digest. base: the whole initial model. clients: all that are registered.
+    """Name -> value, or its digest. base: the whole initial model. clients: all that are registered; where
+    they come one by one, the workload's attribute `enrolled_by` stands for their names.
 
     max_failures may change, and so may the number of rounds and what is evaluated when.
     """
     kind, fields = identity(job.strategy)
-    ids = "\n".join(sorted(clients)).encode()
+    ids, told = "\n".join(sorted(clients)).encode(), getattr(workload, "enrolled_by", "")
     rounds = {f"rounds.{k}": str(v) for k, v in vars(policy).items() if k not in _MAY_CHANGE}
     return {
         "strategy": f"{kind} {json.dumps(fields)}",
@@ -41,7 +42,7 @@ def fingerprint(
         "the tensors that travel": job.layout.digest[:16],
         "the strategy's extras": job.extras.digest[:16],
         "the initial model": digest(base)[:16],
-        "clients": f"{len(clients)} clients {hashlib.sha256(ids).hexdigest()[:16]}",
+        "clients": f"{len(clients)} clients {told or hashlib.sha256(ids).hexdigest()[:16]}",
         **rounds,
         **_data(workload),
         "job": job.id,

@@ -21,7 +21,14 @@ NAME = "identity.pem"
 
 def make_key(directory: Path) -> SigningKey:
     """A fresh key, written to `directory`. ConfigError: there is one already, or it cannot be written."""
-    path, key = directory / NAME, SigningKey.new()
+    key = SigningKey.new()
+    write_key(directory, key)
+    return key
+
+
+def write_key(directory: Path, key: SigningKey) -> None:
+    """Write a key to `directory`. ConfigError: there is one already, or it cannot be written."""
+    path = directory / NAME
     private = Ed25519PrivateKey.from_private_bytes(key.secret)
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
@@ -35,7 +42,6 @@ def make_key(directory: Path) -> SigningKey:
         file.write(pem)
         file.flush()
         os.fsync(file.fileno())
-    return key
 
 
 def own_key(directory: Path) -> SigningKey:

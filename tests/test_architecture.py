@@ -123,6 +123,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # between devices and the aggregator
     "signing": {"messages", "secagg"},
     "keyfile": {"cryptography", "secagg"},
+    "ca": {"cryptography", "fields", "keyfile", "messages", "runfolder", "secagg", "signing"},
     "aggregator": {ANY, "cryptography", "h11", "numpy", "prometheus_client", "starlette", "uvicorn"},
     # around it
     "scenario_rules": {"config"},

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from fedkit import fields, wire
 from fedkit.aggregator.blobs import Blobs
 from fedkit.aggregator.connections import Places
+from fedkit.aggregator.enrol import Enrolment
 from fedkit.aggregator.guard import Guard
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.leases import LEASE, Lease, Leases
@@ -71,6 +72,10 @@ class App:
             Route("/v1/uploads/{name}", self._offset, methods=["HEAD"]),
             Route("/v1/uploads/{name}", self._append, methods=["PATCH"]),
         ]
+        if isinstance(registry, Enrolment):
+            self._enrolment = registry
+            routes.append(Route("/v1/enrol", self._enrol, methods=["POST"]))
+            routes.append(Route("/v1/enrol/{name}", self._granted, methods=["GET"]))
         inner = Starlette(routes=routes, exception_handlers=dict(HANDLERS), lifespan=self._bells.running)
         self.asgi: ASGIApp = Guard(inner, journal, registry, clock, meters, places)
 
@@ -189,6 +194,17 @@ class App:
         if named is not None and named != own:
             raise Refusal(409, "run", f"this is run {own!r}: fetch the job, and forget the other run's tasks")
 
+    async def _enrol(self, request: Request) -> Response:
+        name = await run_in_threadpool(self._enrolment.take, request.scope["fedkit.body"])
+        return _answer({"id": name}, 202)
+
+    async def _granted(self, request: Request) -> Response:
+        name = str(request.path_params["name"])
+        grant = await run_in_threadpool(self._enrolment.answer, name)
+        if grant is None:
+            return _answer({"id": name}, 202)
+        return Response(grant.data(), media_type="application/json")
+
     def _demand_open(self) -> None:
         if self._draining:
             raise Refusal(503, "draining", "the aggregator is going down", {"Retry-After": "5"})
@@ -255,8 +271,8 @@ def _given(request: Request, *names: str) -> Fields:
     return found
 
 
-def _answer(content: Mapping[str, object]) -> Response:
-    return Response(_json(content).encode("ascii"), media_type="application/json")
+def _answer(content: Mapping[str, object], status: int = 200) -> Response:
+    return Response(_json(content).encode("ascii"), status, media_type="application/json")
 
 
 def _streamed(path: Path, digest: str, start: int | None) -> Response:

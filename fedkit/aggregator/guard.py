@@ -27,6 +27,9 @@ JSON_LIMIT = 1 << 18
 CHUNK_LIMIT = 1 << 20
 """Most bytes of a PATCH."""
 BODY_SECONDS = 60.0
+STRANGERS = "/v1/enrol"
+"""What may be asked without a signature, and the most bytes of such a body."""
+STRANGE_LIMIT = 1 << 12
 _SHAPES = {
     "fedkit-client": r"[A-Za-z0-9._~%-]{1,3072}",
     "fedkit-time": r"[0-9]{1,12}",
@@ -79,18 +82,27 @@ class Guard:
         try:
             headers = _headers(scope)
             scope["fedkit.version"] = _version(headers)
-            client = await run_in_threadpool(self._client, scope, headers)
-            scope["fedkit.client"] = client
-            self._places.known(scope.get("client"))
-            began = time.monotonic()
-            body = await _body(scope["method"], headers, receive)
+            if scope["path"] == STRANGERS or scope["path"].startswith(STRANGERS + "/"):
+                _demand_target(scope, headers)
+                body = await _body(scope["method"], headers, receive, STRANGE_LIMIT)
+            else:
+                body = await self._known(scope, headers, receive)
             self._journal.count(up=len(body))
-            self._meters.came(client, len(body), time.monotonic() - began)
             scope["fedkit.body"] = body
         except (Refusal, *DISK) as error:
             note(scope, error)
             return await answer(error)(scope, receive, send)
         return await self._app(scope, receive, send)
+
+    async def _known(self, scope: Scope, headers: Mapping[str, str], receive: Receive) -> bytes:
+        """The body of a client's request, whose name is then in the scope; Refusal."""
+        client = await run_in_threadpool(self._client, scope, headers)
+        scope["fedkit.client"] = client
+        self._places.known(scope.get("client"))
+        began = time.monotonic()
+        body = await _body(scope["method"], headers, receive, JSON_LIMIT)
+        self._meters.came(client, len(body), time.monotonic() - began)
+        return body
 
     def _client(self, scope: Scope, headers: Mapping[str, str]) -> ClientId:
         """The client whose signature holds; Refusal."""
@@ -161,11 +173,18 @@ def _version(headers: Mapping[str, str]) -> int:
     return int(given)
 
 
-async def _body(method: str, headers: Mapping[str, str], receive: Receive) -> bytes:
+def _demand_target(scope: Scope, headers: Mapping[str, str]) -> None:
+    """Who enrols has no signature yet: the body proves what must be proven."""
+    _target(scope)
+    if not re.fullmatch(_SHAPES["content-digest"], headers.get("content-digest", "")):
+        raise Refusal(400, "headers", "the header content-digest is missing or malformed")
+
+
+async def _body(method: str, headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
     """The body, once it has come whole and is what was signed; Refusal."""
     if headers.get("content-encoding", "identity") != "identity":
         raise Refusal(415, "encoding", "a body comes as it is, without Content-Encoding")
-    length, limit = headers.get("content-length"), CHUNK_LIMIT if method == "PATCH" else JSON_LIMIT
+    length, limit = headers.get("content-length"), CHUNK_LIMIT if method == "PATCH" else limit
     if "transfer-encoding" in headers or (length is None and method not in ("GET", "HEAD")):
         raise Refusal(411, "length", "a body needs a Content-Length")
     if length is not None and not re.fullmatch(r"[0-9]{1,15}", length):

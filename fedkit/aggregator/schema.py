@@ -38,7 +38,16 @@ SESSIONS = "ALTER TABLE tasks ADD COLUMN sort TEXT NOT NULL DEFAULT 'task'"
 PROTOCOL = "ALTER TABLE clients ADD COLUMN version INTEGER"
 """Which version of the protocol a client spoke last."""
 
-MIGRATIONS: tuple[str, ...] = (FIRST, SESSIONS, PROTOCOL)
+ENROLMENT = """
+CREATE TABLE enrolments (
+    id TEXT PRIMARY KEY, client TEXT NOT NULL, once TEXT UNIQUE, request BLOB NOT NULL, at REAL NOT NULL,
+    answer BLOB) WITHOUT ROWID;
+CREATE TABLE members (
+    turn INTEGER PRIMARY KEY AUTOINCREMENT, serial TEXT NOT NULL UNIQUE, client TEXT NOT NULL,
+    key BLOB NOT NULL, begins INTEGER NOT NULL, ends INTEGER NOT NULL, active INTEGER NOT NULL);
+"""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, SESSIONS, PROTOCOL, ENROLMENT)
 """In order; add to the end."""
 
 

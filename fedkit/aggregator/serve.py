@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from fedkit.aggregator.app import App
 from fedkit.aggregator.connections import Places, room
 from fedkit.aggregator.desk import Desk, opened
+from fedkit.aggregator.enrol import Enrolment
 from fedkit.aggregator.federation import EdgeFederation
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.leases import LEASE
@@ -33,6 +35,8 @@ from fedkit.secagg.identity import RANDOM, SigningKey, Trust, fingerprint
 from fedkit.tensors import Tensors
 from fedkit.trainer import Trainer, Workload
 
+log = logging.getLogger("fedkit")
+
 GRACE = 20.0
 """Seconds that a finished run waits for clients to fetch the last verdicts."""
 
@@ -46,7 +50,8 @@ class Service:
     clients to wait for before a round; None: as many as are invited where the cohort is a count, else all.
     patience: seconds to wait for them; None: the round's deadline. tls: the folder of the signer's key; None:
     plain HTTP, to this machine only. operator: host and port of the operator's door, and the aggregator's
-    folder. log: a file of JSON lines.
+    folder. log: a file of JSON lines. clients: room for so many devices of a CA; None: as many as the
+    workload has clients.
     """
 
     trust: Trust
@@ -59,13 +64,22 @@ class Service:
     tls: Path | None = None
     operator: tuple[str, int, Path] | None = None
     log: Path | None = None
+    clients: int | None = None
 
 
 class Deployed:
-    """A workload whose clients are those of the roster: the server's own copy may hold no data of theirs."""
+    """A workload whose clients are the devices: the server's own copy may hold no data of theirs.
 
-    def __init__(self, workload: Workload, clients: Sequence[ClientId]) -> None:
-        self._workload, self._clients = workload, tuple(sorted(clients))
+    room: places for devices, where they come one by one. enrolled_by: what stands for their names then,
+    since a run that is continued has the same.
+    """
+
+    def __init__(
+        self, workload: Workload, clients: Sequence[ClientId], room: int = 0, enrolled_by: str = ""
+    ) -> None:
+        free = [f"free place {number}" for number in range(len(clients), room)]
+        self._workload, self._clients = workload, (*sorted(clients), *free)
+        self.enrolled_by = enrolled_by
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_workload"], name)
@@ -75,7 +89,7 @@ class Deployed:
         return self._workload.init(seed)
 
     def clients(self) -> Sequence[ClientId]:
-        """The clients of the roster."""
+        """The devices, and a name for each place that is free."""
         return self._clients
 
     def trainer(self, client: ClientId) -> Trainer:
@@ -103,10 +117,11 @@ def serve(
     and [federation] are those of simulations.
     While the disk cannot be written it waits. Raises what `fedkit.run` raises, ConfigError before round 0.
     """
-    registry = _registry(service)
+    _demand_own_key(service)
     if service.tls is None:
         demand_loopback(service.host)
     built = build(scenario)
+    most = _most(service, built)
     with ExitStack() as stack:
         stack.enter_context(logged(service.log))
         journal = Journal(directory)
@@ -116,6 +131,7 @@ def serve(
                 f"{directory} is the journal of a run whose folder {out} is gone: put it back, or give "
                 "another directory for a new run"
             )
+        registry = _registry(service, journal, most)
         progress, meters, places = Progress(), Meters(), Places(room())
         app = App(journal, registry, service.lease, meters=meters, places=places)
         if service.operator is not None:
@@ -126,10 +142,12 @@ def serve(
         server = stack.enter_context(Listener(app.asgi, *where, drain=app.drain, places=places))
         if listening is not None:
             listening(server.url)
-        workload = Deployed(built.workload, registry.known())
+        _await_devices(journal, registry, built, most)
+        by = f"CA {service.trust.ca.hex()}" if service.trust.kind == "ca" else ""
+        workload = Deployed(built.workload, registry.known(), most, by)
 
         def go(resume: bool) -> Result:
-            federation = _federation(journal, registry, service, built)
+            federation = _federation(journal, registry, service, built, most)
             deployed = replace(built, workload=workload, federation=federation)
             result = run_built(scenario, deployed, out=out, resume=resume, observers=(*observers, progress))
             _linger(federation)
@@ -138,26 +156,52 @@ def serve(
         return persevering(go, journal, out, resume)
 
 
-def _registry(service: Service) -> Registry:
+def _demand_own_key(service: Service) -> None:
     trust, own = service.trust, service.signer.public
-    if trust.kind != "roster":
-        raise ConfigError("a roster with the keys of all clients is needed: certificates are not checked yet")
+    if trust.kind == "none":
+        raise ConfigError("who the devices are must be known: give a roster of their keys, or a CA")
     if trust.server != own:
         raise ConfigError(
             f"the roster's server is {fingerprint(trust.server)}, but this aggregator's key is "
             f'{fingerprint(own)}: write server = "{own.hex()}" into the roster, on every device too'
         )
-    return Roster(trust.roster)
 
 
-def _federation(journal: Journal, registry: Registry, service: Service, built: Built) -> EdgeFederation:
+def _most(service: Service, built: Built) -> int:
+    """As many devices as there may be."""
+    if service.trust.kind == "roster":
+        return len(service.trust.roster)
+    return service.clients if service.clients is not None else len(built.workload.clients())
+
+
+def _registry(service: Service, journal: Journal, room: int) -> Registry:
+    trust = service.trust
+    return Roster(trust.roster) if trust.kind == "roster" else Enrolment(journal, trust, room)
+
+
+def _await_devices(journal: Journal, registry: Registry, built: Built, room: int) -> None:
+    """Wait until so many devices have enrolled that a round can have its quorum, however long that takes."""
+    quorum, told = built.policy.quorum, -1
+    need = quorum if isinstance(quorum, int) else math.ceil(quorum * room)
+    while len(registry.known()) < min(max(need, 1), room):
+        ticks, known = journal.ticks, len(registry.known())
+        if known != told:
+            log.warning("waiting for devices to enrol: %d of %d", known, need)
+        told = known
+        registry.clients()  # looks for answers of the CA
+        journal.wait(ticks, 1.0)
+
+
+def _federation(
+    journal: Journal, registry: Registry, service: Service, built: Built, room: int
+) -> EdgeFederation:
     cohort, over = built.policy.cohort, built.policy.over_select
-    wanted = math.ceil(cohort * over) if isinstance(cohort, int) else len(registry.known())
+    wanted = math.ceil(cohort * over) if isinstance(cohort, int) else room
     return EdgeFederation(
         journal,
         registry,
         trust=ServerTrust(service.trust, service.signer, lambda *_: RANDOM),
-        wait_for=min(wanted if service.wait_for is None else service.wait_for, len(registry.known())),
+        wait_for=min(wanted if service.wait_for is None else service.wait_for, room),
         patience=built.policy.deadline if service.patience is None else service.patience,
     )
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fedkit.cli import backup, client, doctor, lists, reports, run, serve, status
+from fedkit.cli import backup, ca, client, doctor, invite, join, lists, reports, run, serve, status
 from fedkit.cli.check import app as check_app
 from fedkit.cli.new import app as new_app
 from fedkit.cli.secagg import app as secagg_app
@@ -69,6 +69,10 @@ app.command("workloads")(lists.workloads)
 app.command("report")(reports.report)
 app.command("compare")(reports.compare)
 app.command("doctor")(doctor.doctor)
+app.command("invite")(invite.invite)
+app.command("join")(join.join)
+app.command("revoke")(ca.revoke)
+app.add_typer(ca.app, name="ca")
 app.add_typer(new_app, name="new")
 app.add_typer(check_app, name="check")
 app.add_typer(secagg_app, name="secagg")

@@ -14,11 +14,14 @@ import typer
 
 from fedkit.cli.door import last_event
 from fedkit.cli.output import Format, FormatOption, echo_json
-from fedkit.errors import ConfigError
+from fedkit.errors import ConfigError, CryptoError
 
 if TYPE_CHECKING:
     from fedkit.aggregator.serve import Service
     from fedkit.rounds import Result
+    from fedkit.secagg.identity import Trust
+
+ROSTER = Path("roster.toml")
 
 
 def serve(
@@ -27,9 +30,17 @@ def serve(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the scenario's, as in rounds.count=5."),
     ] = None,
-    roster: Annotated[Path, typer.Option("--roster", help="TOML file with the keys of all clients.")] = Path(
-        "roster.toml"
-    ),
+    roster: Annotated[
+        Path, typer.Option("--roster", help="TOML file with the keys of all clients.")
+    ] = ROSTER,
+    ca: Annotated[
+        Path | None,
+        typer.Option(help="The certificate of a CA (ca.pem), whose devices come one by one; kept in --dir."),
+    ] = None,
+    clients: Annotated[
+        int | None,
+        typer.Option(min=1, help="Room for so many devices of a CA; default the workload's clients."),
+    ] = None,
     directory: Annotated[
         Path,
         typer.Option(
@@ -62,18 +73,20 @@ def serve(
     output: FormatOption = Format.text,
 ) -> None:
     """Run a scenario with devices. Started again with the same words, it continues."""
+    from fedkit.ca.apart import demand_apart
     from fedkit.cli import folders
     from fedkit.cli.run import one
     from fedkit.keyfile import own_key
-    from fedkit.secagg.rosterfile import read_trust
 
     with last_event(output):
         run_it, service_of = _aggregator()
         host, port = _address(address)
         tls = None if insecure_http else directory
+        signer = own_key(directory)
+        trust = _trust(directory, signer.public, ca, roster)
         service = service_of(
-            read_trust(roster),
-            own_key(directory),
+            trust,
+            signer,
             host,
             port,
             lease,
@@ -82,8 +95,11 @@ def serve(
             tls,
             (*_address(operator, "--operator"), directory),
             log,
+            clients,
         )
         launch = folders.launch_into(scenario, overrides or [], directory / "run", True)
+        if launch.scenario.secagg.mode == "lying_server":
+            demand_apart(directory, trust.ca)
         listening = partial(_listening, output)
         go = partial(run_it, service=service, directory=directory / "journal", listening=listening)
         before = signal.signal(signal.SIGTERM, _interrupt)
@@ -109,6 +125,25 @@ def identity(
     key = own_key(directory)
     typer.echo(f"fingerprint: {fingerprint(key.public)}")
     typer.echo(f"roster line: {toml.dumps({name or directory.resolve().name: key.public.hex()}).strip()}")
+
+
+def _trust(directory: Path, own: bytes, ca: Path | None, roster: Path) -> Trust:
+    """Who the devices are: a CA, which the directory remembers, or a roster."""
+    from fedkit.ca.certificates import ca_key
+    from fedkit.secagg.identity import Trust
+    from fedkit.secagg.rosterfile import read_trust, write_trust
+
+    kept = directory / "trust.toml"
+    if ca is None:
+        return read_trust(kept if kept.exists() and roster == ROSTER else roster)
+    try:
+        trust = Trust.of_ca(ca_key(ca.read_bytes()), own)
+    except CryptoError as error:
+        raise ConfigError(f"--ca {ca}: {error}") from None
+    if kept.exists() and read_trust(kept).ca != trust.ca:
+        raise ConfigError(f"{kept} names another CA than {ca}: devices of that are here already")
+    write_trust(kept, trust)
+    return trust
 
 
 def _aggregator() -> tuple[Callable[..., Result], type[Service]]:

@@ -30,6 +30,7 @@ __all__ = [
     "Random",
     "SigningKey",
     "Trust",
+    "check_signer",
     "draw",
     "fingerprint",
     "verify",
@@ -83,6 +84,11 @@ class Trust:
         if self.kind == "ca":
             return _certified(self.ca, client, public, voucher)
         return not voucher and (self.kind == "none" or self.roster.get(client) == public)
+
+    @property
+    def cas(self) -> tuple[bytes, ...]:
+        """The CAs whose certificates are believed."""
+        return (self.ca,) if self.kind == "ca" else ()
 
     def knows(self, client: ClientId) -> bool:
         """Whether such a client may exist, as far as that is known."""

@@ -23,7 +23,7 @@ from fedkit.aggregator.app import App
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.listener import Listener
 from fedkit.aggregator.registry import Roster
-from fedkit.aggregator.serve import Service, serve
+from fedkit.aggregator.serve import Deployed, Service, serve
 from fedkit.clientstore import MemoryStore
 from fedkit.config import Scenario
 from fedkit.downlink import Follower
@@ -259,10 +259,21 @@ def test_a_journal_without_its_run_folder_is_not_begun_again(given: Scenario, tm
         serve(given, Service(TRUST, SERVER, port=0), tmp_path / "journal", out=tmp_path / "run")
 
 
-def test_certificates_are_not_taken_yet(given: Scenario, tmp_path: Path) -> None:
-    trust = Trust.of_ca(SigningKey(bytes(32)).public, SigningKey(bytes(range(32))).public)
-    with pytest.raises(ConfigError, match="roster with the keys"):
-        serve(given, Service(trust, SERVER), tmp_path / "journal", out=tmp_path / "run")
+def test_who_the_devices_are_must_be_known(given: Scenario, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a roster of their keys, or a CA"):
+        serve(given, Service(Trust.none(), SERVER), tmp_path / "journal", out=tmp_path / "run")
+
+
+def test_a_roster_that_names_another_server(given: Scenario, tmp_path: Path) -> None:
+    service = Service(TRUST, SigningKey(bytes(range(32))))
+    with pytest.raises(ConfigError, match="into the roster, on every device too"):
+        serve(given, service, tmp_path / "journal", out=tmp_path / "run")
+
+
+def test_places_for_devices_that_are_to_come(given: Scenario) -> None:
+    made = Deployed(build(given).workload, ["z", "a"], 4, "CA 00")
+    assert made.clients() == ("a", "z", "free place 2", "free place 3")
+    assert made.enrolled_by == "CA 00"
 
 
 def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(tmp_path: Path) -> None:

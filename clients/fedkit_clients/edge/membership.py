@@ -8,20 +8,23 @@ A directory of a device that has joined holds
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography import x509
-
-from fedkit import toml
-from fedkit.errors import ConfigError, DataError, nearest
+from fedkit import keyfile, toml
+from fedkit.ca.certificates import read_certificate
+from fedkit.errors import ConfigError, CryptoError, DataError, nearest
 from fedkit.keyfile import read_key
 from fedkit.messages import ClientId
+from fedkit.runfolder import replace_file, sync
 from fedkit.secagg.identity import Certificate, Identity, SigningKey, Trust
-from fedkit.secagg.rosterfile import read_trust
+from fedkit.secagg.rosterfile import read_trust, write_trust
 
 ABOUT, TRUST, CERTIFICATE, VOUCHER = "aggregator.toml", "trust.toml", "certificate.pem", "voucher"
+READY, DONE = "next", "ready"
 _KEYS = ("address", "client")
 
 
@@ -30,8 +33,8 @@ class Membership:
     """A client of one aggregator.
 
     address: https://HOST:PORT. voucher: the CA's signature that peers check in secure sessions, empty without
-    a CA. certificate: the CA's word for the aggregator; None without a CA. ConfigError: what is here does not
-    belong together.
+    a CA. certificate: the CA's word for the aggregator, in PEM; empty without a CA. ConfigError: what is here
+    does not belong together.
     """
 
     address: str
@@ -39,7 +42,7 @@ class Membership:
     key: SigningKey = field(repr=False)
     trust: Trust
     voucher: bytes = b""
-    certificate: x509.Certificate | None = None
+    certificate: bytes = b""
 
     def __post_init__(self) -> None:
         public, trust = self.key.public, self.trust
@@ -63,6 +66,7 @@ class Membership:
 
 def read_membership(directory: Path) -> Membership:
     """What `fedkit join` has written. DataError: it has not; ConfigError: a file is damaged."""
+    _settle(directory)
     path = directory / ABOUT
     if not path.exists():
         raise DataError(
@@ -72,15 +76,47 @@ def read_membership(directory: Path) -> Membership:
     trust, key = read_trust(directory / TRUST), read_key(directory)
     if trust.kind != "ca":
         return Membership(about["address"], about["client"], key, trust)
-    voucher, certificate = _read(directory / VOUCHER), _read(directory / CERTIFICATE)
+    certificate = _read(directory / CERTIFICATE)
     try:
-        made = x509.load_pem_x509_certificate(certificate)
-        word = bytes.fromhex(voucher.decode("ascii"))
-    except ValueError as error:
+        voucher = bytes.fromhex(_read(directory / VOUCHER).decode("ascii"))
+        read_certificate(certificate, trust.cas)
+    except (CryptoError, ValueError) as error:
         raise ConfigError(
             f"{directory}: {CERTIFICATE} or {VOUCHER} is damaged ({error}): join again"
         ) from None
-    return Membership(about["address"], about["client"], key, trust, word, made)
+    return Membership(about["address"], about["client"], key, trust, voucher, certificate)
+
+
+def keep(directory: Path, made: Membership) -> None:
+    """Write a membership of a CA: all of it or, after a crash, what was there before.
+
+    The files are laid ready in a folder of their own; `read_membership` finishes what a crash has stopped.
+    """
+    ready = directory / READY
+    shutil.rmtree(ready, ignore_errors=True)
+    ready.mkdir(parents=True)
+    keyfile.write_key(ready, made.key)
+    write_trust(ready / TRUST, made.trust)
+    (ready / CERTIFICATE).write_bytes(made.certificate)
+    (ready / VOUCHER).write_text(made.voucher.hex(), encoding="ascii")
+    (ready / ABOUT).write_text(toml.dumps({"address": made.address, "client": made.client}), encoding="utf-8")
+    for path in ready.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    replace_file(ready / DONE, b"")
+    _settle(directory)
+
+
+def _settle(directory: Path) -> None:
+    """Put in place what lies ready and whole."""
+    ready = directory / READY
+    if not (ready / DONE).exists():
+        return
+    for name in (keyfile.NAME, TRUST, CERTIFICATE, VOUCHER, ABOUT):
+        if (ready / name).exists():
+            (ready / name).replace(directory / name)
+    sync(directory)
+    shutil.rmtree(ready)
 
 
 def member(

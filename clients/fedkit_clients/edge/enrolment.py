@@ -1,0 +1,154 @@
+"""How a device becomes a client: it asks with an invite, waits for the CA, and keeps what it is given."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from fedkit import fields, keyfile
+from fedkit.ca.certificates import LIFE, read_certificate
+from fedkit.ca.invites import Invite, read_invite
+from fedkit.ca.requests import ANSWER_LIMIT, Grant, Request, make_request, read_grant
+from fedkit.errors import ConfigError, CryptoError, FedkitError, WireError, shown
+from fedkit.secagg.identity import SigningKey, Trust
+from fedkit.signing import VERSION, content_digest
+from fedkit_clients.edge.answers import Answer, Refused, Unreachable, read_short, reason
+from fedkit_clients.edge.membership import ABOUT, Membership, keep, read_membership
+from fedkit_clients.edge.tls import pinned
+
+log = logging.getLogger("fedkit.edge")
+
+POLL = (2.0, 30.0)
+"""Seconds between two looks for an answer: at first, and at most."""
+ASKED_FOR = LIFE / 6
+"""How long a request for renewal is good, for a CA that is asked by hand."""
+_FINAL = frozenset((400, 403, 404, 409, 413, 422))
+
+
+class Desk:
+    """Where an aggregator takes requests for certificates. transport: another way to it, for tests."""
+
+    def __init__(
+        self, address: str, server: bytes, proxy: str = "", transport: httpx.BaseTransport | None = None
+    ) -> None:
+        url = httpx.URL(address)
+        if url.scheme != "https" or not url.host:
+            raise ConfigError(f"{shown(address)} is no address: write https://HOST:PORT")
+        way = transport or httpx.HTTPTransport(verify=pinned(server), proxy=proxy or None, trust_env=False)
+        self._http = httpx.Client(base_url=url, transport=way, trust_env=False, timeout=30.0)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def ask(self, request: Request) -> None:
+        """Bring a request to where the CA will see it; again if need be. Unreachable, Refused."""
+        answer = self._call("POST", "/v1/enrol", request.data())
+        try:
+            told = fields.mapping(fields.parse(answer.body, "the answer"), "the answer")
+        except WireError as error:
+            raise Unreachable(f"the aggregator's answer is not understood: {error}") from None
+        if told.get("id") != request.id:
+            raise Unreachable("the aggregator has kept another request than this one")
+
+    def answer(self, name: str) -> Grant | None:
+        """The CA's answer; None while there is none. Unreachable, Refused."""
+        answer = self._call("GET", f"/v1/enrol/{name}")
+        if answer.status != 200:
+            return None
+        try:
+            return read_grant(answer.body)
+        except WireError as error:
+            raise Unreachable(f"the aggregator's answer is not understood: {error}") from None
+
+    def _call(self, method: str, path: str, body: bytes = b"") -> Answer:
+        headers = {"Fedkit-Version": str(VERSION), "Content-Digest": content_digest(body)}
+        try:
+            request = self._http.build_request(method, path, content=body or None, headers=headers)
+            with_answer = self._http.send(request, stream=True)
+            answer = read_short(with_answer, ANSWER_LIMIT, 0.0)
+        except httpx.TransportError as error:
+            raise Unreachable(f"{method} {path}: {type(error).__name__}: {error}") from error
+        word, message = reason(answer)
+        if answer.status in _FINAL:
+            raise Refused(answer.status, word, message)
+        if answer.status not in (200, 202) or "Fedkit-Version" not in answer.headers:
+            raise Unreachable(f"the aggregator answers {answer.status} {word} {message}")
+        return answer
+
+
+def join(
+    token: str,
+    directory: Path,
+    wait: float = 600.0,
+    proxy: str = "",
+    *,
+    transport: httpx.BaseTransport | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Become the client of an invite; `directory` then holds a Membership. Running it again goes on.
+
+    wait: seconds. ConfigError: the invite is none, or refused, or the folder is of another client.
+    Unreachable: no answer within that time.
+    """
+    invite = read_invite(token)
+    _demand_same(directory, invite)
+    key = keyfile.own_key(directory)
+    request = make_request(invite.client, key, invite.once, invite.expires, invite.sanction)
+    desk = Desk(invite.address, invite.server, proxy, transport)
+    try:
+        grant = _granted(desk, request, wait, sleep)
+    except Refused as error:
+        raise ConfigError(f"client {invite.client!r} cannot join: {error}") from None
+    finally:
+        desk.close()
+    trust = Trust.of_ca(invite.ca, invite.server)
+    keep(directory, admitted(invite.address, trust, request, key, grant))
+
+
+def admitted(address: str, trust: Trust, request: Request, key: SigningKey, grant: Grant) -> Membership:
+    """What a device is by this answer. ConfigError: it is not the CA's, or not for this request."""
+    pem = grant.certificate.encode()
+    try:
+        made = read_certificate(pem, trust.cas)
+    except CryptoError as error:
+        raise ConfigError(f"the aggregator's answer is not of the CA: {error}") from None
+    if (made.client, made.key) != (request.client, request.key):
+        raise ConfigError("the aggregator's answer is a certificate for another client or key: it lies")
+    return Membership(address, request.client, key, trust, grant.voucher, pem)
+
+
+def _granted(desk: Desk, request: Request, wait: float, sleep: Callable[[float], None]) -> Grant:
+    """Ask, and look for the answer until it is there. Unreachable: not within `wait` seconds."""
+    end, pause, asked = time.monotonic() + wait, POLL[0], False
+    last: FedkitError = Unreachable("the CA has not answered yet (fedkit ca approve): run it again to go on")
+    while True:
+        try:
+            if not asked:
+                desk.ask(request)
+                asked = True
+                log.info("request %s is with the aggregator", request.id[:16])
+            if grant := desk.answer(request.id):
+                return grant
+        except Unreachable as error:
+            last = error
+        if time.monotonic() + pause > end:
+            raise last
+        sleep(pause)
+        pause = min(1.5 * pause, POLL[1])
+
+
+def _demand_same(directory: Path, invite: Invite) -> None:
+    """ConfigError if the folder is that of another client, or of another aggregator."""
+    if not (directory / ABOUT).exists():
+        return
+    held = read_membership(directory)
+    if (held.client, held.trust.server) != (invite.client, invite.server):
+        raise ConfigError(
+            f"{directory} is that of client {held.client!r} at {held.address}, and the invite is for "
+            f"{invite.client!r} at {invite.address}: give another --dir"
+        )

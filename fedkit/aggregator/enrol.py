@@ -1,0 +1,200 @@
+"""Enrolment: devices ask for certificates, the CA answers by files, and who has one is a client.
+
+The aggregator has no key of the CA: it checks, keeps and passes on. An invite is used once: the request that
+came first stands, also after a restart.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.members import Members
+from fedkit.aggregator.rates import Rates
+from fedkit.aggregator.refusal import Refusal
+from fedkit.ca.certificates import Certified, read_certificate, read_revocations
+from fedkit.ca.mailbox import Mailbox
+from fedkit.ca.requests import Grant, Request, read_grant, read_request
+from fedkit.errors import CryptoError, RunFailed, WireError
+from fedkit.messages import ClientId
+from fedkit.secagg.identity import Trust
+
+log = logging.getLogger("fedkit.aggregator")
+
+A_SECOND, BURST = 50.0, 200.0
+"""Requests for enrolment in a second, and at once, from all together."""
+LOOK = 1.0
+"""Seconds after which the mailbox is looked into again."""
+
+
+class Enrolment:
+    """The registry of an aggregator whose devices a CA certifies. trust: of kind `ca`."""
+
+    def __init__(
+        self, journal: Journal, trust: Trust, room: int = 0, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._journal, self._trust, self._clock = journal, trust, clock
+        self._members = Members(journal, room, clock)
+        self._mailbox = Mailbox(journal.directory / "enrol")
+        self._lock, self._stamp, self._looked = threading.Lock(), tuple[int, ...](), -LOOK
+        self._rates = Rates(A_SECOND, BURST)
+        for name, data in self._pending():
+            self._mailbox.ask(name, data)
+        self._look()
+
+    def key(self, client: ClientId) -> bytes:
+        """The key of its certificate. Refusal 403: `client`, `revoked`, `expired`."""
+        self._look()
+        return self._members.key(client)
+
+    def clients(self) -> Sequence[ClientId]:
+        """Those whose certificates are good, sorted."""
+        self._look()
+        return self._members.clients()
+
+    def known(self) -> Sequence[ClientId]:
+        """All that have ever enrolled, in that order."""
+        return self._members.known()
+
+    def pending(self) -> Sequence[ClientId]:
+        """Who waits for the CA."""
+        return [read_request(data).client for _, data in self._pending()]
+
+    def take(self, body: bytes) -> str:
+        """Keep a request for the CA; its id. The same request again changes nothing.
+
+        Refusal: 403 `invite` (a signature does not hold), `expired`; 409 `used`; 429 `rate`.
+        """
+        self._demand_patience()
+        request = read_request(body)
+        with self._journal.transaction() as db:
+            known = db.execute("SELECT answer FROM enrolments WHERE id = ?", (request.id,)).fetchone()
+        if known is None:
+            self._demand(request)
+            self._keep(request)
+            log.info("client %r asks for a certificate: request %s", request.client, request.id[:16])
+        if known is None or known[0] is None:
+            self._mailbox.ask(request.id, request.data())
+        return request.id
+
+    def answer(self, name: str) -> Grant | None:
+        """The CA's answer to a request; None while there is none. Refusal: 404 `unknown`, 403 `refused`."""
+        self._demand_patience()
+        self._look()
+        with self._journal.transaction() as db:
+            row = db.execute("SELECT answer FROM enrolments WHERE id = ?", (name,)).fetchone()
+        if row is None:
+            raise Refusal(404, "unknown", "there is no such request")
+        if row[0] is None:
+            return None
+        grant = read_grant(row[0])
+        if grant.refused:
+            raise Refusal(403, "refused", f"the CA refuses: {grant.refused}")
+        self._members.fetched(self._certified(grant).serial)
+        return grant
+
+    def _keep(self, request: Request) -> None:
+        """Write a request down. Refusal: its invite is used up."""
+        once = None if request.renews else request.by.hex()
+        row = (request.id, request.client, once, request.data(), self._clock())
+        with self._journal.transaction(durable=True) as db:
+            db.execute(
+                "INSERT OR IGNORE INTO enrolments (id, client, once, request, at) VALUES (?, ?, ?, ?, ?)", row
+            )
+            kept = db.execute("SELECT 1 FROM enrolments WHERE id = ?", (request.id,)).fetchone()
+        if kept is None:
+            told = f"the invite for client {request.client!r} was used with another key"
+            raise Refusal(409, "used", told)
+
+    def _demand_patience(self) -> None:
+        """Refusal 429 `rate`: too many ask, from wherever."""
+        if wait := self._rates.wait(""):
+            after = {"Retry-After": str(math.ceil(wait))}
+            raise Refusal(429, "rate", "too many requests for enrolment", after)
+
+    def _demand(self, request: Request) -> None:
+        """Refusal unless an invite, or a good certificate, stands behind the request."""
+        if request.until < self._clock():
+            raise Refusal(403, "expired", "the invite is over: ask for another")
+        try:
+            request.check((self._trust.ca,), self._clock())
+        except CryptoError as error:
+            raise Refusal(403, "invite", str(error)) from None
+        if request.renews and self._members.key(request.client) != request.by:
+            raise Refusal(403, "invite", f"the request is not signed by client {request.client!r}")
+
+    def _look(self) -> None:
+        """Take what the CA has left, if it has left something."""
+        with self._lock:
+            if time.monotonic() < self._looked + LOOK:
+                return
+            try:
+                stamp = self._mailbox.stamp()
+                if stamp != self._stamp:
+                    self._empty()
+                self._stamp = stamp
+            except (OSError, RunFailed) as error:
+                log.error("the exchange with the CA cannot be read: %s", error)
+            self._looked = time.monotonic()
+
+    def _empty(self) -> None:
+        news = self._revocations()
+        for name, data in self._mailbox.answers():
+            try:
+                news |= self._import(name, data)
+            except (CryptoError, WireError) as error:
+                log.error("an answer to request %s is dropped: %s", name[:16], error)
+                (self._mailbox.folder / "answers" / f"{name}.json").unlink(missing_ok=True)
+            else:
+                self._mailbox.done(name)
+        if news:
+            self._members.reload()
+
+    def _import(self, name: str, data: bytes) -> bool:
+        """Write an answer down; whether there is one more certificate. CryptoError, WireError: it is none."""
+        grant = read_grant(data)
+        with self._journal.transaction(durable=True) as db:
+            row = db.execute("SELECT request, answer FROM enrolments WHERE id = ?", (name,)).fetchone()
+            if row is None or grant.id != name:
+                raise WireError("there is no such request")
+            if row[1] is not None:
+                return False
+            request = read_request(row[0])
+            db.execute("UPDATE enrolments SET answer = ? WHERE id = ?", (data, name))
+            if grant.refused:
+                log.warning("the CA refuses client %r: %s", request.client, grant.refused)
+                return False
+            made = self._certified(grant)
+            if (made.client, made.key) != (request.client, request.key):
+                raise CryptoError("its certificate is for another client or key than asked for")
+            if not self._trust.vouches(made.client, made.key, grant.voucher):
+                raise CryptoError("its voucher does not hold")
+            self._members.admit(db, made)
+        log.info("client %r has a certificate", made.client)
+        return True
+
+    def _revocations(self) -> bool:
+        """Take the CA's list, if it is a newer one; whether it was."""
+        data = self._mailbox.get("crl.pem")
+        if not data or data == self._journal.meta("crl"):
+            return False
+        try:
+            found = read_revocations(data, self._trust.ca)
+        except CryptoError as error:
+            log.error("the list of revocations is not taken: %s", error)
+            return False
+        return self._members.revoke(found, data)
+
+    def _certified(self, grant: Grant) -> Certified:
+        return read_certificate(grant.certificate.encode(), (self._trust.ca,))
+
+    def _pending(self) -> Sequence[tuple[str, bytes]]:
+        with self._journal.transaction() as db:
+            found: list[tuple[str, bytes]] = db.execute(
+                "SELECT id, request FROM enrolments WHERE answer IS NULL ORDER BY at"
+            ).fetchall()
+        return found

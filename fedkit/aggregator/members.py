@@ -1,0 +1,107 @@
+"""Devices that a CA has certified, as the journal has them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from sqlite3 import Connection
+
+from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.refusal import Refusal
+from fedkit.ca.certificates import Certified, Revocations
+from fedkit.messages import ClientId
+
+log = logging.getLogger("fedkit.aggregator")
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    serial: str
+    key: bytes
+    ends: int
+
+
+class Members:
+    """The enrolled devices: for each the newest certificate that it has fetched.
+
+    room: as many as may be there; those that come later wait. clock: unix time.
+    """
+
+    def __init__(self, journal: Journal, room: int = 0, clock: Callable[[], float] = time.time) -> None:
+        self._journal, self._room, self._clock = journal, room, clock
+        self._told = False
+        self._load()
+
+    def key(self, client: ClientId) -> bytes:
+        """The key of its certificate. Refusal 403: `client`, `revoked`, `expired`."""
+        member = self._members.get(client)
+        if member is None:
+            raise Refusal(403, "client", f"client {client!r} has not enrolled here")
+        if member.serial in self._revoked:
+            raise Refusal(403, "revoked", f"the certificate of client {client!r} was revoked")
+        if member.ends <= self._clock():
+            told = f"the certificate of client {client!r} has expired: join again with a new invite"
+            raise Refusal(403, "expired", told)
+        return member.key
+
+    def known(self) -> Sequence[ClientId]:
+        """All that have ever enrolled, in that order, as far as there is room."""
+        if self._room and len(self._order) > self._room and not self._told:
+            more = len(self._order) - self._room
+            log.warning("%d more devices enrolled than the run has room for (%d)", more, self._room)
+            self._told = True
+        return self._order[: self._room] if self._room else self._order
+
+    def clients(self) -> Sequence[ClientId]:
+        """Those whose certificates are good, sorted."""
+        now, members, revoked = self._clock(), self._members, self._revoked
+        return sorted(
+            client
+            for client in self.known()
+            if members[client].ends > now and members[client].serial not in revoked
+        )
+
+    def admit(self, db: Connection, made: Certified) -> None:
+        """Write a certificate down; it counts at once unless the device must first fetch its new key's."""
+        member = self._members.get(made.client)
+        good = member is not None and member.serial not in self._revoked and member.ends > self._clock()
+        active = not good or member is None or member.key == made.key
+        db.execute(
+            "INSERT OR IGNORE INTO members (serial, client, key, begins, ends, active)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (made.serial, made.client, made.key, made.begins, made.ends, active),
+        )
+
+    def fetched(self, serial: str) -> None:
+        """The device has this certificate: from now on it is the one."""
+        with self._journal.transaction(durable=True) as db:
+            done = db.execute("UPDATE members SET active = 1 WHERE serial = ? AND NOT active", (serial,))
+        if done.rowcount:
+            self.reload()
+
+    def revoke(self, found: Revocations, data: bytes) -> bool:
+        """Take a list that is newer than the last; whether it was. An older one is not believed."""
+        last = self._journal.meta("crl_number")
+        if last is not None and found.number <= int(last):
+            if found.number < int(last):
+                log.error("a list of revocations is not taken: its number %d is older", found.number)
+            return False
+        self._journal.put(durable=True, crl=data, crl_number=found.number, revoked=",".join(found.serials))
+        return True
+
+    def reload(self) -> None:
+        """Know what was written."""
+        self._load()
+        self._journal.wake()
+
+    def _load(self) -> None:
+        with self._journal.transaction() as db:
+            rows = db.execute(
+                "SELECT client, serial, key, ends FROM members WHERE active ORDER BY turn"
+            ).fetchall()
+        revoked = self._journal.meta("revoked")
+        self._revoked = frozenset(str(revoked).split(",")) if revoked else frozenset[str]()
+        self._order = list(dict.fromkeys(row[0] for row in rows))
+        self._members = {client: _Member(serial, key, ends) for client, serial, key, ends in rows}

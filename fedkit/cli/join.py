@@ -1,0 +1,32 @@
+"""`fedkit join`: the device's side of an invite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Protocol, cast
+
+import typer
+
+
+class _Join(Protocol):
+    """What the entry point `join` of the group fedkit.clients does: it ends when the device has joined."""
+
+    def __call__(self, token: str, directory: Path, wait: float, proxy: str) -> None: ...
+
+
+def join(
+    token: Annotated[str, typer.Argument(help="The line that `fedkit invite` has printed; - reads it.")],
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Where the device's key and certificate are kept.")
+    ] = Path("edge"),
+    wait: Annotated[
+        float, typer.Option(min=0.0, help="Seconds to wait for the CA; run it again to wait longer.")
+    ] = 600.0,
+    proxy: Annotated[str, typer.Option(help="Proxy on the way, as http://HOST:PORT.")] = "",
+) -> None:
+    """Make this device a client: its key is made here and stays here, and the CA certifies it."""
+    from fedkit import plugins
+
+    line = token.replace("-", typer.get_text_stream("stdin").readline()) if len(token) == 1 else token
+    cast("_Join", plugins.load("fedkit.clients", "join"))(line, directory, wait, proxy)
+    typer.echo(f"joined; go on with: fedkit client --dir {directory} ...", err=True)

@@ -1,0 +1,324 @@
+"""Enrolment: who has an invite is queued, who has a certificate is a client; everybody else is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedkit.aggregator import enrol
+from fedkit.aggregator.app import App
+from fedkit.aggregator.enrol import Enrolment
+from fedkit.aggregator.guard import STRANGE_LIMIT
+from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.refusal import Refusal
+from fedkit.ca.authority import Authority, make_authority
+from fedkit.ca.invites import Invite
+from fedkit.ca.mailbox import Mailbox
+from fedkit.ca.requests import Grant, Request, make_request, read_grant, read_request
+from fedkit.secagg.identity import SigningKey, Trust
+from fedkit.signing import content_digest, headers
+
+SERVER, KEY, OTHER = SigningKey(bytes(range(32))), SigningKey(b"k" * 32), SigningKey(b"o" * 32)
+START = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+@dataclass
+class Town:
+    """An aggregator, a CA apart from it, and one clock."""
+
+    folder: Path
+    now: datetime = START
+
+    def __post_init__(self) -> None:
+        make_authority(self.folder / "ca", lambda: self.now)
+        self.authority = Authority(self.folder / "ca", lambda: self.now)
+        self.trust = Trust.of_ca(self.authority.public, SERVER.public)
+        self.journal = Journal(self.folder / "journal")
+        self.journal.put(job=b"{}", job_id="0")
+        self.open()
+
+    def open(self, room: int = 0) -> Enrolment:
+        self.enrolment = Enrolment(self.journal, self.trust, room, lambda: self.now.timestamp())
+        return self.enrolment
+
+    def again(self) -> Enrolment:
+        self.journal.close()
+        self.journal = Journal(self.folder / "journal")
+        return self.open()
+
+    def close(self) -> None:
+        self.journal.close()
+        self.authority.__exit__(None, None, None)
+
+    @property
+    def box(self) -> Mailbox:
+        return Mailbox(self.folder / "journal" / "enrol")
+
+    def invite(self, client: str = "ward 7") -> Invite:
+        return self.authority.invite(client, "https://h:1", SERVER.public)
+
+    def request(self, client: str = "ward 7", key: SigningKey = KEY) -> Request:
+        invite = self.invite(client)
+        return make_request(client, key, invite.once, invite.expires, invite.sanction)
+
+    def renewal(self, key: SigningKey = KEY, by: SigningKey = KEY) -> Request:
+        return make_request("ward 7", key, by, int(self.now.timestamp()) + 9999)
+
+    def approve(self) -> None:
+        for _, data in list(self.box.requests()):
+            grant = self.authority.answer(read_request(data))
+            self.box.tell(grant.id, grant.data())
+
+    def join(self, client: str = "ward 7", key: SigningKey = KEY) -> str:
+        name = self.enrolment.take(self.request(client, key).data())
+        self.approve()
+        assert self.enrolment.answer(name) is not None
+        return name
+
+    def later(self, days: float) -> None:
+        self.now += timedelta(days=days)
+
+
+@pytest.fixture(autouse=True)
+def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enrol, "LOOK", 0.0)
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Town]:
+    made = Town(tmp_path)
+    yield made
+    made.close()
+
+
+def refused(call: Callable[[], object], status: int, word: str) -> None:
+    with pytest.raises(Refusal) as got:
+        call()
+    assert (got.value.status, got.value.word) == (status, word)
+
+
+def test_a_device_becomes_a_client_also_across_restarts(town: Town) -> None:
+    enrolment = town.enrolment
+    refused(lambda: enrolment.key("ward 7"), 403, "client")
+    name = enrolment.take(town.request().data())
+    assert (enrolment.answer(name), enrolment.pending(), enrolment.clients()) == (None, ["ward 7"], [])
+    enrolment = town.again()
+    town.approve()
+    grant = enrolment.answer(name)
+    assert grant is not None
+    assert town.trust.vouches("ward 7", KEY.public, grant.voucher)
+    assert enrolment.key("ward 7") == KEY.public
+    assert not list(town.box.requests())
+    enrolment = town.again()
+    assert (enrolment.clients(), enrolment.pending()) == (["ward 7"], [])
+    assert enrolment.answer(name) == grant
+
+
+def test_an_invite_is_used_once_also_across_restarts(town: Town) -> None:
+    invite = town.invite()
+    first = make_request("ward 7", KEY, invite.once, invite.expires, invite.sanction)
+    assert town.enrolment.take(first.data()) == town.enrolment.take(first.data())
+    second = make_request("ward 7", OTHER, invite.once, invite.expires, invite.sanction)
+    refused(lambda: town.again().take(second.data()), 409, "used")
+    assert town.enrolment.pending() == ["ward 7"]
+
+
+def test_forged_requests_are_refused_and_not_kept(town: Town) -> None:
+    request = town.request()
+    forged = [
+        replace(request, key=OTHER.public),
+        replace(request, client="ward 8"),
+        replace(request, proof=bytes(64)),
+        replace(request, possession=bytes(64)),
+        replace(request, sanction=bytes(64)),
+        make_request("ward 7", KEY, OTHER, request.until, request.sanction),
+    ]
+    for bad in forged:
+        refused(lambda bad=bad: town.enrolment.take(bad.data()), 403, "invite")  # type: ignore[misc]
+    town.later(8)
+    refused(lambda: town.enrolment.take(request.data()), 403, "expired")
+    assert not list(town.box.requests())
+
+
+def test_an_invite_of_another_ca_is_refused(town: Town, tmp_path: Path) -> None:
+    make_authority(tmp_path / "other", lambda: town.now)
+    with Authority(tmp_path / "other", lambda: town.now) as other:
+        invite = other.invite("ward 7", "https://h:1", SERVER.public)
+    request = make_request("ward 7", KEY, invite.once, invite.expires, invite.sanction)
+    refused(lambda: town.enrolment.take(request.data()), 403, "invite")
+
+
+def test_answers_that_are_not_the_cas_are_dropped(
+    town: Town, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = town.enrolment.take(town.request().data())
+    other = town.authority.answer(town.request("ward 8", OTHER))
+    make_authority(tmp_path / "false", lambda: town.now)
+    with Authority(tmp_path / "false", lambda: town.now) as false:
+        invite = false.invite("ward 7", "https://h:1", SERVER.public)
+        made = false.answer(make_request("ward 7", KEY, invite.once, invite.expires, invite.sanction))
+    good = town.authority.answer(next(read_request(data) for _, data in town.box.requests()))
+    answers = [
+        b"junk",
+        other.data(),
+        replace(other, id=name).data(),
+        replace(made, id=name).data(),
+        replace(good, voucher=bytes(64)).data(),
+    ]
+    for data in answers:
+        town.box.tell(name, data)
+        assert town.enrolment.answer(name) is None
+        assert not list(town.box.answers())
+    assert caplog.text.count("is dropped") == len(answers)
+    town.box.tell(name, good.data())
+    assert town.enrolment.answer(name) == good
+
+
+def test_a_refusal_of_the_ca_is_told(town: Town) -> None:
+    name = town.enrolment.take(town.request().data())
+    town.box.tell(name, Grant(name, refused="not today").data())
+    refused(lambda: town.enrolment.answer(name), 403, "refused")
+    assert town.enrolment.pending() == []
+
+
+def test_revoked_and_expired_are_told_apart(town: Town) -> None:
+    town.join()
+    town.join("ward 8", OTHER)
+    town.authority.revoke("ward 7")
+    town.box.put("crl.pem", (town.folder / "ca" / "crl.pem").read_bytes())
+    refused(lambda: town.enrolment.key("ward 7"), 403, "revoked")
+    assert town.enrolment.clients() == ["ward 8"]
+    refused(lambda: town.again().key("ward 7"), 403, "revoked")
+    town.later(181)
+    refused(lambda: town.enrolment.key("ward 8"), 403, "expired")
+    assert (town.enrolment.clients(), town.enrolment.known()) == ([], ["ward 7", "ward 8"])
+    town.join("ward 8", OTHER)
+    assert town.enrolment.key("ward 8") == OTHER.public
+
+
+def test_a_list_of_revocations_does_not_go_back(town: Town, caplog: pytest.LogCaptureFixture) -> None:
+    town.join()
+    before = (town.folder / "ca" / "crl.pem").read_bytes()
+    town.authority.revoke("ward 7")
+    for data in ((town.folder / "ca" / "crl.pem").read_bytes(), before, b"junk"):
+        town.box.put("crl.pem", data)
+        refused(lambda: town.enrolment.key("ward 7"), 403, "revoked")
+    assert "older" in caplog.text
+    assert "not a list" in caplog.text
+
+
+def test_renewal_with_the_same_key_and_with_a_new_one(town: Town) -> None:
+    town.join()
+    town.later(90)
+    name = town.enrolment.take(town.renewal().data())
+    town.approve()
+    assert town.enrolment.answer(name) is not None
+    town.later(100)
+    assert town.enrolment.key("ward 7") == KEY.public, "the first would have expired"
+    name = town.enrolment.take(town.renewal(OTHER).data())
+    town.approve()
+    assert town.enrolment.key("ward 7") == KEY.public, "until the device has what it needs to use the new one"
+    assert town.enrolment.answer(name) is not None
+    assert town.enrolment.key("ward 7") == OTHER.public
+    refused(lambda: town.enrolment.take(town.renewal(KEY, KEY).data()), 403, "invite")
+
+
+def test_only_a_good_client_renews(town: Town) -> None:
+    refused(lambda: town.enrolment.take(town.renewal().data()), 403, "client")
+    town.join()
+    refused(lambda: town.enrolment.take(town.renewal(OTHER, OTHER).data()), 403, "invite")
+    town.later(181)
+    refused(lambda: town.enrolment.take(town.renewal().data()), 403, "expired")
+
+
+def test_who_comes_after_the_last_place_waits(town: Town, caplog: pytest.LogCaptureFixture) -> None:
+    town.join("b", KEY)
+    town.join("a", OTHER)
+    enrolment = town.open(room=1)
+    assert (enrolment.clients(), enrolment.known()) == (["b"], ["b"])
+    assert "more devices enrolled than the run has room for" in caplog.text
+
+
+def test_too_many_strangers_wait(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enrol, "A_SECOND", 1e-3)
+    monkeypatch.setattr(enrol, "BURST", 2.0)
+    enrolment, data = town.open(), town.request().data()
+    assert enrolment.take(data) == enrolment.take(data)
+    refused(lambda: enrolment.take(data), 429, "rate")
+    refused(lambda: enrolment.answer("0" * 64), 429, "rate")
+
+
+def strange(body: bytes) -> dict[str, str]:
+    return {"Fedkit-Version": "1", "Content-Digest": content_digest(body)}
+
+
+def test_the_routes_of_enrolment(
+    town: Town, call: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    app = App(town.journal, town.enrolment, clock=lambda: town.now.timestamp())
+    request = town.request()
+    body = request.data()
+
+    async def use(device: Any) -> None:
+        web = device.client
+        got = await web.post("/v1/enrol", content=body, headers=strange(body))
+        assert (got.status_code, got.json()) == (202, {"id": request.id})
+        wait = await web.get(f"/v1/enrol/{request.id}", headers=strange(b""))
+        assert (wait.status_code, wait.json(), wait.headers["fedkit-version"]) == (
+            202,
+            {"id": request.id},
+            "1",
+        )
+        town.approve()
+        answer = await web.get(f"/v1/enrol/{request.id}", headers=strange(b""))
+        assert answer.status_code == 200
+        assert read_grant(answer.content).id == request.id
+        unknown = await web.get("/v1/enrol/" + "0" * 64, headers=strange(b""))
+        assert (unknown.status_code, unknown.json()["error"]) == (404, "unknown")
+        signed = headers(KEY, "ward 7", "GET", "/v1/job", b"", town.now.timestamp())
+        assert (await web.get("/v1/job", headers=signed)).status_code == 200
+
+    call(use, app=app)
+    assert not [text for text in caplog.messages if town.invite().seed.hex() in text]
+
+
+def test_strangers_are_bounded_and_get_no_further(town: Town, call: Callable[..., Any]) -> None:
+    app = App(town.journal, town.enrolment, clock=lambda: town.now.timestamp())
+
+    async def use(device: Any) -> None:
+        web = device.client
+        for body, status, word in (
+            (b"x" * (STRANGE_LIMIT + 1), 413, "size"),
+            (b"[" * 4000, 400, "request"),
+            (b"{}", 400, "request"),
+            (json.dumps({"client": "\ud800"}).encode(), 400, "request"),
+        ):
+            got = await web.post("/v1/enrol", content=body, headers=strange(body))
+            assert (got.status_code, got.json()["error"]) == (status, word)
+        other = await web.post("/v1/enrol", content=b"{}", headers=strange(b"[]"))
+        assert (other.status_code, other.json()["error"]) == (422, "body")
+        for headless in ({"Fedkit-Version": "1"}, {"Content-Digest": content_digest(b"")}):
+            assert (await web.get("/v1/enrol/x", headers=headless)).status_code == 400
+        for path in ("/v1/enrolment", "/v1/enrol/../job", "/v1/tasks"):
+            got = await web.get(path, headers=strange(b""))
+            assert (got.status_code, got.json()["error"]) == (400, "headers")
+
+    call(use, app=app)
+
+
+def test_with_a_roster_nobody_enrols(site: Any, call: Callable[..., Any], town: Town) -> None:
+    body = town.request().data()
+
+    async def use(device: Any) -> None:
+        got = await device.client.post("/v1/enrol", content=body, headers=strange(body))
+        assert (got.status_code, got.json()["error"]) == (404, "request")
+
+    call(use)

@@ -1,0 +1,127 @@
+"""The CA: certifies once, on an invite or on the word of a good certificate, and forgets nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedkit.ca.apart import demand_apart
+from fedkit.ca.authority import Authority, make_authority
+from fedkit.ca.certificates import read_certificate, read_revocations
+from fedkit.ca.requests import make_request
+from fedkit.errors import ConfigError, DataError
+from fedkit.secagg.identity import SigningKey, Trust
+
+KEY, OTHER = SigningKey(b"k" * 32), SigningKey(b"o" * 32)
+SERVER = SigningKey(bytes(range(32)))
+
+
+def until(office: Any, days: int = 30) -> int:
+    return int(office.now.timestamp()) + 86_400 * days
+
+
+def test_an_invited_device_is_certified_for_both_worlds(office: Any) -> None:
+    grant = office.authority.answer(office.request(office.invite(), KEY))
+    made = read_certificate(grant.certificate.encode(), (office.authority.public,))
+    assert (made.client, made.key, grant.refused) == ("ward 7", KEY.public, "")
+    trust = Trust.of_ca(office.authority.public, SERVER.public)
+    assert trust.vouches("ward 7", KEY.public, grant.voucher)
+    assert not trust.vouches("ward 8", KEY.public, grant.voucher)
+
+
+def test_the_same_request_is_answered_alike_also_later(office: Any) -> None:
+    request = office.request(office.invite(), KEY)
+    first = office.authority.answer(request)
+    office.later(100)
+    assert office.again().answer(request) == first
+    assert len(office.authority.issued()) == 1
+
+
+def test_an_invite_is_good_for_one_key(office: Any) -> None:
+    invite = office.invite()
+    office.authority.answer(office.request(invite, KEY))
+    second = office.again().answer(office.request(invite, OTHER))
+    assert "used before" in second.refused
+    assert not second.certificate
+
+
+def test_a_key_is_of_one_client(office: Any) -> None:
+    office.authority.answer(office.request(office.invite("a"), KEY))
+    assert (
+        "key is that of client 'a'"
+        in office.authority.answer(office.request(office.invite("b"), KEY)).refused
+    )
+
+
+def test_an_invite_that_is_over_or_of_another_ca(office: Any, tmp_path: Path) -> None:
+    request = office.request(office.invite(), KEY)
+    make_authority(tmp_path / "other")
+    with Authority(tmp_path / "other", lambda: office.now) as other:
+        assert "no invite of this CA" in other.answer(request).refused
+    office.later(8)
+    assert "over" in office.authority.answer(request).refused
+
+
+def test_renewal_takes_the_key_of_a_good_certificate(office: Any) -> None:
+    office.authority.answer(office.request(office.invite(), KEY))
+    office.later(90)
+    renewed = office.authority.answer(make_request("ward 7", KEY, KEY, until(office)))
+    assert not renewed.refused
+    rotated = office.authority.answer(make_request("ward 7", OTHER, KEY, until(office) + 1))
+    assert read_certificate(rotated.certificate.encode(), (office.authority.public,)).key == OTHER.public
+    stale = office.authority.answer(make_request("ward 7", KEY, KEY, until(office) + 2))
+    assert "new invite" in stale.refused, "the old key has no word any more"
+    assert "new invite" in office.authority.answer(make_request("ward 8", SERVER, KEY, until(office))).refused
+    office.later(181)
+    assert (
+        "new invite" in office.authority.answer(make_request("ward 7", OTHER, OTHER, until(office))).refused
+    )
+
+
+def test_who_is_revoked_is_not_renewed_but_may_be_invited_again(office: Any) -> None:
+    request = office.request(office.invite(), KEY)
+    office.authority.answer(request)
+    assert office.authority.revoke("ward 7") == 1
+    found = read_revocations((office.directory / "crl.pem").read_bytes(), office.authority.public)
+    assert (found.number, len(found.serials)) == (1, 1)
+    again = office.again()
+    assert "new invite" in again.answer(make_request("ward 7", KEY, KEY, until(office))).refused
+    assert "revoked" in again.answer(request).refused
+    assert again.revoke("ward 7") == 0
+    assert not again.answer(office.request(office.invite(), KEY)).refused
+    with pytest.raises(ConfigError, match="did you mean 'ward 7'"):
+        again.revoke("ward 8")
+
+
+def test_a_ledger_survives_a_crash_and_not_damage(office: Any) -> None:
+    request = office.request(office.invite(), KEY)
+    first = office.authority.answer(request)
+    path = office.directory / "ledger.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"kind":"issued","cli')
+    assert office.again().answer(request) == first
+    assert path.read_bytes() == whole
+    path.write_bytes(b"{}\n" + whole)
+    with pytest.raises(ConfigError, match=r"ledger.jsonl:1: damaged"):
+        office.again()
+
+
+def test_a_folder_that_is_no_ca_or_is_in_use(office: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        Authority(tmp_path / "none")
+    with pytest.raises(ConfigError, match="in use"):
+        Authority(office.directory)
+    with pytest.raises(ConfigError, match="holds a key already"):
+        make_authority(office.directory)
+    with pytest.raises(ConfigError, match="client ''"):
+        office.invite("")
+
+
+def test_the_key_of_a_ca_below_an_aggregator_is_found(office: Any, tmp_path: Path) -> None:
+    make_authority(tmp_path / "other")
+    (tmp_path / "junk.pem").write_bytes(b"junk")
+    demand_apart(tmp_path / "other", office.authority.public)
+    with pytest.raises(ConfigError, match="could invent clients"):
+        demand_apart(tmp_path, office.authority.public)
