@@ -69,8 +69,8 @@ class Rehearsal:
 
     def __post_init__(self) -> None:
         self.names: list[ClientId] = [f"c{i:03}" for i in range(self.n)]
-        self.signer = SigningKey(self.stream("server").bytes(32))
-        self.authority = Authority(SigningKey(self.stream("ca").bytes(32)))
+        self.signer = SigningKey(stream(self.seed, "server").bytes(32))
+        self.authority = Authority(SigningKey(stream(self.seed, "ca").bytes(32)))
         self.keys = {name: SigningKey(stream(self.seed, "identity", name).bytes(32)) for name in self.names}
         self.trust = self.make_trust()
         self.agreement = AgreementKey(self.stream("agreement").bytes(32))
