@@ -48,6 +48,7 @@ class FlowerFederation:
     def __init__(self, fleet: Fleet, *, wait_for: int = 1, patience: float = 120.0) -> None:
         self._fleet, self._wait_for, self._patience = fleet, wait_for, patience
         self._nodes = Nodes()
+        self._secure = False
         self._open: dict[Key, float] = {}  # unanswered requests, and when each expires
         self._expires: dict[Key, float] = {}  # of tasks, for the stages of their sessions
         self._untold: dict[Key, Verdict] = {}  # of tasks, until their nodes have heard
@@ -56,7 +57,7 @@ class FlowerFederation:
 
     def open(self, job: Job) -> None:
         """Keep the job: it travels with every message. ConfigError if nodes could not be told of it."""
-        self._job, self._told = job, jobfile.encode(job)
+        self._told, self._secure = jobfile.encode(job), job.secagg is not None
         self._body_limit = max(max_bytes(job), job.layout.nbytes) * 4 + (1 << 20)
 
     def publish(self, release: Release) -> None:
@@ -140,7 +141,7 @@ class FlowerFederation:
     def close(self) -> None:
         """After a run of secure sessions: tell nodes the last verdicts, so that no secret stays with them."""
         end = self.now() + SOON
-        while self._job.secagg is not None and self.now() < end:
+        while self._secure and self.now() < end:
             self._poll()
             idle = [node for node in self._nodes.known() if node.flight is None]
             for node in idle:

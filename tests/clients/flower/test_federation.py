@@ -261,3 +261,9 @@ def test_the_traffic_goes_on_after_a_restart(make_fleet: Make) -> None:
     federation.load({"traffic": {"bytes": np.array([3, 4], np.int64)}})
     other.load(federation.save())
     assert (other.traffic().up, other.traffic().down) == (3, 4)
+
+
+def test_what_was_never_opened_is_closed_without_a_word(make_fleet: Make) -> None:
+    fleet = make_fleet()
+    over(fleet).close()
+    assert not fleet.pushed
