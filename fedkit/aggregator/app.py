@@ -29,12 +29,14 @@ from fedkit.aggregator.meters import Meters
 from fedkit.aggregator.refusal import HANDLERS, Refusal
 from fedkit.aggregator.registry import Registry
 from fedkit.aggregator.releases import Releases
+from fedkit.aggregator.tellings import Tellings
 from fedkit.aggregator.uploads import Uploads
 from fedkit.fields import Fields
 from fedkit.messages import ClientId
 
 LONGEST = 120
 """Seconds that a poll may wait: shorter than most networks take to forget a connection that is silent."""
+MOST_VERSIONS = 10**12
 _LOOK = 5.0
 """Seconds after which a waiting poll looks again: a lease may have run out."""
 _PIECE = 1 << 18
@@ -60,6 +62,7 @@ class App:
         self._journal, self._lease = journal, lease
         self._blobs = Blobs(journal.directory / "blobs")
         self._leases, self._releases = Leases(journal, self._blobs), Releases(journal, self._blobs)
+        self._tellings = Tellings(journal, self._blobs, self._releases)
         self._uploads = Uploads(journal, journal.directory / "uploads")
         self._bells, self._draining, self._opened = Bells(), False, False
         journal.listen(self._bells.ring)
@@ -94,16 +97,15 @@ class App:
         return Response(data, headers={"ETag": tag}, media_type="application/json")
 
     async def _tasks(self, request: Request) -> Response:
-        client, wait = _client(request), request.query_params.get("wait", "0")
-        if not re.fullmatch(r"[0-9]{1,3}", wait) or int(wait) > LONGEST:
-            raise Refusal(400, "request", f"wait is not a whole number of seconds up to {LONGEST}")
+        client = _client(request)
+        wait, held = _number(request, "wait", LONGEST), _number(request, "held", MOST_VERSIONS)
         await run_in_threadpool(self._demand_run, request)
-        end = time.monotonic() + int(wait)
+        end = time.monotonic() + wait
         with self._bells.hung(client) as bell:
             while True:
                 self._demand_open()
                 bell.clear()
-                news = await run_in_threadpool(self._news, client)
+                news = await run_in_threadpool(self._news, client, held)
                 left = end - time.monotonic()
                 if any(news[what] for what in ("messages", "settled", "tasks")) or left <= 0:
                     return _answer(news)
@@ -111,10 +113,10 @@ class App:
                 if await request.is_disconnected():  # or a task would be leased to nobody
                     return _answer(news)
 
-    def _news(self, client: ClientId) -> dict[str, object]:
+    def _news(self, client: ClientId, held: int) -> dict[str, object]:
         verdicts, leases = self._leases.news(client, self._lease)
         settled = [[*wire.key_row(key), str(verdict)] for key, verdict in verdicts]
-        offers = [self._offer(lease) for lease in leases if lease.version]
+        offers = [self._offer(lease, held) for lease in leases if lease.version]
         return {
             "messages": [{"bytes": one.bytes, "frame": one.frame} for one in leases if not one.version],
             "now": self._journal.now(),
@@ -122,14 +124,18 @@ class App:
             "tasks": [offer for offer in offers if offer is not None],
         }
 
-    def _offer(self, lease: Lease) -> dict[str, object] | None:
-        """A leased task as the client is told of it; None while its model is not published."""
+    def _offer(self, lease: Lease, held: int) -> dict[str, object] | None:
+        """A leased task as the client is told of it; None while its model is not published.
+
+        held: the version whose difference the client holds.
+        """
         release = self._releases.find(lease.version)
         if release is None:
             return None
+        release = self._tellings.shortest(release, held)
         difference: dict[str, object] | None = None
         if release.frame is not None:
-            difference = {"base": release.base, "told_by": 0, "sha256": release.frame}
+            difference = {"base": release.base, "told_by": release.told_by, "sha256": release.frame}
             difference["bytes"] = release.frame_bytes
         return {
             "id": lease.id,
@@ -262,6 +268,14 @@ async def heard(bell: asyncio.Event, seconds: float) -> None:
 
 def _client(request: Request) -> ClientId:
     return str(request.scope["fedkit.client"])
+
+
+def _number(request: Request, name: str, most: int) -> int:
+    """A whole number of the query, 0 if it is not given; Refusal."""
+    given = request.query_params.get(name, "0")
+    if not re.fullmatch(r"[0-9]{1,15}", given) or int(given) > most:
+        raise Refusal(400, "request", f"{name} is not a whole number up to {most}")
+    return int(given)
 
 
 def _given(request: Request, *names: str) -> Fields:

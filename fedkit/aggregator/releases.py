@@ -16,7 +16,10 @@ KEPT = 40
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A version of the model: its blob, and the difference that leads there from version `base`, if any."""
+    """A version of the model: its blob, and the difference that leads there from version `base`, if any.
+
+    told_by: the version whose difference tells it; 0: it is told whole.
+    """
 
     version: int
     model: str
@@ -24,6 +27,7 @@ class Published:
     base: int
     frame: str | None
     frame_bytes: int
+    told_by: int = 0
 
 
 class Releases:
@@ -47,6 +51,7 @@ class Releases:
         with self._journal.transaction(durable=True) as db:
             if known is None or known.model != digest:
                 db.execute("REPLACE INTO releases VALUES (?, ?, ?, ?, ?, ?)", row)
+                db.execute("DELETE FROM tellings WHERE max(version, told_by) >= ?", (release.version,))
             db.execute("DELETE FROM releases WHERE version > ?", (release.version,))
             db.execute("UPDATE releases SET frame = NULL WHERE version <= ?", (release.version - KEPT,))
         self.sweep()
@@ -60,8 +65,13 @@ class Releases:
     def sweep(self) -> None:
         """Remove blobs that nothing refers to any more."""
         with self._journal.transaction() as db:
+            db.execute(
+                "DELETE FROM tellings WHERE version < (SELECT max(version) FROM releases)"
+                " AND version NOT IN (SELECT version FROM tasks WHERE verdict IS NULL)"
+            )
             rows = db.execute(
                 "SELECT frame FROM tasks WHERE verdict IS NULL UNION SELECT frame FROM releases UNION"
+                " SELECT frame FROM tellings UNION"
                 " SELECT model FROM releases WHERE version = (SELECT max(version) FROM releases) UNION"
                 " SELECT model FROM releases JOIN tasks USING (version) WHERE verdict IS NULL"
             ).fetchall()

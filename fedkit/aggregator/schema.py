@@ -47,7 +47,14 @@ CREATE TABLE members (
     key BLOB NOT NULL, begins INTEGER NOT NULL, ends INTEGER NOT NULL, active INTEGER NOT NULL);
 """
 
-MIGRATIONS: tuple[str, ...] = (FIRST, SESSIONS, PROTOCOL, ENROLMENT)
+TELLINGS = """
+CREATE TABLE tellings (
+    version INTEGER, told_by INTEGER, frame TEXT NOT NULL, bytes INTEGER NOT NULL,
+    PRIMARY KEY (version, told_by)) WITHOUT ROWID
+"""
+"""Differences told by that of another version; frame: their blob, empty where there is no such way."""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, SESSIONS, PROTOCOL, ENROLMENT, TELLINGS)
 """In order; add to the end."""
 
 

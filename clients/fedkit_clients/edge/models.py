@@ -46,6 +46,12 @@ class Models:
             remove(path)
         raise WireError(f"model {sha256[:16]} is not held")
 
+    def told(self) -> int:
+        """The newest version whose difference is held and may tell another; 0 if there is none."""
+        if self._job.down_base != "first":
+            return 0
+        return max((int(path.name.split("-")[0]) for path in self._folder.glob("*.frame")), default=0)
+
     def bring(self, offer: Offer) -> None:
         """Hold the model of an offer, on the shortest way that there is."""
         if self._path(offer.version, offer.model.sha256).exists():

@@ -152,7 +152,7 @@ class EdgeClient:
     def _ask(self, joined: Joined) -> None:
         """Verdicts first: what is trained next starts from what they say is remembered."""
         began, busy = time.monotonic(), bool(self._offers) or joined.busy
-        news = self._transport.news(0 if busy else self._patience)
+        news = self._transport.news(0 if busy else self._patience, joined.models.told())
         joined.ahead = news.now - time.monotonic()
         if not (busy or news.settled or news.offers or news.messages):
             if time.monotonic() < began + HASTE:

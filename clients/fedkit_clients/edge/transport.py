@@ -107,9 +107,13 @@ class Transport:
         answer = self._call("GET", "/v1/job", limit=jobfile.LIMIT)
         return understood(lambda: run_of(answer.headers)), answer.body
 
-    def news(self, wait: int) -> News:
-        """Verdicts and tasks, as soon as there are some or after `wait` seconds."""
-        answer = self._call("GET", self._in_run(f"/v1/tasks?wait={wait}"), patience=wait)
+    def news(self, wait: int, held: int = 0) -> News:
+        """Verdicts and tasks, as soon as there are some or after `wait` seconds.
+
+        held: the version whose difference is held, by which others can be told.
+        """
+        told = f"&held={held}" if held else ""
+        answer = self._call("GET", self._in_run(f"/v1/tasks?wait={wait}{told}"), patience=wait)
         return understood(lambda: read_news(answer.body))
 
     def acknowledge(self, tasks: Sequence[int], settled: Sequence[Key]) -> None:

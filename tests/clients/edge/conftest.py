@@ -98,6 +98,7 @@ class Aggregator(httpx.BaseTransport):
         self.log: list[tuple[str, str, int]] = []
         self.time, self.nonces = 1_790_000_000, set[str]()
         self.retry_after = "0"
+        self.held: int | None = None  # the version whose difference the client says that it holds
         self.run = sha(repr((down, base)).encode())[:16]
         self.offers_all = self.tells_all = False
         self.begin()
@@ -192,6 +193,7 @@ class Aggregator(httpx.BaseTransport):
         if request.url.params.get("run", self.run) != self.run:
             return error(409, "run")
         if path == "/v1/tasks":
+            self.held = int(request.url.params.get("held", "0"))
             return self._news()
         if path == "/v1/ack":
             return self._acknowledge(json.loads(request.content))
@@ -228,10 +230,11 @@ class Aggregator(httpx.BaseTransport):
         if release.frame is None:
             return None
         frame, told_by = release.frame, 0
-        before = self.releases[release.version - 2].frame
+        held = release.version - 1 if self.held is None else self.held
+        before = self.releases[held - 1].frame if held else None
         if release.base == 1 and before is not None:
             told = relative(self.job.codec_down, self.job.layout, frame, before)
-            frame, told_by = (told, release.version - 1) if told is not None else (frame, 0)
+            frame, told_by = (told, held) if told is not None else (frame, 0)
         return {"base": release.base, "told_by": told_by, "sha256": self._keep(frame), "bytes": len(frame)}
 
     def _keep(self, data: bytes) -> str:

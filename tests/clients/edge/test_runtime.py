@@ -83,6 +83,10 @@ def test_the_shortest_way_to_a_model_is_taken(
     whole = [server.blobs[t.split("/")[-1]] for _, t, _ in server.log if t.startswith("/v1/blobs/")]
     snapshots = [data for data in whole if len(data) == server.job.layout.nbytes]
     assert len(snapshots) == (len(server.tasks) - 1 if way[0] == "none" else 0)
+    held = [
+        target.partition("held=")[2].partition("&")[0] for _, target, _ in server.log if "held=" in target
+    ]
+    assert sorted({int(one) for one in held}) == ([2, 3, 4, 5] if way[1] == "first" else [])
 
 
 class PowerCut(BaseException):
