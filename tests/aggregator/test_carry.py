@@ -143,6 +143,7 @@ def arrived(result: Result) -> dict[int, set[tuple[int, ClientId]]]:
 
 def test_a_slow_client_counts_in_a_later_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "PATIENCE", 2)
+    monkeypatch.setattr(runtime, "LONGEST", 2)
     monkeypatch.setattr(runtime, "HASTE", 0.0)
     gate, stopped, journal = threading.Event(), threading.Event(), Journal(tmp_path / "journal")
     roster = Roster({name: key.public for name, key in KEYS.items()})

@@ -87,6 +87,7 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobfile, "decode", lambda data: known.setdefault(data, real(data)))
     monkeypatch.setattr("os.fsync", lambda handle: None)
     monkeypatch.setattr(runtime, "PATIENCE", 2)
+    monkeypatch.setattr(runtime, "LONGEST", 2)
     monkeypatch.setattr(runtime, "HASTE", 0.0)
 
 

@@ -40,6 +40,9 @@ class Desk:
             raise ConfigError(f"{shown(address)} is no address: write https://HOST:PORT")
         way = transport or httpx.HTTPTransport(verify=pinned(server), proxy=proxy or None, trust_env=False)
         self._http = httpx.Client(base_url=url, transport=way, trust_env=False, timeout=30.0)
+        self._http.headers["Accept-Encoding"] = "identity"
+        for name in ("User-Agent", "Accept"):  # nothing leaves the device that the protocol does not name
+            del self._http.headers[name]
 
     def close(self) -> None:
         """Close the connections."""
