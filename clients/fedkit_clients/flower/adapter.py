@@ -37,8 +37,8 @@ ROUNDS = "rounds"
 class FlowerStrategy(Strategy):
     """A strategy that needs only the weighted mean, so that secure aggregation stays possible.
 
-    Flower gets one reply: the model moved by the mean. kept: what its object knows from round to round,
-    by the names of attributes; all else that it holds is made of its parameters and of the model.
+    Flower gets one reply: the model moved by the mean. kept: what its object knows from round to round, by
+    the names of attributes that hold arrays; all else is made of its parameters and of the model.
     """
 
     kept: ClassVar[tuple[str, ...]] = ()
@@ -53,29 +53,35 @@ class FlowerStrategy(Strategy):
 
     @property
     def plugin_name(self) -> str:
-        """What a scenario calls it."""
-        return f"flower:{type(self).__name__}"
+        """What a scenario calls it, and the log."""
+        kind = type(self)
+        ours = kind.__module__.startswith("fedkit_clients.flower.")
+        return f"flower:{kind.__name__}" if ours else kind.__name__
+
+    def flower(self) -> Any:
+        """Flower's object with these parameters; override it for a Flower strategy of your own."""
+        from flwr.serverapp import strategy
+
+        return getattr(strategy, type(self).__name__)(**vars(self))
 
     def init(self, model: Tensors) -> State:
         demand_flower()
         self._made()
         zeros = {name: {n: np.zeros_like(a) for n, a in model.items()} for name in self.kept}
-        return {**zeros, ROUNDS: {ROUNDS: np.array(0)}} if self.kept else {}
+        return {**zeros, ROUNDS: {ROUNDS: np.array(0)}}
 
     def step(self, model: Tensors, state: State, total: WeightedSum) -> tuple[Tensors, State]:
         moved = add(model, total.mean())
-        round = int(state[ROUNDS][ROUNDS]) + 1 if self.kept else 1
+        round = int(state[ROUNDS][ROUNDS]) + 1
         made, after = self._asked(model, state, round, [reply(moved, {WEIGHT: 1.0}, 2)])
         if made is None:
             raise ConfigError(f"strategy {self.plugin_name!r} made no model of the mean of a round")
-        return made, {**after, ROUNDS: {ROUNDS: np.array(round)}} if self.kept else {}
+        return made, {**after, ROUNDS: {ROUNDS: np.array(round)}}
 
     def _made(self) -> Any:
-        """Flower's object with these parameters, that leaves sampling to others."""
-        from flwr.serverapp import strategy
-
+        """Flower's object, that leaves sampling to others."""
         with quiet():
-            made = getattr(strategy, type(self).__name__)(**vars(self))
+            made = self.flower()
         made.fraction_train = 0.0
         return made
 
@@ -117,6 +123,12 @@ class EachUpdate(FlowerStrategy):
     """
 
     needs_each_update: ClassVar[bool] = True
+
+    def init(self, model: Tensors) -> State:
+        if self.kept:
+            raise ConfigError(f"strategy {self.plugin_name!r}: one that sees each update keeps nothing")
+        super().init(model)
+        return {}
 
     def combine(self, updates: Sequence[tuple[ClientId, Update]], zero: WeightedSum) -> WeightedSum:
         in_order = sorted(updates, key=lambda pair: pair[0])  # Krum breaks ties by order

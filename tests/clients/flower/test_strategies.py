@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -29,6 +29,7 @@ from fedkit.secagg.settings import SecAgg
 from fedkit.seeds import stream
 from fedkit.tensors import Layout, Tensors, digest, flat
 from fedkit.trainer import Correct
+from fedkit_clients.flower.adapter import EachUpdate, FlowerStrategy
 from fedkit_clients.flower.strategies import REFUSED, STRATEGIES, named
 
 flower = pytest.importorskip("flwr.serverapp.strategy")
@@ -209,6 +210,55 @@ def test_strategies_of_the_mean_work_on_secret_sums() -> None:
     assert digest(in_fedkit("FedAdam", 2, secagg=secret).model) == digest(in_fedkit("FedAdam", 2).model)
     with pytest.raises(ConfigError, match="each update"):
         in_fedkit("Krum", 1, secagg=secret)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clamped(FlowerStrategy):
+    """A Flower strategy of someone's own."""
+
+    kept: ClassVar[tuple[str, ...]] = ("seen",)
+    bound: float = 1.0
+
+    def flower(self) -> Any:
+        bound = self.bound
+
+        class Theirs(flower.FedAvg):  # type: ignore[misc, name-defined, unused-ignore]
+            """FedAvg within bounds; adds up what it has seen."""
+
+            seen: Any = None
+
+            def aggregate_train(self, server_round: int, replies: Any) -> Any:
+                arrays, metrics = super().aggregate_train(server_round, replies)
+                made = {n: np.clip(a.numpy(), -bound, bound) for n, a in arrays.items()}
+                self.seen = {n: a + self.seen[n] for n, a in made.items()}
+                return app.ArrayRecord({n: app.Array(a) for n, a in made.items()}), metrics
+
+        return Theirs()
+
+
+def test_a_flower_strategy_of_ones_own_takes_a_class_around_it() -> None:
+    got = run(Clamped(bound=0.125), Work(), rounds=2)
+    free = in_fedkit("FedAvg", 2)
+    assert all((np.abs(array) <= 0.125).all() for array in got.model.values())
+    assert np.abs(free.model["w"]).max() > 0.5
+    assert plugins.strategy_name(Clamped()) == "Clamped"
+    model: Tensors = flat(MODEL)
+    total = WeightedSum(Layout.of(MODEL), Grid())
+    total.add("c0", Update({n: np.zeros_like(a) for n, a in MODEL.items()}, 1.0))
+    strategy = Clamped()
+    state = strategy.init(model)
+    for _ in range(2):
+        model, state = strategy.step(model, state, total)
+    assert (state["seen"]["w"] == 2 * MODEL["w"]).all()
+
+
+def test_a_rule_that_sees_each_update_keeps_nothing() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Keeps(EachUpdate):
+        kept: ClassVar[tuple[str, ...]] = ("seen",)
+
+    with pytest.raises(ConfigError, match="strategy 'Keeps': one that sees each update keeps nothing"):
+        run(Keeps(), Work(), rounds=1)
 
 
 def nan(made: Trained) -> Trained:
