@@ -37,6 +37,7 @@ def standing(directory: Path, known: Iterable[ClientId] = (), now: float | None 
             rows = db.execute(_TASKS).fetchall()
             meta = dict(db.execute("SELECT name, value FROM meta WHERE name != 'job'"))
             heard = db.execute("SELECT client, seen, version FROM clients").fetchall()
+            waiting = db.execute("SELECT count(*) FROM enrolments WHERE answer IS NULL").fetchone()[0]
     except sqlite3.Error as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     then = float(meta.get("alive") or 0.0) if now is None else now
@@ -46,6 +47,7 @@ def standing(directory: Path, known: Iterable[ClientId] = (), now: float | None 
         clients.setdefault(client, _client(client))["tasks"].append(f"round {read(key).round} {state}")
     return {
         "job": meta.get("job_id"),
+        "enrolments": waiting,
         "tasks": {state: sum(row[2] == state for row in rows) for state in STATES},
         "uploads": [_upload(directory, *row) for row in rows if row[2] == "uploading"],
         "clients": [clients[name] for name in sorted(clients)],

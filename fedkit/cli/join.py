@@ -8,6 +8,12 @@ from typing import Annotated, Protocol, cast
 import typer
 
 
+class _Rotate(Protocol):
+    """What the entry point `rotate` does."""
+
+    def __call__(self, directory: Path, wait: float, proxy: str) -> None: ...
+
+
 class _Join(Protocol):
     """What the entry point `join` of the group fedkit.clients does: it ends when the device has joined."""
 
@@ -30,3 +36,17 @@ def join(
     line = token.replace("-", typer.get_text_stream("stdin").readline()) if len(token) == 1 else token
     cast("_Join", plugins.load("fedkit.clients", "join"))(line, directory, wait, proxy)
     typer.echo(f"joined; go on with: fedkit client --dir {directory} ...", err=True)
+
+
+def rotate(
+    directory: Annotated[Path, typer.Option("--dir", help="The device's folder.")] = Path("edge"),
+    wait: Annotated[
+        float, typer.Option(min=0.0, help="Seconds to wait for the CA; run it again to wait longer.")
+    ] = 600.0,
+    proxy: Annotated[str, typer.Option(help="Proxy on the way, as http://HOST:PORT.")] = "",
+) -> None:
+    """Give this device a new key, on the word of the old one; the client must not be running."""
+    from fedkit import plugins
+
+    cast("_Rotate", plugins.load("fedkit.clients", "rotate"))(directory, wait, proxy)
+    typer.echo("the new key is in place", err=True)

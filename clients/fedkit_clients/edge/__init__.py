@@ -4,15 +4,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedkit_clients.edge.enrolment import join
+    from fedkit_clients.edge.enrolment import join, rotate
     from fedkit_clients.edge.membership import Membership, member, of_roster, read_membership
     from fedkit_clients.edge.runtime import EdgeClient, serve
     from fedkit_clients.edge.transport import Transport
 
-__all__ = ["EdgeClient", "Membership", "Transport", "join", "member", "of_roster", "read_membership", "serve"]
+__all__ = [
+    "EdgeClient",
+    "Membership",
+    "Transport",
+    "join",
+    "member",
+    "of_roster",
+    "read_membership",
+    "rotate",
+    "serve",
+]
 
 _HOMES = {
-    "enrolment": ("join",),
+    "enrolment": ("join", "rotate"),
     "membership": ("Membership", "member", "of_roster", "read_membership"),
     "runtime": ("EdgeClient", "serve"),
     "transport": ("Transport",),

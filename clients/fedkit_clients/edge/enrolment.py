@@ -1,10 +1,15 @@
-"""How a device becomes a client: it asks with an invite, waits for the CA, and keeps what it is given."""
+"""How a device becomes a client: it asks with an invite, waits for the CA, and keeps what it is given.
+
+The same with a new key: `rotate`. The same certificate for longer: renewal.py.
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -12,16 +17,20 @@ import httpx
 from fedkit import fields, keyfile
 from fedkit.ca.certificates import LIFE, read_certificate
 from fedkit.ca.invites import Invite, read_invite
-from fedkit.ca.requests import ANSWER_LIMIT, Grant, Request, make_request, read_grant
+from fedkit.ca.requests import ANSWER_LIMIT, Grant, Request, make_request, read_grant, read_request
 from fedkit.errors import ConfigError, CryptoError, FedkitError, WireError, shown
+from fedkit.runfolder import lock_file, replace_file
 from fedkit.secagg.identity import SigningKey, Trust
 from fedkit.signing import VERSION, content_digest
-from fedkit_clients.edge.answers import Answer, Refused, Unreachable, read_short, reason
+from fedkit_clients.edge.answers import TIMEOUT, Answer, Refused, Unreachable, read_short, reason
+from fedkit_clients.edge.audit import Audit
 from fedkit_clients.edge.membership import ABOUT, Membership, keep, read_membership
 from fedkit_clients.edge.tls import pinned
 
 log = logging.getLogger("fedkit.edge")
 
+ROTATION, REQUEST = "rotation", "renewal.json"
+"""Where the new key lies until it is certified; the request that is under way."""
 POLL = (2.0, 30.0)
 """Seconds between two looks for an answer: at first, and at most."""
 ASKED_FOR = LIFE / 6
@@ -30,19 +39,28 @@ _FINAL = frozenset((400, 403, 404, 409, 413, 422))
 
 
 class Desk:
-    """Where an aggregator takes requests for certificates. transport: another way to it, for tests."""
+    """Where an aggregator takes requests for certificates.
+
+    transport: another way to it, for tests. audit: told of all that leaves the device.
+    """
 
     def __init__(
-        self, address: str, server: bytes, proxy: str = "", transport: httpx.BaseTransport | None = None
+        self,
+        address: str,
+        server: bytes,
+        proxy: str = "",
+        transport: httpx.BaseTransport | None = None,
+        audit: Audit | None = None,
     ) -> None:
+        self._audit = audit
         url = httpx.URL(address)
         if url.scheme != "https" or not url.host:
             raise ConfigError(f"{shown(address)} is no address: write https://HOST:PORT")
         way = transport or httpx.HTTPTransport(verify=pinned(server), proxy=proxy or None, trust_env=False)
-        self._http = httpx.Client(base_url=url, transport=way, trust_env=False, timeout=30.0)
-        self._http.headers["Accept-Encoding"] = "identity"
+        self._http = httpx.Client(base_url=url, transport=way, trust_env=False, timeout=TIMEOUT)
         for name in ("User-Agent", "Accept"):  # nothing leaves the device that the protocol does not name
             del self._http.headers[name]
+        self._http.headers["Accept-Encoding"] = "identity"
 
     def close(self) -> None:
         """Close the connections."""
@@ -72,8 +90,9 @@ class Desk:
         headers = {"Fedkit-Version": str(VERSION), "Content-Digest": content_digest(body)}
         try:
             request = self._http.build_request(method, path, content=body or None, headers=headers)
-            with_answer = self._http.send(request, stream=True)
-            answer = read_short(with_answer, ANSWER_LIMIT, 0.0)
+            if self._audit is not None:
+                self._audit.request(method, path, request.headers, body)
+            answer = read_short(self._http.send(request, stream=True), ANSWER_LIMIT, 0.0)
         except httpx.TransportError as error:
             raise Unreachable(f"{method} {path}: {type(error).__name__}: {error}") from error
         word, message = reason(answer)
@@ -111,6 +130,52 @@ def join(
         desk.close()
     trust = Trust.of_ca(invite.ca, invite.server)
     keep(directory, admitted(invite.address, trust, request, key, grant))
+
+
+def rotate(
+    directory: Path,
+    wait: float = 600.0,
+    proxy: str = "",
+    *,
+    transport: httpx.BaseTransport | None = None,
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Replace the device's key by a new one, which the CA certifies on the word of the old one.
+
+    ConfigError: the client is running, or has not joined by an invite, or is refused. Unreachable: no answer
+    within `wait` seconds; run again, it goes on with the same new key.
+    """
+    held, folder = read_membership(directory), directory / ROTATION
+    if not held.certificate:
+        raise ConfigError(f"{directory} is of a roster: make a new key there, and write it into the roster")
+    with closing(lock_file(directory / "lock")):
+        key = keyfile.own_key(folder)
+        request = wished(folder / REQUEST, held, key, clock())
+        desk = Desk(held.address, held.trust.server, proxy, transport)
+        try:
+            grant = _granted(desk, request, wait, sleep)
+        except Refused as error:
+            raise ConfigError(f"client {held.client!r} cannot change its key: {error}") from None
+        finally:
+            desk.close()
+        keep(directory, admitted(held.address, held.trust, request, key, grant))
+        shutil.rmtree(folder)
+
+
+def wished(path: Path, held: Membership, key: SigningKey, now: float) -> Request:
+    """The request for a further certificate that is in the file; else a new one, which is written there."""
+    try:
+        found = read_request(path.read_bytes())
+        if (found.client, found.key, found.by) == (held.client, key.public, held.key.public) and (
+            found.until > now
+        ):
+            return found
+    except (OSError, WireError):
+        log.debug("no request is under way")
+    made = make_request(held.client, key, held.key, int(now + ASKED_FOR.total_seconds()))
+    replace_file(path, made.data())
+    return made
 
 
 def admitted(address: str, trust: Trust, request: Request, key: SigningKey, grant: Grant) -> Membership:

@@ -8,6 +8,7 @@ A directory of a device that has joined holds
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -56,6 +57,14 @@ class Membership:
             f"the roster must have the key of client {self.client!r}, and {why}: its line is "
             f"{toml.dumps({self.client: public.hex()}).strip()}"
         )
+
+    @property
+    def half(self) -> float:
+        """When the certificate is half over, in unix seconds; infinite without one."""
+        if not self.certificate:
+            return math.inf
+        made = read_certificate(self.certificate, self.trust.cas)
+        return (made.begins + made.ends) / 2
 
     @property
     def identity(self) -> Identity:

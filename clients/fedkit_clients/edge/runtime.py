@@ -20,10 +20,12 @@ from fedkit.trainer import Workload
 from fedkit_clients.edge.answers import OtherRun, Refused, Unreachable
 from fedkit_clients.edge.backoff import Backoff
 from fedkit_clients.edge.device import Device
+from fedkit_clients.edge.enrolment import Desk
 from fedkit_clients.edge.joined import Joined, Vouch, begin
 from fedkit_clients.edge.membership import Membership
 from fedkit_clients.edge.models import Fetch
 from fedkit_clients.edge.offers import Blob, Offer
+from fedkit_clients.edge.renewal import Renewal
 from fedkit_clients.edge.root import Root
 from fedkit_clients.edge.sessions import vouch
 from fedkit_clients.edge.spool import Spool, newest_first, read_task, remove
@@ -46,7 +48,7 @@ class EdgeClient:
     """One client of one aggregator.
 
     directory: its spool. device: what its owner has decided. vouch: who it is in secure sessions; None: it
-    takes part in none. sleep: how to wait, for tests.
+    takes part in none. renewal: keeps its certificate good. sleep: how to wait, for tests.
     """
 
     def __init__(
@@ -58,12 +60,13 @@ class EdgeClient:
         *,
         device: Device | None = None,
         vouch: Vouch | None = None,
+        renewal: Renewal | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._device = device if device is not None else Device()
         self._transport, self._client, self._workload, self._sleep = transport, client, workload, sleep
         self._root = Root(directory)
-        self._vouch = vouch
+        self._vouch, self._renewal = vouch, renewal
         self._backoff, self._patience = Backoff(client), PATIENCE
         self._offers: dict[int, Offer] = {}
         self._joined: Joined | None = None
@@ -77,6 +80,8 @@ class EdgeClient:
             if self._device.rests(self._sleep):
                 continue
             gained = self._transport.gained
+            if self._renewal is not None:
+                self._renewal.look()
             try:
                 self.step()
                 self._backoff.reset()
@@ -248,7 +253,10 @@ def serve(membership: Membership, workload: Workload, directory: Path, device: D
     )
     try:
         who = partial(vouch, membership, directory)
-        edge = EdgeClient(transport, membership.client, workload, directory, device=device, vouch=who)
+        renewal = Renewal(directory, membership, partial(_desk, membership, device))
+        edge = EdgeClient(
+            transport, membership.client, workload, directory, device=device, vouch=who, renewal=renewal
+        )
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             edge.run()
@@ -258,6 +266,11 @@ def serve(membership: Membership, workload: Workload, directory: Path, device: D
             device.meter.keep()
     finally:
         transport.close()
+
+
+def _desk(membership: Membership, device: Device) -> Desk:
+    proxy, server = device.policy.proxy, membership.trust.server
+    return Desk(membership.address, server, proxy, audit=device.audit)
 
 
 def _framed(joined: Joined, blob: Blob) -> bytes:

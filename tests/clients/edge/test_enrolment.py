@@ -1,0 +1,303 @@
+"""A device joins, renews and changes its key, whatever stands between it and the CA."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fedkit import keyfile
+from fedkit.ca.authority import Authority, make_authority
+from fedkit.ca.certificates import read_certificate
+from fedkit.ca.invites import Invite
+from fedkit.ca.requests import Grant, Request, make_request, read_request
+from fedkit.errors import ConfigError
+from fedkit.runfolder import lock_file
+from fedkit.secagg.identity import SigningKey
+from fedkit_clients.edge import enrolment
+from fedkit_clients.edge.answers import Unreachable
+from fedkit_clients.edge.audit import Audit
+from fedkit_clients.edge.enrolment import Desk, join, rotate
+from fedkit_clients.edge.membership import READY, VOUCHER, Membership, read_membership
+from fedkit_clients.edge.renewal import EVERY, Renewal
+
+SERVER = SigningKey(bytes(range(32)))
+START = datetime(2026, 11, 20, 12, tzinfo=UTC)
+ADDRESS = "https://127.0.0.1:1"
+
+
+def told(status: int, content: object) -> httpx.Response:
+    """An answer whose body is still to be read."""
+    marks = {"Fedkit-Version": "1", "Fedkit-Time": "1"}
+    return httpx.Response(status, headers=marks, stream=httpx.ByteStream(json.dumps(content).encode()))
+
+
+@dataclass
+class Town:
+    """A CA, and an aggregator that passes on, or does not; `approves`: the CA answers at once."""
+
+    folder: Path
+    now: datetime = START
+    approves: bool = True
+    lie: Callable[[Grant], Grant] = field(default=lambda grant: grant)
+    fault: Callable[[httpx.Request], httpx.Response | None] = field(default=lambda _: None)
+    asked: dict[str, Request] = field(default_factory=dict)
+    headers: list[list[str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        make_authority(self.folder / "ca", lambda: self.now)
+        self.authority = Authority(self.folder / "ca", lambda: self.now)
+
+    def invite(self, client: str = "ward 7") -> Invite:
+        return self.authority.invite(client, ADDRESS, SERVER.public)
+
+    @property
+    def transport(self) -> httpx.MockTransport:
+        return httpx.MockTransport(self.handle)
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        self.headers.append(sorted(request.headers))
+        if made := self.fault(request):
+            return made
+        if request.method == "POST":
+            found = read_request(request.content)
+            self.asked[found.id] = found
+            return told(202, {"id": found.id})
+        name = request.url.path.rpartition("/")[2]
+        if not self.approves:
+            return told(202, {"id": name})
+        grant = self.lie(self.authority.answer(self.asked[name]))
+        if grant.refused:
+            return told(403, {"error": "refused", "message": grant.refused})
+        return told(200, json.loads(grant.data()))
+
+    def join(self, directory: Path, invite: Invite | None = None, wait: float = 0.0) -> Membership:
+        token = (invite or self.invite()).token()
+        join(token, directory, wait, transport=self.transport, sleep=lambda _: None)
+        return read_membership(directory)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enrolment, "POLL", (0.0, 0.0))
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Town]:
+    made = Town(tmp_path)
+    yield made
+    made.authority.__exit__(None, None, None)
+
+
+def test_a_device_that_has_joined_is_all_it_must_be(town: Town, tmp_path: Path) -> None:
+    made = town.join(tmp_path / "edge")
+    assert (made.address, made.client) == (ADDRESS, "ward 7")
+    assert (made.trust.ca, made.trust.server) == (town.authority.public, SERVER.public)
+    assert made.trust.vouches("ward 7", made.key.public, made.voucher)
+    assert made.identity.voucher == made.voucher
+    assert made.half == (START + timedelta(days=89.5)).timestamp()
+    assert {path.name for path in (tmp_path / "edge").iterdir()} == {
+        *("aggregator.toml", "certificate.pem", "identity.pem", "trust.toml", "voucher")
+    }
+    assert all("user-agent" not in names and "accept" not in names for names in town.headers)
+
+
+def test_the_key_stays_on_the_device_and_the_one_time_key_too(town: Town, tmp_path: Path) -> None:
+    sent: list[bytes] = []
+
+    def listen(request: httpx.Request) -> None:
+        sent.append(request.content + str(request.url).encode())
+
+    town.fault, invite = listen, town.invite()
+    made = town.join(tmp_path / "edge", invite)
+    for secret in (made.key.secret, invite.seed):
+        assert not [data for data in sent if secret in data or secret.hex().encode() in data]
+
+
+def test_it_waits_for_the_ca_and_goes_on_when_run_again(town: Town, tmp_path: Path) -> None:
+    town.approves, invite = False, town.invite()
+    with pytest.raises(Unreachable, match="run it again"):
+        town.join(tmp_path / "edge", invite)
+    town.approves = True
+    town.join(tmp_path / "edge", invite)
+    assert len(town.asked) == 1, "the same key, the same request"
+
+
+def test_a_link_that_breaks_is_tried_again(town: Town, tmp_path: Path) -> None:
+    count = [0]
+
+    def broken(request: httpx.Request) -> httpx.Response | None:
+        count[0] += 1
+        if count[0] == 1:
+            raise httpx.ConnectError("no link")
+        return {2: told(502, ""), 3: told(429, {"error": "rate", "message": ""})}.get(count[0])
+
+    town.fault = broken
+    assert town.join(tmp_path / "edge", wait=60.0).client == "ward 7"
+    assert count[0] == 5
+
+
+def test_an_aggregator_that_lies_is_found_out(town: Town, tmp_path: Path) -> None:
+    make_authority(tmp_path / "own", lambda: town.now)
+    with Authority(tmp_path / "own", lambda: town.now) as own:
+        invite = own.invite("ward 7", ADDRESS, SERVER.public)
+        key = SigningKey(b"m" * 32)
+        false = own.answer(make_request("ward 7", key, invite.once, invite.expires, invite.sanction))
+    other = town.invite("ward 8")
+    another = town.authority.answer(make_request("ward 8", key, other.once, other.expires, other.sanction))
+    lies: dict[str, Callable[[Grant], Grant]] = {
+        "not of the CA": lambda _: false,
+        "another client or key": lambda _: another,
+        "voucher": lambda grant: replace(grant, voucher=bytes(64)),
+    }
+    for match, lie in lies.items():
+        town.lie = lie
+        with pytest.raises(ConfigError, match=match):
+            town.join(tmp_path / "edge")
+        assert not (tmp_path / "edge" / "aggregator.toml").exists()
+
+
+def test_a_refusal_is_told(town: Town, tmp_path: Path) -> None:
+    town.lie = lambda grant: Grant(grant.id, refused="not in this hospital")
+    with pytest.raises(ConfigError, match=r"cannot join.*not in this hospital"):
+        town.join(tmp_path / "edge")
+
+
+def test_a_folder_is_of_one_client(town: Town, tmp_path: Path) -> None:
+    first = town.join(tmp_path / "edge")
+    with pytest.raises(ConfigError, match="is that of client 'ward 7'"):
+        town.join(tmp_path / "edge", town.invite("ward 8"))
+    (tmp_path / "edge" / "spool").mkdir()
+    town.now += timedelta(days=400)
+    again = town.join(tmp_path / "edge")
+    assert (again.key.public, again.half > first.half) == (first.key.public, True)
+    assert (tmp_path / "edge" / "spool").exists(), "who has expired joins again and keeps its spool"
+
+
+def test_a_crash_between_two_files_is_finished(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town.join(tmp_path / "edge")
+    town.now += timedelta(days=100)
+    real, left = Path.replace, [4]
+
+    def stumbling(self: Path, target: Path) -> Path:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stumbling)
+        with pytest.raises(KeyboardInterrupt):
+            town.join(tmp_path / "edge")
+    assert (tmp_path / "edge" / READY / VOUCHER).exists()
+    made = read_membership(tmp_path / "edge")
+    assert made.half == (town.now + timedelta(days=89.5)).timestamp()
+    assert not (tmp_path / "edge" / READY).exists()
+
+
+def test_damage_is_told(town: Town, tmp_path: Path) -> None:
+    town.join(tmp_path / "edge")
+    for name, data in (
+        ("voucher", "zz"),
+        ("voucher", "00" * 64),
+        ("certificate.pem", "junk"),
+        ("aggregator.toml", 'address = "https://h:1"\nclient = "c"\nmore = 1\n'),
+        ("aggregator.toml", "client = 5\n"),
+    ):
+        whole = (tmp_path / "edge" / name).read_text()
+        (tmp_path / "edge" / name).write_text(data)
+        with pytest.raises(ConfigError):
+            read_membership(tmp_path / "edge")
+        (tmp_path / "edge" / name).write_text(whole)
+    assert read_membership(tmp_path / "edge").client == "ward 7"
+
+
+@dataclass
+class Clock:
+    unix: float
+    steady: float = 0.0
+
+
+def renewing(town: Town, folder: Path, audit: Audit | None = None) -> tuple[Renewal, Clock]:
+    held, clock = read_membership(folder), Clock(town.now.timestamp())
+
+    def desk() -> Desk:
+        return Desk(ADDRESS, SERVER.public, transport=town.transport, audit=audit)
+
+    return Renewal(folder, held, desk, lambda: clock.unix, lambda: clock.steady), clock
+
+
+def test_a_certificate_is_renewed_when_it_is_half_over(town: Town, tmp_path: Path) -> None:
+    folder = tmp_path / "edge"
+    first = town.join(folder)
+    renewal, clock = renewing(town, folder, Audit(tmp_path / "audit"))
+    town.asked.clear()
+    renewal.look()
+    assert not town.asked
+    town.now += timedelta(days=90)
+    clock.unix, town.approves = town.now.timestamp(), False
+    for _ in range(3):
+        renewal.look()
+    assert (len(town.asked), read_membership(folder).half) == (1, first.half)
+    town.approves = True
+    clock.steady += EVERY
+    renewal.look()
+    made = read_membership(folder)
+    assert made.half > first.half + 80 * 86_400
+    assert (made.key.public, made.voucher) == (first.key.public, first.voucher)
+    (request,) = town.asked.values()
+    assert request.by == first.key.public
+    assert not (folder / "renewal.json").exists()
+    assert "POST /v1/enrol" in (tmp_path / "audit").read_text()
+    clock.steady += EVERY
+    renewal.look()
+    assert len(town.asked) == 1
+
+
+def test_a_renewal_that_fails_stops_nothing(
+    town: Town, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    town.join(tmp_path / "edge")
+    renewal, clock = renewing(town, tmp_path / "edge")
+    town.now += timedelta(days=90)
+    clock.unix = town.now.timestamp()
+    town.fault = lambda _: told(503, "")
+    renewal.look()
+    town.fault, town.lie = (lambda _: None), lambda grant: Grant(grant.id, refused="no")
+    clock.steady += EVERY
+    renewal.look()
+    assert "cannot be renewed" in caplog.text
+    town.lie = lambda grant: grant
+    clock.steady += EVERY
+    renewal.look()
+    assert read_membership(tmp_path / "edge").half > clock.unix
+
+
+def test_a_new_key_on_the_word_of_the_old_one(town: Town, tmp_path: Path) -> None:
+    folder = tmp_path / "edge"
+    first = town.join(folder)
+    town.approves = False
+
+    def turn() -> None:
+        rotate(folder, 0.0, transport=town.transport, clock=lambda: town.now.timestamp())
+
+    with pytest.raises(Unreachable, match="run it again"):
+        turn()
+    assert read_membership(folder).key.public == first.key.public
+    with lock_file(folder / "lock"), pytest.raises(ConfigError, match="in use"):
+        turn()
+    town.approves = True
+    turn()
+    made = read_membership(folder)
+    assert made.key.public != first.key.public
+    certified = read_certificate(made.certificate, made.trust.cas)
+    assert (certified.key, keyfile.read_key(folder).public) == (made.key.public, made.key.public)
+    assert len(town.asked) == 2
+    assert not (folder / "rotation").exists()
