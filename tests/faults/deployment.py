@@ -153,8 +153,8 @@ class Party:
 class Deployment:
     """An aggregator and its clients, which reach it through `proxy`. The processes end with the context.
 
-    tls: else they speak plain HTTP. serve, client: further words of their commands. environments: variables
-    of the process of that name.
+    tls: else they speak plain HTTP. direct: past the proxy. serve, client: further words of their commands.
+    environments: variables of the process of that name.
     """
 
     folder: Path
@@ -162,6 +162,7 @@ class Deployment:
     faults: Faults = field(default_factory=Faults)
     seed: int = 0
     tls: bool = True
+    direct: bool = False
     serve: Sequence[str] = ()
     client: Sequence[str] = ()
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -174,12 +175,12 @@ class Deployment:
         write_trust(self.folder / "roster.toml", Trust.of_roster(keys, server))
         port = free_port()
         self.proxy = FaultProxy(port, self.faults, self.seed)
-        address = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.proxy.port}"
+        self.address = f"http{'s' * self.tls}://127.0.0.1:{port if self.direct else self.proxy.port}"
         more = [] if self.tls else ["--insecure-http"]
         words = ["serve", scenario, "--address", f"127.0.0.1:{port}", "--dir", "server", "--lease", "2"]
         given = self.environments
         self.server = Party(self.folder, "server", [*words, *more, *self.serve], given.get("server"))
-        words = ["client", address, scenario, *more, *self.client]
+        words = ["client", self.address, scenario, *more, *self.client]
         self.clients = {
             name: Party(self.folder, name, [*words, "--dir", name], given.get(name)) for name in names
         }
