@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,9 @@ from fedkit_clients.numpy_trainer import NumpyWorkload, Softmax
 
 def make(*, seed: int):
     rng = np.random.default_rng(seed)
-    x = rng.normal(size=(60, 2)).astype(np.float32)
+    x = rng.normal(size=(60, 200)).astype(np.float32)
     y = (x[:, 0] > 0).astype(np.int64)
-    return NumpyWorkload(Softmax(2, 2), {f"c{i}": (x[i::4], y[i::4]) for i in range(4)}, test=(x, y))
+    return NumpyWorkload(Softmax(200, 2), {f"c{i}": (x[i::4], y[i::4]) for i in range(4)}, test=(x, y))
 """
 TOML = """
 workload = "own.py:make"
@@ -53,6 +53,9 @@ count = 2
 quorum = 2
 deadline = 60.0
 evaluate_on = "clients"
+[codec]
+down = "tensors:below=1|sign"
+down_base = "first"
 [train]
 epochs = 1
 batch = 5
@@ -76,12 +79,23 @@ class Tap:
 
     def __init__(self, to: int) -> None:
         self._to, self.said = to, list[bytearray]()
+        self._open, self._passing = list[socket.socket](), list[threading.Thread]()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._socket.getsockname()[1])
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listening = threading.Thread(target=self._listen)
+        self._listening.start()
 
     def close(self) -> None:
-        self._socket.close()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._listening.join()
+        for one in self._open:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._passing:
+            thread.join()
+        for one in (*self._open, self._socket):
+            one.close()
 
     def _listen(self) -> None:
         while True:
@@ -91,24 +105,26 @@ class Tap:
                 return
             kept = bytearray()
             self.said.append(kept)
+            self._open.append(device)
             try:
                 server = socket.create_connection(("127.0.0.1", self._to))
             except OSError:  # nobody listens any more: what the device says is kept all the same
                 kept += device.recv(1 << 16)
-                device.close()
+                device.shutdown(socket.SHUT_RDWR)
                 continue
-            for source, to, keep in ((device, server, kept), (server, device, bytearray())):
-                threading.Thread(target=_pass, args=(source, to, keep), daemon=True).start()
+            self._open.append(server)
+            for way in ((device, server, kept), (server, device, bytearray())):
+                self._passing.append(threading.Thread(target=_pass, args=way))
+                self._passing[-1].start()
 
 
 def _pass(source: socket.socket, to: socket.socket, kept: bytearray) -> None:
-    try:
+    with suppress(OSError):  # where one side breaks off, so does the other
         while data := source.recv(1 << 16):
             kept += data
             to.sendall(data)
+    with suppress(OSError):
         to.shutdown(socket.SHUT_WR)
-    except OSError:
-        to.close()
 
 
 @dataclass
