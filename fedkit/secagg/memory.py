@@ -9,6 +9,8 @@ from fedkit import fields
 from fedkit.errors import WireError
 from fedkit.messages import Kind
 
+SEEN = 1024
+
 
 class Sessions(Protocol):
     """Sessions a client has been in. It must outlive the sessions of a job."""
@@ -32,10 +34,14 @@ class Sessions(Protocol):
 
 
 class MemorySessions:
-    """Sessions for as long as the process lives."""
+    """Sessions for as long as the process lives.
+
+    Of the sids the last SEEN are kept: a client takes up sessions of its present round alone, no more than
+    the job's retries. How many it joined of a round that was signed is forgotten: it joins none any more.
+    """
 
     def __init__(self) -> None:
-        self._seen: set[bytes] = set()
+        self._seen: dict[bytes, None] = {}
         self._joined: dict[tuple[str, int, Kind], int] = {}
         self._last: dict[tuple[str, Kind], int] = {}
         self._measured: set[tuple[str, bytes]] = set()
@@ -43,7 +49,9 @@ class MemorySessions:
     def seen(self, sid: bytes) -> bool:
         """Whether this session was asked about before; from now on it was."""
         known = sid in self._seen
-        self._seen.add(sid)
+        self._seen[sid] = None
+        if len(self._seen) > SEEN:
+            del self._seen[next(iter(self._seen))]
         return known
 
     def joined(self, job: str, round: int, kind: Kind) -> int:
@@ -60,6 +68,7 @@ class MemorySessions:
     def sign(self, job: str, round: int, kind: Kind, model: bytes) -> None:
         """The client helps to open a sum of this round."""
         self._last[job, kind] = max(round, self._last.get((job, kind), -1))
+        self._joined = {of: n for of, n in self._joined.items() if of[::2] != (job, kind) or of[1] > round}
         if kind == "evaluate":
             self._measured.add((job, model))
 
@@ -69,7 +78,7 @@ class MemorySessions:
             "joined": [[*name, count] for name, count in sorted(self._joined.items())],
             "last": [[*name, round] for name, round in sorted(self._last.items())],
             "measured": sorted([job, model.hex()] for job, model in self._measured),
-            "seen": sorted(sid.hex() for sid in self._seen),
+            "seen": [sid.hex() for sid in self._seen],
         }
         return json.dumps(content).encode("ascii")
 
@@ -87,7 +96,7 @@ class MemorySessions:
         }
         self._last = {(fields.text(j, "job"), _kind(k)): fields.integer(r, "round") for j, k, r in last}
         self._measured = {(fields.text(job, "job"), _digest(model)) for job, model in measured}
-        self._seen = {_digest(sid) for sid in rows["seen"]}
+        self._seen = dict.fromkeys(_digest(sid) for sid in rows["seen"])
 
 
 def _kind(value: object) -> Kind:

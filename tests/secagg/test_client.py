@@ -514,6 +514,24 @@ def test_memory_of_sessions() -> None:
     assert memory.joined("job", 1, "evaluate") == 0
 
 
+def test_memory_of_sessions_does_not_grow_for_ever() -> None:
+    """What cannot be asked about any more is forgotten; what was signed or measured never."""
+    memory = MemorySessions()
+    for round in range(3000):
+        assert not memory.seen(round.to_bytes(32))
+        assert memory.joined("job", round, "train") == 0
+        memory.sign("job", round, "train", b"m")
+    assert memory.joined("job", 3000, "train") == 0
+    assert memory.joined("other", 7, "train") == memory.joined("job", 7, "evaluate") == 0
+    again = MemorySessions()
+    again.load(memory.save())
+    assert len(memory.save()) < 100_000
+    for one in (memory, again):
+        assert all(one.seen(round.to_bytes(32)) for round in range(2000, 3000))
+        assert all(one.signed("job", round, "train", b"m") for round in range(3000))
+        assert one.joined("job", 3000, "train") == one.joined("other", 7, "train") == 1
+
+
 def test_no_model_is_measured_twice() -> None:
     memory = MemorySessions()
     memory.sign("job", 1, "evaluate", b"m")

@@ -45,7 +45,7 @@ def signed(of: Sessions) -> list[bool]:
     return [of.signed(j, r, k, m) for j in JOBS for r in ROUNDS for k in KINDS for m in MODELS]
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(ROW, max_size=12), lines=st.integers(1, 4))
 def test_it_remembers_what_memory_does_from_one_life_to_the_next(
     rows: list[tuple[str, bytes, str, int, Kind, bytes]],
