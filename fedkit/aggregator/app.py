@@ -61,6 +61,7 @@ class App:
     ) -> None:
         self._journal, self._lease = journal, lease
         self._blobs = Blobs(journal.directory / "blobs")
+        self._blobs.check()
         self._leases, self._releases = Leases(journal, self._blobs), Releases(journal, self._blobs)
         self._tellings = Tellings(journal, self._blobs, self._releases)
         self._uploads = Uploads(journal, journal.directory / "uploads")

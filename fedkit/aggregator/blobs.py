@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from fedkit.runfolder import place_file, replace_file
+from fedkit.runfolder import place_file
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -18,16 +18,16 @@ class Blobs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def put(self, data: bytes, durable: bool = True) -> str:
+    def put(self, data: bytes) -> str:
         """Store a blob; its digest in hex. RunFailed, naming the file, if the disk refuses.
 
-        durable: it outlives a power cut.
+        A power cut may take it: a run that goes on puts again what it needs, and it is not waited for.
         """
         digest = hashlib.sha256(data).hexdigest()
         path = self._path(digest)
         if not path.is_file() or path.stat().st_size != len(data):
             path.parent.mkdir(parents=True, exist_ok=True)
-            (replace_file if durable else place_file)(path, data)
+            place_file(path, data)
         return digest
 
     def find(self, digest: str) -> Path | None:
@@ -36,6 +36,14 @@ class Blobs:
             return None
         path = self._path(digest)
         return path if path.is_file() else None
+
+    def check(self) -> None:
+        """Remove blobs that a power cut has damaged; they are put again."""
+        for path in self._folder.glob("??/*"):
+            with path.open("rb") as file:
+                whole = hashlib.file_digest(file, "sha256").hexdigest() == path.parent.name + path.name
+            if not whole:
+                path.unlink()
 
     def keep(self, wanted: Collection[str]) -> None:
         """Remove all other blobs, and what a crash left of unfinished ones."""

@@ -24,6 +24,8 @@ from fedkit.messages import ClientId
 from fedkit.runfolder import lock_file
 from fedkit.signing import SKEW, VERSION
 
+_SILENT = 5.0
+"""Seconds of silence after which a request wakes the training loop: it may wait for clients."""
 _LAST = (
     "SELECT max(t) FROM (SELECT value AS t FROM meta WHERE name = 'alive' UNION ALL"
     " SELECT max(seen) FROM clients UNION ALL SELECT max(accepted) FROM replies)"
@@ -99,7 +101,7 @@ class Journal:
 
         version: of the protocol, as the client speaks it.
         """
-        now = self.now()
+        now, new = self.now(), False
         with self.transaction() as db:
             db.execute("DELETE FROM nonces WHERE time < ?", (int(wall) - 2 * SKEW,))
             added = db.execute("INSERT OR IGNORE INTO nonces VALUES (?, ?, ?)", (nonce, client, at)).rowcount
@@ -107,8 +109,9 @@ class Journal:
                 db.execute(
                     "REPLACE INTO clients (client, seen, version) VALUES (?, ?, ?)", (client, now, version)
                 )
+                new = now - self._seen.get(client, 0.0) > _SILENT
                 self._seen[client] = now
-        if added:
+        if new:
             self.wake()
         return bool(added)
 

@@ -171,7 +171,7 @@ class Leases:
             expires = request.expires
         else:
             frame, version, expires = wire.encode(request), 0, math.inf  # its stage ends it
-        digest = self._blobs.put(frame, durable=sort is not Sort.message)
+        digest = self._blobs.put(frame)
         return told(key), key.client, version, digest, len(frame), expires, sort
 
     def untold(self) -> int:

@@ -54,7 +54,6 @@ class Releases:
                 db.execute("DELETE FROM tellings WHERE max(version, told_by) >= ?", (release.version,))
             db.execute("DELETE FROM releases WHERE version > ?", (release.version,))
             db.execute("UPDATE releases SET frame = NULL WHERE version <= ?", (release.version - KEPT,))
-        self.sweep()
 
     def find(self, version: int) -> Published | None:
         """A version; None if it is not known."""

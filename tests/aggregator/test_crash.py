@@ -40,7 +40,7 @@ class Mortal:
                 self.step()
             self.step()
 
-        patch.setattr(blobs, "replace_file", write)
+        patch.setattr(blobs, "place_file", write)
         patch.setattr(Journal, "transaction", transaction)
 
     def step(self) -> None:

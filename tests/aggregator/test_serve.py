@@ -219,7 +219,7 @@ def mortal(steps: int) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runfolder, "replace_file", mortal_write)
-        patch.setattr(blobs, "replace_file", mortal_write)
+        patch.setattr(blobs, "place_file", mortal_write)
         patch.setattr(Journal, "transaction", mortal_transaction)
         yield
 

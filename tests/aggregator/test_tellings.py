@@ -117,6 +117,7 @@ def test_it_goes_with_its_version(site: Site) -> None:
     site.releases.sweep()
     assert site.read(told.frame)
     site.publish(flat({"w": np.zeros(4000, np.float32)}))
+    site.releases.sweep()
     assert site.blobs.find(told.frame or "") is None
 
 

@@ -19,7 +19,7 @@ SEGMENT, HEADS = 1400, 104
 """Bytes of data in a packet, and of the heads of such a packet and of its acknowledgement."""
 RECORD = 22
 """Bytes that TLS adds to a record."""
-KEEP = 1 << 16
+KEEP = 1 << 20
 """Bytes after which the count is written down: a power cut forgets no more."""
 SHARE = 0.5
 """Of the room until a deadline, what an update may take: the link may be worse than it was."""

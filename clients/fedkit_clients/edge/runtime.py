@@ -6,6 +6,7 @@ For ever: ask for verdicts and tasks, train, upload. Each step is safe on disk b
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import time
@@ -152,6 +153,8 @@ class EdgeClient:
         )
         self._transport.run = run
         self._offers.clear()
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: it need not be looked through after each upload
         return self._joined
 
     def _ask(self, joined: Joined) -> None:
