@@ -65,6 +65,9 @@ bench-secagg: $(VENV)/.dev ## Secure sums and their parts beside their floors an
 bench-flower: $(VENV)/.dev ## One bad client of four: fedkit beside Flower's own FedAvg (a quarter of a minute)
 	$(BIN)/python tests/bench/flower_bad_client.py
 
+prove-edge-secure: $(VENV)/.dev ## Secure sums over sockets, client or server killed at each stage (2 minutes)
+	$(BIN)/python -m pytest -q -m prove tests/faults/test_edge_secure.py
+
 prove-fedprox: $(VENV)/.dev ## FedProx against FedAvg with stragglers, 3 data sets (8 minutes of CPU time)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_fedprox.py
 

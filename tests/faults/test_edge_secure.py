@@ -41,7 +41,7 @@ from fedkit_clients.edge.sessions import vouch
 from fedkit_clients.edge.transport import Transport
 
 NAMES = tuple(f"c{i}" for i in range(5))
-ROUNDS = 3
+ROUNDS = 2
 OWN = '''
 import numpy as np
 from fedkit_clients.numpy_trainer import NumpyWorkload, Softmax
@@ -274,7 +274,7 @@ def server_measures(given: Scenario) -> Scenario:
 
 
 def kill_client(
-    monkeypatch: pytest.MonkeyPatch, when: str, stage: Stage, victim: ClientId = "c1", round: int = 1
+    monkeypatch: pytest.MonkeyPatch, when: str, stage: Stage, victim: ClientId = "c1", round: int = 0
 ) -> list[Key]:
     """The victim dies once: before it answers at this stage, after that, or once the answer is uploaded."""
     dead: list[Key] = []
@@ -310,12 +310,7 @@ IN_THE_SUM = {
 }
 
 
-SHORT = {
-    ("before", Stage.share),
-    ("before", Stage.agree),
-    ("after", Stage.advertise),
-    ("uploaded", Stage.mask),
-}
+SHORT = {("before", Stage.share), ("uploaded", Stage.mask)}
 """These in every run of the tests, the others among the proofs."""
 
 
@@ -337,14 +332,14 @@ def test_a_client_that_is_killed_at_any_stage_is_in_the_sum_or_not(
     assert (len(dead), lives) == (1, [1, 2, 1, 1, 1])
     rounds, everybody = got.history.rounds, set(NAMES)
     wanted = everybody if stage in IN_THE_SUM[when] else everybody - {"c1"}
-    assert [counted(record) for record in rounds] == [everybody, wanted, everybody]
-    assert rounds[1].secagg is not None
-    assert rounds[1].secagg.attempts == 1
+    assert [counted(record) for record in rounds] == [wanted, everybody]
+    assert rounds[0].secagg is not None
+    assert rounds[0].secagg.attempts == 1
     assert same(got.model, replayed(server_measures, rounds).model)
 
 
 def kill_server(
-    monkeypatch: pytest.MonkeyPatch, stage: Stage, kind: str = "train", round: int = 1
+    monkeypatch: pytest.MonkeyPatch, stage: Stage, kind: str = "train", round: int = 0
 ) -> list[Stage]:
     """The server dies once, when it closes this stage."""
     dead, advance = list[Stage](), SecAggServer.advance
@@ -374,19 +369,19 @@ def test_a_server_that_is_killed_in_a_session_opens_another_only_while_no_client
     assert dead == [stage]
     rounds, everybody = got.history.rounds, set(NAMES)
     retried = stage in (Stage.advertise, Stage.share, Stage.mask)
-    assert [counted(record) for record in rounds] == [everybody, everybody if retried else set(), everybody]
-    assert [record.ok for record in rounds] == [True, retried, True]
+    assert [counted(record) for record in rounds] == [everybody if retried else set(), everybody]
+    assert [record.ok for record in rounds] == [retried, True]
     assert same(got.model, replayed(server_measures, rounds).model)
 
 
-@pytest.mark.parametrize("first", ["its own", "another"])
+@pytest.mark.parametrize("first", ["its own", pytest.param("another", marks=pytest.mark.prove)])
 def test_of_two_messages_of_a_client_the_first_counts(
     first: str, server_measures: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused, upload = list[str](), Transport.upload
 
     def lies(self: Transport, key: Key, frame: bytes) -> None:
-        if (key.client, key.round, key.stage) != ("c1", 1, Stage.share):
+        if (key.client, key.round, key.stage) != ("c1", 0, Stage.share):
             upload(self, key, frame)
             return
         other = wire.encode(FromClient(key, b"something else"))
@@ -403,5 +398,5 @@ def test_of_two_messages_of_a_client_the_first_counts(
     assert refused[0] in ("409 other", "404 unknown"), "unknown if its stage was over by then"
     rounds, everybody = got.history.rounds, set(NAMES)
     wanted = everybody if first == "its own" else everybody - {"c1"}
-    assert [counted(record) for record in rounds] == [everybody, wanted, everybody]
+    assert [counted(record) for record in rounds] == [wanted, everybody]
     assert same(got.model, replayed(server_measures, rounds).model)
