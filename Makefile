@@ -108,5 +108,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -c constraints.txt -e '.[dev,torch]'
 	@touch $@ $(VENV)/.demo
 
-.PHONY: help demo demo-deploy test check tests types lint format test-wheel bench-codecs bench-flower bench-secagg bench-simulation prove-codecs prove-fuzz \
+.PHONY: help demo demo-deploy prove-edge-secure test check tests types lint format test-wheel bench-codecs bench-flower bench-secagg bench-simulation prove-codecs prove-fuzz \
 	prove-fedprox prove-mnist prove-heart prove-dropout prove-secagg soak bench-edge clean
