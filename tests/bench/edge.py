@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -141,6 +142,7 @@ def idle(folder: Path, count: int = 1000, length: float = 60.0) -> None:
             thread.start()
         one.until(lambda: all(polls), LONG)
         connected, used = time.monotonic() - begun, cpu(one.server)
+        failures.clear()
         time.sleep(length)
         share = (cpu(one.server) - used) / length
         after = one.server.megabytes()
@@ -148,7 +150,9 @@ def idle(folder: Path, count: int = 1000, length: float = 60.0) -> None:
     show(f"{count} clients connected after", f"{connected:.1f} s", "-")
     show("  the aggregator's share of a core", f"{100 * share:.1f} %", "holds")
     show("  its memory (before)", f"{after:.0f} MB ({before:.0f} MB)", "holds")
-    show("  polls that failed, of all", f"{len(failures)} of {sum(polls)}", "0")
+    show("  polls that failed", f"{len(failures)} of {sum(polls) - count}", "0")
+    for reason, times in Counter(failures).most_common(3):
+        print(f"    {times} times: {reason}")
 
 
 def uploads(folder: Path) -> None:

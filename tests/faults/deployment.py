@@ -43,7 +43,7 @@ hidden = {hidden}
 count = {rounds}
 cohort = {clients}
 over_select = 1.0
-quorum = {clients}
+quorum = {quorum}
 deadline = 3600
 [train]
 epochs = 1
@@ -54,6 +54,12 @@ up = "{up}"
 down = "{down}"
 feedback = "{feedback}"
 """
+_SECURE = """
+[secagg]
+mode = "lying_server"
+width = 64
+dropout = 0.35
+"""
 FINE = ("tensors:below=1|topk:share=0.2|int8", "tensors:below=1|sign", "on")
 """Codecs up and down, and feedback: clients remember a residual from round to round."""
 PLAIN = ("none", "none", "off")
@@ -62,15 +68,18 @@ _LOGGED = re.compile(r"INFO round (\d+): (train done|the aggregator has the repl
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: everybody takes part in every round, so the simulation says which model comes out.
+    """What is run.
 
-    hidden: width of the perceptron, 75 weights each. codecs: up, down, feedback.
+    hidden: width of the perceptron, 75 weights each. codecs: up, down, feedback. secure: in secure sessions.
+    quorum: of clients; 0: all, and then the simulation says which model comes out.
     """
 
     rounds: int
     clients: int = 3
     hidden: int = 16
     codecs: tuple[str, str, str] = FINE
+    secure: bool = False
+    quorum: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,8 +97,8 @@ class Plan:
         up, down, feedback = self.codecs
         text = _SCENARIO.format(
             data=data, hidden=self.hidden, rounds=self.rounds, clients=self.clients,
-            up=up, down=down, feedback=feedback,
-        )  # fmt: skip
+            up=up, down=down, feedback=feedback, quorum=self.quorum or self.clients,
+        ) + _SECURE * self.secure  # fmt: skip
         replace_file(folder / "scenario.toml", text.encode())
         return folder / "scenario.toml"
 
