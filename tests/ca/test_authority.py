@@ -125,3 +125,4 @@ def test_the_key_of_a_ca_below_an_aggregator_is_found(office: Any, tmp_path: Pat
     demand_apart(tmp_path / "other", office.authority.public)
     with pytest.raises(ConfigError, match="could invent clients"):
         demand_apart(tmp_path, office.authority.public)
+    demand_apart(tmp_path, b"")  # without a CA no file is its key, not even what is no key

@@ -233,6 +233,7 @@ class Deployment:
     def finish(self, seconds: float = LIMIT) -> None:
         """Wait for the end of the run."""
         self.until(lambda: self.server.ended() is not None, seconds)
+        assert self.server.ended() == 0, f"the server ended with {self.server.ended()}"
 
     def check(self) -> None:
         """Nobody's work was lost, and the model is that of the simulation, bit for bit."""
