@@ -29,7 +29,7 @@ from fedkit_clients.flower import fleet
 from fedkit_clients.flower.fleet import Fleet
 from fedkit_clients.flower.node import UP
 from fedkit_clients.flower.nodes import Flight, Node, Nodes
-from fedkit_clients.flower.parcel import Row, pack, unpack
+from fedkit_clients.flower.parcel import Row, only, pack, unpack
 
 log = logging.getLogger("fedkit.flower")
 PAUSE = 0.1
@@ -217,8 +217,8 @@ class FlowerFederation:
     def _answers(self, node: Node, flight: Flight, blob: bytes) -> None:
         rows = unpack(blob, *UP)
         replies = [self._reply(row.data, flight) for row in rows if row.kind == "reply"]
-        (turn,) = (row for row in rows if row.kind == "kept")
-        node.turn = fields.integer(turn.fields[0], "turn")
+        (turn,) = fields.items(list(only(rows, "kept").fields), "kept", 1)
+        node.turn = fields.integer(turn, "turn")
         for key, verdict in flight.told.items():
             if self._untold.get(key) is verdict:
                 del self._untold[key]

@@ -63,13 +63,10 @@ class Nodes:
     def welcome(self, number: int, blob: bytes) -> None:
         """It has said who it is. WireError: that cannot be."""
         self._asked.pop(number, None)
-        hello = only(unpack(blob, "hello"), "hello")
-        turn, *names = hello.fields
+        turn, *names = only(unpack(blob, "hello"), "hello").fields or (None,)
         clients = tuple(fields.text(name, "client") for name in names)
-        if (
-            not clients
-            or len(clients) > MOST_CLIENTS
-            or any(len(c.encode()) > MOST_ID_BYTES for c in clients)
+        if not 0 < len(set(clients)) == len(clients) <= MOST_CLIENTS or any(
+            len(c.encode()) > MOST_ID_BYTES for c in clients
         ):
             raise WireError(f"a node of {len(clients)} clients, or one with an id that is too long")
         if taken := [c for c in clients if self._home.get(c, number) in self._reached - {number}]:
