@@ -144,8 +144,8 @@ class Loop:
         self._demand_hope()
 
     def _plan(self, number: int) -> Plan:
-        now = self.federation.now()
-        fresh = make_plan(self.policy, self._reachable(), self.open, number, now, self.seed)
+        reachable = self._reachable()  # this may wait for clients: the round begins when they are there
+        fresh = make_plan(self.policy, reachable, self.open, number, self.federation.now(), self.seed)
         return self.journal.plan(fresh, self.clients)
 
     def _reachable(self) -> list[ClientId]:
@@ -216,8 +216,8 @@ class Loop:
 
     def _ask_clients(self, rounds: int) -> Measured:
         """Weighted mean of the clients' own metrics, over a cohort drawn for it."""
-        policy, now = replace(self.policy, over_select=1.0), self.federation.now()
-        plan = make_plan(policy, self._reachable(), {}, rounds, now, self.seed, "evaluate")
+        policy, reachable = replace(self.policy, over_select=1.0), self._reachable()
+        plan = make_plan(policy, reachable, {}, rounds, self.federation.now(), self.seed, "evaluate")
         got = self._collect(plan, "evaluate", WeightedSum(_NOTHING, self.job.grid))
         self.federation.settle(got.verdicts)
         return of_clients(got, rounds)

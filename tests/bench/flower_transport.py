@@ -3,9 +3,9 @@
     python tests/bench/flower_transport.py [ROUNDS]
 
 The same scenario, two clients, both as commands on this machine: `fedkit serve` with two `fedkit client`,
-then `fedkit run federation.kind=flower` with two SuperNodes. A round's seconds are the median without the first.
-Memory is resident, at its highest: of the one process of a device, of all processes of a SuperNode. Exits 1
-unless both ways end with one model.
+then `fedkit run federation.kind=flower` with two SuperNodes. A round's seconds are the median without the
+first. Memory is resident, at its highest: of the one process of a device, of all processes of a SuperNode.
+Exits 1 unless both ways end with one model.
 """
 
 from __future__ import annotations

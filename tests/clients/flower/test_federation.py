@@ -298,6 +298,9 @@ def test_it_waits_no_longer_than_it_is_patient(
     fleet.deaf = {10}
     history = go(work, over(fleet, patience=40.0), 1).history
     assert set(history.rounds[0].fates) == {"c0", "c1", "c2"}
+    assert history.rounds[0].count(Outcome.counted) == 3, (
+        "waiting is no part of the round, whose deadline is 30"
+    )
     assert 1e9 + 40.0 <= clock.now < 1e9 + 50.0
     assert "can be reached" in caplog.text
 
