@@ -39,7 +39,7 @@ LONGEST = 120
 MOST_VERSIONS = 10**12
 _LOOK = 5.0
 """Seconds after which a waiting poll looks again: a lease may have run out."""
-_PIECE = 1 << 18
+_PIECE = 1 << 16
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import math
 import re
 import time
 from collections.abc import Callable, Mapping
+from typing import IO
 from urllib.parse import unquote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fedkit.aggregator.bodies import CHUNK_LIMIT, JSON_LIMIT, length_of, take
 from fedkit.aggregator.connections import Places
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.meters import Meters
@@ -21,12 +21,8 @@ from fedkit.aggregator.refusal import DISK, Refusal, answer, note
 from fedkit.aggregator.registry import Registry
 from fedkit.messages import ClientId
 from fedkit.secagg.identity import verify
-from fedkit.signing import SKEW, VERSION, VERSIONS, client_header, content_digest, statement
+from fedkit.signing import SKEW, VERSION, VERSIONS, client_header, statement
 
-JSON_LIMIT = 1 << 18
-CHUNK_LIMIT = 1 << 20
-"""Most bytes of a PATCH."""
-BODY_SECONDS = 60.0
 STRANGERS = "/v1/enrol"
 """What may be asked without a signature, and the most bytes of such a body."""
 STRANGE_LIMIT = 1 << 12
@@ -48,6 +44,8 @@ A_SECOND, BURST = 100.0, 1000.0
 
 class Guard:
     """Passes on what a client of the registry has signed; its id and body are then in the scope.
+
+    The body is bytes; of a PATCH, a file.
 
     clock: unix time. meters: what counts requests. places: where connections of clients are known.
     """
@@ -84,25 +82,35 @@ class Guard:
             scope["fedkit.version"] = _version(headers)
             if scope["path"] == STRANGERS or scope["path"].startswith(STRANGERS + "/"):
                 _demand_target(scope, headers)
-                body = await _body(scope["method"], headers, receive, STRANGE_LIMIT)
+                limit = STRANGE_LIMIT
             else:
-                body = await self._known(scope, headers, receive)
-            self._journal.count(up=len(body))
-            scope["fedkit.body"] = body
+                limit = await self._known(scope, headers)
+            file, size = await self._take(scope, headers, receive, limit)
         except (Refusal, *DISK) as error:
             note(scope, error)
             return await answer(error)(scope, receive, send)
-        return await self._app(scope, receive, send)
+        with file:
+            self._journal.count(up=size)
+            scope["fedkit.body"] = file if scope["method"] == "PATCH" else file.read()
+            return await self._app(scope, receive, send)
 
-    async def _known(self, scope: Scope, headers: Mapping[str, str], receive: Receive) -> bytes:
-        """The body of a client's request, whose name is then in the scope; Refusal."""
+    async def _known(self, scope: Scope, headers: Mapping[str, str]) -> int:
+        """Most bytes of the body of a client's request, whose name is then in the scope; Refusal."""
         client = await run_in_threadpool(self._client, scope, headers)
         scope["fedkit.client"] = client
         self._places.known(scope.get("client"))
+        return CHUNK_LIMIT if scope["method"] == "PATCH" else JSON_LIMIT
+
+    async def _take(
+        self, scope: Scope, headers: Mapping[str, str], receive: Receive, limit: int
+    ) -> tuple[IO[bytes], int]:
+        """The body and its size; Refusal."""
+        length_of(headers, scope["method"], limit)
         began = time.monotonic()
-        body = await _body(scope["method"], headers, receive, JSON_LIMIT)
-        self._meters.came(client, len(body), time.monotonic() - began)
-        return body
+        file, size = await take(receive, headers["content-digest"], limit, self._journal.directory)
+        if "fedkit.client" in scope:
+            self._meters.came(scope["fedkit.client"], size, time.monotonic() - began)
+        return file, size
 
     def _client(self, scope: Scope, headers: Mapping[str, str]) -> ClientId:
         """The client whose signature holds; Refusal."""
@@ -178,39 +186,3 @@ def _demand_target(scope: Scope, headers: Mapping[str, str]) -> None:
     _target(scope)
     if not re.fullmatch(_SHAPES["content-digest"], headers.get("content-digest", "")):
         raise Refusal(400, "headers", "the header content-digest is missing or malformed")
-
-
-async def _body(method: str, headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
-    """The body, once it has come whole and is what was signed; Refusal."""
-    if headers.get("content-encoding", "identity") != "identity":
-        raise Refusal(415, "encoding", "a body comes as it is, without Content-Encoding")
-    length, limit = headers.get("content-length"), CHUNK_LIMIT if method == "PATCH" else limit
-    if "transfer-encoding" in headers or (length is None and method not in ("GET", "HEAD")):
-        raise Refusal(411, "length", "a body needs a Content-Length")
-    if length is not None and not re.fullmatch(r"[0-9]{1,15}", length):
-        raise Refusal(411, "length", "Content-Length is not a number")
-    if int(length or 0) > limit:
-        raise Refusal(413, "size", f"a body of {length} bytes, the limit is {limit}")
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            body = await _read(receive, limit)
-    except TimeoutError:
-        raise Refusal(408, "slow", f"the body took longer than {BODY_SECONDS:.0f} s") from None
-    if not hmac.compare_digest(content_digest(body), headers["content-digest"]):
-        raise Refusal(422, "body", "the body is not the one whose digest was signed")
-    return body
-
-
-async def _read(receive: Receive, limit: int) -> bytes:
-    parts, size, more = [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise Refusal(400, "request", "the connection broke within the body")
-        part: bytes = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise Refusal(413, "size", f"a body beyond the limit of {limit}")
-        parts.append(part)
-        more = message.get("more_body", False)
-    return b"".join(parts)

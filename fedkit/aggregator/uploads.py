@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import threading
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 from fedkit import wire
 from fedkit.aggregator.journal import Journal
@@ -75,18 +78,21 @@ class Uploads:
         with self._lock(name):
             return self._held(upload), upload.bytes
 
-    def append(self, client: ClientId, name: str, offset: int, data: bytes) -> tuple[int, int]:
+    def append(self, client: ClientId, name: str, offset: int, data: bytes | IO[bytes]) -> tuple[int, int]:
         """Add bytes, all of them or none: how many of how many are held then; Refusal."""
         upload = self._known(client, name)
+        source = BytesIO(data) if isinstance(data, bytes) else data
+        size = source.seek(0, os.SEEK_END)
+        source.seek(0)
         with self._lock(name):
             held = self._held(upload)
             if held == upload.bytes:
                 return held, held
             if offset != held:
                 raise Refusal(409, "offset", f"{held} bytes are held", {"Upload-Offset": str(held)})
-            if held + len(data) > upload.bytes:
-                raise Refusal(413, "size", f"{held + len(data)} bytes, {upload.bytes} were announced")
-            self._write(name, held, data)
+            if held + size > upload.bytes:
+                raise Refusal(413, "size", f"{held + size} bytes, {upload.bytes} were announced")
+            self._write(name, held, source)
             return self._held(upload), upload.bytes
 
     def replies(self, turn: int) -> list[Reply]:
@@ -178,12 +184,12 @@ class Uploads:
             )
         self._journal.wake()
 
-    def _write(self, name: str, held: int, data: bytes) -> None:
+    def _write(self, name: str, held: int, source: IO[bytes]) -> None:
         try:
             with (self._folder / name).open("r+b") as file:
                 try:
                     file.seek(held)
-                    file.write(data)
+                    shutil.copyfileobj(source, file)
                     file.flush()
                 except OSError:
                     file.truncate(held)

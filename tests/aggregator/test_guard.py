@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fedkit.aggregator import guard
+from fedkit.aggregator import bodies
 from fedkit.secagg.identity import SigningKey
 from fedkit.signing import SKEW, headers
 
@@ -116,7 +116,7 @@ def test_a_body_that_was_not_signed(call: Callable[..., Any]) -> None:
     call(use)
 
 
-@pytest.mark.parametrize(("method", "size"), [("POST", guard.JSON_LIMIT), ("PATCH", guard.CHUNK_LIMIT)])
+@pytest.mark.parametrize(("method", "size"), [("POST", bodies.JSON_LIMIT), ("PATCH", bodies.CHUNK_LIMIT)])
 def test_bodies_are_bounded(call: Callable[..., Any], method: str, size: int) -> None:
     async def use(device: Any) -> None:
         refused(await device.ask(method, "/v1/uploads/00", bytes(size + 1)), 413, "size")
@@ -169,11 +169,11 @@ def test_a_body_that_lies_about_its_length_or_drips_is_given_up(
     site: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = headers(keys("alice"), "alice", "POST", "/v1/ack", b"{}", NOW) | {"Content-Length": "2"}
-    parts = [bytes(guard.JSON_LIMIT)] * 3
+    parts = [bytes(bodies.JSON_LIMIT)] * 3
     read = list[int]()
     assert asyncio.run(send_raw(site.fresh_app().asgi, "POST", given, parts, read)) == 413
     assert len(read) == 2
-    monkeypatch.setattr(guard, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
     given = headers(keys("alice"), "alice", "POST", "/v1/ack", b"{}", NOW) | {"Content-Length": "2"}
     assert asyncio.run(send_raw(site.fresh_app().asgi, "POST", given, [b"{"], [])) == 408
 

@@ -1,0 +1,84 @@
+"""Bodies of requests: bounded before they are read, checked against what was signed, never many in memory.
+
+A hundred devices may upload at the same time over slow links: what comes of a PATCH goes to a file without
+a name beyond the first 64 KiB, so that memory does not grow with the number of devices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import IO, cast
+
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive
+
+from fedkit.aggregator.refusal import Refusal
+
+JSON_LIMIT = 1 << 18
+CHUNK_LIMIT = 1 << 20
+"""Most bytes of a PATCH."""
+BODY_SECONDS = 60.0
+_IN_MEMORY = 1 << 16
+
+
+def length_of(headers: Mapping[str, str], method: str, limit: int) -> int:
+    """Bytes of the body that is to come; Refusal for one that is not to be read."""
+    if headers.get("content-encoding", "identity") != "identity":
+        raise Refusal(415, "encoding", "a body comes as it is, without Content-Encoding")
+    length = headers.get("content-length")
+    if "transfer-encoding" in headers or (length is None and method not in ("GET", "HEAD")):
+        raise Refusal(411, "length", "a body needs a Content-Length")
+    if length is not None and not re.fullmatch(r"[0-9]{1,15}", length):
+        raise Refusal(411, "length", "Content-Length is not a number")
+    if int(length or 0) > limit:
+        raise Refusal(413, "size", f"a body of {length} bytes, the limit is {limit}")
+    return int(length or 0)
+
+
+async def take(receive: Receive, digest: str, limit: int, folder: Path) -> tuple[IO[bytes], int]:
+    """A body that came whole and is what was signed, to be closed by the caller, and its size; Refusal.
+
+    digest: the Content-Digest that was signed. folder: where bytes go that are not kept in memory.
+    """
+    spooled = SpooledTemporaryFile(_IN_MEMORY, dir=str(folder))  # noqa: SIM115 - the caller closes it
+    file = cast("IO[bytes]", spooled)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            size, found = await _read(receive, limit, file)
+        if not hmac.compare_digest(found, digest):
+            raise Refusal(422, "body", "the body is not the one whose digest was signed")
+        file.seek(0)
+    except TimeoutError:
+        file.close()
+        raise Refusal(408, "slow", f"the body took longer than {BODY_SECONDS:.0f} s") from None
+    except BaseException:
+        file.close()
+        raise
+    return file, size
+
+
+async def _read(receive: Receive, limit: int, file: IO[bytes]) -> tuple[int, str]:
+    """Write what comes to `file`; its size and its Content-Digest."""
+    hashed, size, more = hashlib.sha256(), 0, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise Refusal(400, "request", "the connection broke within the body")
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise Refusal(413, "size", f"a body beyond the limit of {limit}")
+        hashed.update(part)
+        if size > _IN_MEMORY:
+            await run_in_threadpool(file.write, part)
+        else:
+            file.write(part)
+        more = message.get("more_body", False)
+    return size, f"sha-256=:{base64.b64encode(hashed.digest()).decode()}:"
