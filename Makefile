@@ -65,6 +65,9 @@ bench-secagg: $(VENV)/.dev ## Secure sums and their parts beside their floors an
 bench-flower: $(VENV)/.dev ## One bad client of four: fedkit beside Flower's own FedAvg (a quarter of a minute)
 	$(BIN)/python tests/bench/flower_bad_client.py
 
+bench-flower-transport: $(VENV)/.dev ## A round over fedkit's own devices and over Flower: seconds, bytes, memory (2 minutes)
+	$(BIN)/python tests/bench/flower_transport.py
+
 prove-edge-secure: $(VENV)/.dev ## Secure sums over sockets, client or server killed at each stage (2 minutes)
 	$(BIN)/python -m pytest -q -m prove tests/faults/test_edge_secure.py
 
@@ -108,5 +111,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -c constraints.txt -e '.[dev,torch]'
 	@touch $@ $(VENV)/.demo
 
-.PHONY: help demo demo-deploy prove-edge-secure test check tests types lint format test-wheel bench-codecs bench-flower bench-secagg bench-simulation prove-codecs prove-fuzz \
+.PHONY: help demo demo-deploy prove-edge-secure test check tests types lint format test-wheel bench-codecs bench-flower bench-flower-transport bench-secagg bench-simulation prove-codecs prove-fuzz \
 	prove-fedprox prove-mnist prove-heart prove-dropout prove-secagg soak bench-edge clean
