@@ -81,6 +81,7 @@ class App:
             routes.append(Route("/v1/enrol", self._enrol, methods=["POST"]))
             routes.append(Route("/v1/enrol/{name}", self._granted, methods=["GET"]))
         inner = Starlette(routes=routes, exception_handlers=dict(HANDLERS), lifespan=self._bells.running)
+        inner.router.redirect_slashes = False  # to wherever the header Host says
         self.asgi: ASGIApp = Guard(inner, journal, registry, clock, meters, places)
 
     def drain(self) -> None:

@@ -182,3 +182,40 @@ def test_a_header_that_comes_twice(site: Any) -> None:
     given = headers(keys("alice"), "alice", "POST", "/v1/ack", b"{}", NOW) | {"Content-Length": "2"}
     twice = {**given, "fedkit-client": "bob"}
     assert asyncio.run(send_raw(site.fresh_app().asgi, "POST", twice, [b"{}"], [])) == 400
+
+
+def test_the_version_before_ours_is_answered_in_its_own_words(
+    site: Any, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours is 2 here: a device of version 1 is served, one of version 0 is told both."""
+    monkeypatch.setattr("fedkit.aggregator.guard.VERSION", 2)
+    monkeypatch.setattr("fedkit.aggregator.guard.VERSIONS", (1, 2))
+
+    async def use(device: Any) -> None:
+        got = await device.ask("GET", "/v1/job")
+        assert (got.status_code, got.headers["fedkit-version"]) == (200, "1")
+        old = await device.ask("GET", "/v1/job", change={"Fedkit-Version": "0"})
+        assert (old.status_code, old.headers["fedkit-version"]) == (400, "2")
+        assert old.json()["message"] == "the device speaks version '0', the aggregator 1 and 2"
+        lying = await device.ask("GET", "/v1/job", change={"Fedkit-Version": "2"})
+        assert lying.json()["error"] == "signature", "the version is part of what is signed"
+
+    call(use)
+    with site.journal.held() as db:
+        assert db.execute("SELECT client, version FROM clients").fetchall() == [("alice", 1)]
+
+
+def test_who_asks_too_often_is_told_when_to_come_again(
+    call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedkit.aggregator.guard.BURST", 3.0)
+    monkeypatch.setattr("fedkit.aggregator.guard.A_SECOND", 0.1)
+
+    async def use(device: Any) -> None:
+        statuses = [(await device.ask("GET", "/v1/job")).status_code for _ in range(4)]
+        assert statuses == [200, 200, 200, 429]
+        got = await device.ask("GET", "/v1/job")
+        refused(got, 429, "rate")
+        assert 1 <= int(got.headers["retry-after"]) <= 10
+
+    call(use)
