@@ -79,6 +79,7 @@ class App:
         if isinstance(registry, Enrolment):
             self._enrolment = registry
             routes.append(Route("/v1/enrol", self._enrol, methods=["POST"]))
+            routes.append(Route("/v1/enrol/next", self._succession, methods=["GET"]))
             routes.append(Route("/v1/enrol/{name}", self._granted, methods=["GET"]))
         inner = Starlette(routes=routes, exception_handlers=dict(HANDLERS), lifespan=self._bells.running)
         inner.router.redirect_slashes = False  # to wherever the header Host says
@@ -205,6 +206,10 @@ class App:
     async def _enrol(self, request: Request) -> Response:
         name = await run_in_threadpool(self._enrolment.take, request.scope["fedkit.body"])
         return _answer({"id": name}, 202)
+
+    async def _succession(self, request: Request) -> Response:
+        data = await run_in_threadpool(self._enrolment.succession)
+        return Response(data, media_type="application/json")
 
     async def _granted(self, request: Request) -> Response:
         name = str(request.path_params["name"])

@@ -19,6 +19,7 @@ from fedkit.aggregator.refusal import Refusal
 from fedkit.ca.certificates import Certified, read_certificate, read_revocations
 from fedkit.ca.mailbox import Mailbox
 from fedkit.ca.requests import Grant, Request, read_grant, read_request
+from fedkit.ca.succession import FILE
 from fedkit.errors import CryptoError, RunFailed, WireError
 from fedkit.messages import ClientId
 from fedkit.secagg.identity import Trust
@@ -97,6 +98,14 @@ class Enrolment:
         self._members.fetched(self._certified(grant).serial)
         return grant
 
+    def succession(self) -> bytes:
+        """The announcement of a new CA. Refusal 404 `unknown`: there is none."""
+        self._demand_patience()
+        data = self._mailbox.get(FILE)
+        if not data or not self._trust.next_ca:
+            raise Refusal(404, "unknown", "no new CA is announced")
+        return data
+
     def _keep(self, request: Request) -> None:
         """Write a request down. Refusal: its invite is used up."""
         once = None if request.renews else request.by.hex()
@@ -121,7 +130,7 @@ class Enrolment:
         if request.until < self._clock():
             raise Refusal(403, "expired", "the invite is over: ask for another")
         try:
-            request.check((self._trust.ca,), self._clock())
+            request.check(self._trust.cas, self._clock())
         except CryptoError as error:
             raise Refusal(403, "invite", str(error)) from None
         if request.renews and self._members.key(request.client) != request.by:
@@ -179,18 +188,18 @@ class Enrolment:
 
     def _revocations(self) -> bool:
         """Take the CA's list, if it is a newer one; whether it was."""
-        data = self._mailbox.get("crl.pem")
-        if not data or data == self._journal.meta("crl"):
-            return False
-        try:
-            found = read_revocations(data, self._trust.ca)
-        except CryptoError as error:
-            log.error("the list of revocations is not taken: %s", error)
-            return False
-        return self._members.revoke(found, data)
+        data, why = self._mailbox.get("crl.pem"), ""
+        for ca in self._trust.cas if data else ():
+            try:
+                return self._members.revoke(ca, read_revocations(data, ca))
+            except CryptoError as error:
+                why = str(error)
+        if why:
+            log.error("the list of revocations is not taken: %s", why)
+        return False
 
     def _certified(self, grant: Grant) -> Certified:
-        return read_certificate(grant.certificate.encode(), (self._trust.ca,))
+        return read_certificate(grant.certificate.encode(), self._trust.cas)
 
     def _pending(self) -> Sequence[tuple[str, bytes]]:
         with self._journal.transaction() as db:

@@ -81,14 +81,16 @@ class Members:
         if done.rowcount:
             self.reload()
 
-    def revoke(self, found: Revocations, data: bytes) -> bool:
-        """Take a list that is newer than the last; whether it was. An older one is not believed."""
-        last = self._journal.meta("crl_number")
+    def revoke(self, ca: bytes, found: Revocations) -> bool:
+        """Take a list of this CA if it is newer than the last, and only then; whether it was."""
+        number, serials = f"crl_number {ca.hex()}", f"revoked {ca.hex()}"
+        last = self._journal.meta(number)
         if last is not None and found.number <= int(last):
             if found.number < int(last):
                 log.error("a list of revocations is not taken: its number %d is older", found.number)
             return False
-        self._journal.put(durable=True, crl=data, crl_number=found.number, revoked=",".join(found.serials))
+        told: dict[str, str | bytes | float] = {number: found.number, serials: ",".join(found.serials)}
+        self._journal.put(durable=True, **told)
         return True
 
     def reload(self) -> None:
@@ -101,7 +103,7 @@ class Members:
             rows = db.execute(
                 "SELECT client, serial, key, ends FROM members WHERE active ORDER BY turn"
             ).fetchall()
-        revoked = self._journal.meta("revoked")
-        self._revoked = frozenset(str(revoked).split(",")) if revoked else frozenset[str]()
+            lists = db.execute("SELECT value FROM meta WHERE name LIKE 'revoked %'").fetchall()
+        self._revoked = frozenset(serial for (told,) in lists for serial in str(told).split(","))
         self._order = list(dict.fromkeys(row[0] for row in rows))
         self._members = {client: _Member(serial, key, ends) for client, serial, key, ends in rows}

@@ -2,6 +2,7 @@
 
 identity.pem   its key, which never leaves it    ledger.jsonl   what was issued and revoked
 ca.pem         its certificate, for aggregators  crl.pem        its list of revocations, for aggregators
+next-ca.json   its word on who comes after it    previous.pem   the certificate of whom it comes after
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from types import TracebackType
 
 from fedkit.ca import certificates
 from fedkit.ca.invites import Invite
-from fedkit.ca.ledger import Issued, Ledger
+from fedkit.ca.ledger import LEDGER, Issued, Ledger
 from fedkit.ca.requests import Grant, Request
+from fedkit.ca.succession import FILE, Succession, announce
 from fedkit.ca.texts import check_party, sanction_text
 from fedkit.errors import ConfigError, CryptoError, nearest
 from fedkit.keyfile import make_key, read_key
@@ -23,7 +25,9 @@ from fedkit.runfolder import lock_file, replace_file
 from fedkit.secagg import identity
 from fedkit.secagg.identity import SigningKey
 
-CERTIFICATE, REVOCATIONS = "ca.pem", "crl.pem"
+CERTIFICATE, REVOCATIONS, PREVIOUS = "ca.pem", "crl.pem", "previous.pem"
+OVERLAP = timedelta(days=365)
+"""How long an old CA is believed beside the new one: two lives of a certificate."""
 INVITED = timedelta(days=7)
 """How long an invite is good."""
 
@@ -49,6 +53,9 @@ class Authority:
     def __init__(self, directory: Path, clock: Callable[[], datetime] = _now) -> None:
         self._directory, self._clock = directory, clock
         self._key = read_key(directory)
+        previous = directory / PREVIOUS
+        before = (certificates.ca_key(previous.read_bytes()),) if previous.exists() else ()
+        self._cas = (self.public, *before)
         if not (directory / CERTIFICATE).exists():
             raise ConfigError(f"{directory} is no CA: make one with `fedkit ca init`")
         self._lock = lock_file(directory / "lock")
@@ -120,6 +127,18 @@ class Authority:
         """All certificates that were given, in order, and whether each is revoked."""
         return [(made, made.serial in self._ledger.revoked) for made in self._ledger.issued.values()]
 
+    def succeed(self, directory: Path, overlap: timedelta = OVERLAP) -> Succession:
+        """Make a new CA in `directory`, which knows what this one has issued, and announce it.
+
+        ConfigError: there is one already.
+        """
+        public = make_authority(directory, self._clock)
+        replace_file(directory / PREVIOUS, (self._directory / CERTIFICATE).read_bytes())
+        replace_file(directory / LEDGER, self._ledger.data())
+        made = announce(self._key, public, int((self._clock() + overlap).timestamp()))
+        replace_file(self._directory / FILE, made.data())
+        return made
+
     def publish(self) -> bytes:
         """Write the list of revocations, and give it."""
         revoked = {serial: datetime.fromtimestamp(at, UTC) for serial, at in self._ledger.revoked.items()}
@@ -131,7 +150,7 @@ class Authority:
     def _demand(self, request: Request) -> None:
         """CryptoError unless the request may be granted."""
         now = self._clock().timestamp()
-        request.check((self.public,), now)
+        request.check(self._cas, now)
         given = list(self._ledger.issued.values())
         for made in given:
             if made.key == request.key.hex() and made.client != request.client:

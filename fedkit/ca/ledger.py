@@ -13,6 +13,8 @@ from fedkit.errors import ConfigError, WireError
 from fedkit.messages import ClientId
 from fedkit.runfolder import sync
 
+LEDGER = "ledger.jsonl"
+
 
 @dataclass(frozen=True)
 class Issued:
@@ -31,7 +33,7 @@ class Ledger:
     """The ledger of a directory. ConfigError: a line is damaged."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / "ledger.jsonl"
+        self._path = directory / LEDGER
         self.issued: dict[str, Issued] = {}
         """By the id of the request, in order."""
         self.revoked: dict[str, int] = {}
@@ -51,6 +53,10 @@ class Ledger:
         """Write down that a certificate is revoked, durably."""
         self._append({"at": at, "kind": "revoked", "serial": serial})
         self.revoked[serial] = at
+
+    def data(self) -> bytes:
+        """All of it, for a CA that comes after this one."""
+        return self._path.read_bytes() if self._path.exists() else b""
 
     def _read(self, found: fields.Fields) -> None:
         if found.get("kind") == "revoked":

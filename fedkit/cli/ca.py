@@ -108,9 +108,10 @@ def take(
     file: Annotated[Path, typer.Argument(help="What `fedkit ca sign` has written.")],
     directory: AggregatorOption = AGGREGATOR,
 ) -> None:
-    """Hand the CA's answers, or its crl.pem, to an aggregator on this machine, which checks them."""
+    """Hand the CA's answers, its crl.pem or next-ca.json to an aggregator here, which checks them."""
     from fedkit import fields
     from fedkit.ca.requests import read_grant
+    from fedkit.ca.succession import FILE, read_succession
 
     box, count = _mailbox(directory), 0
     if (data := b"\n".join(_lines(file))).startswith(b"-----BEGIN X509 CRL-----"):
@@ -119,6 +120,10 @@ def take(
         return
     for number, line in enumerate(_lines(file), 1):
         try:
+            if file.name == FILE:
+                box.put(FILE, read_succession(line).data())
+                typer.echo("the new CA is announced: start the aggregator again")
+                return
             found = fields.mapping(fields.parse(line, "a line"), "a line")
             if "crl" in found:
                 box.put("crl.pem", fields.text(found["crl"], "crl").encode())
@@ -150,6 +155,30 @@ def revoke(
         _mailbox(directory).put("crl.pem", crl)
         return
     typer.echo(f"on the aggregator's machine: fedkit ca import {ca / REVOCATIONS}")
+
+
+@app.command()
+def rotate(
+    new: Annotated[Path, typer.Argument(help="A new folder for the CA that takes over.")],
+    ca: CaOption = CA,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="The aggregator's directory, if it is on this machine.")
+    ] = None,
+    days: Annotated[float, typer.Option(min=1.0, help="Days for which both are believed.")] = 365.0,
+) -> None:
+    """Let a new CA take over: the old one announces it, and devices learn of it by the aggregator."""
+    from fedkit.ca.authority import Authority
+    from fedkit.ca.succession import FILE
+    from fedkit.secagg.identity import fingerprint
+
+    with Authority(ca) as authority:
+        made = authority.succeed(new, timedelta(days=days))
+    typer.echo(f"fingerprint: {fingerprint(made.ca)}")
+    if directory is not None:
+        _mailbox(directory).put(FILE, made.data())
+    else:
+        typer.echo(f"on the aggregator's machine: fedkit ca import {ca / FILE}")
+    typer.echo(f"then start the aggregator again, and from now on use --ca {new}")
 
 
 @app.command("list")

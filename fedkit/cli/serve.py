@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import typer
 
 from fedkit.cli.door import last_event
 from fedkit.cli.output import Format, FormatOption, echo_json
-from fedkit.errors import ConfigError, CryptoError
+from fedkit.errors import ConfigError, CryptoError, WireError
 
 if TYPE_CHECKING:
     from fedkit.aggregator.serve import Service
@@ -135,15 +136,29 @@ def _trust(directory: Path, own: bytes, ca: Path | None, roster: Path) -> Trust:
 
     kept = directory / "trust.toml"
     if ca is None:
-        return read_trust(kept if kept.exists() and roster == ROSTER else roster)
+        return _succeeded(directory, read_trust(kept if kept.exists() and roster == ROSTER else roster))
     try:
         trust = Trust.of_ca(ca_key(ca.read_bytes()), own)
     except CryptoError as error:
         raise ConfigError(f"--ca {ca}: {error}") from None
-    if kept.exists() and read_trust(kept).ca != trust.ca:
+    if kept.exists() and trust.ca not in _succeeded(directory, read_trust(kept)).cas:
         raise ConfigError(f"{kept} names another CA than {ca}: devices of that are here already")
     write_trust(kept, trust)
-    return trust
+    return _succeeded(directory, trust)
+
+
+def _succeeded(directory: Path, trust: Trust) -> Trust:
+    """What is believed now that a new CA was announced, if one was."""
+    from fedkit.ca.mailbox import WITHIN
+    from fedkit.ca.succession import FILE, read_succession
+
+    path = directory / WITHIN / FILE
+    if trust.kind != "ca" or not path.exists():
+        return trust
+    try:
+        return read_succession(path.read_bytes()).applied(trust, time.time())
+    except (CryptoError, WireError) as error:
+        raise ConfigError(f"{path}: {error}: remove it, or hand over the right one") from None
 
 
 def _aggregator() -> tuple[Callable[..., Result], type[Service]]:

@@ -49,9 +49,11 @@ class Trust:
     roster: Mapping[ClientId, bytes] = field(default_factory=dict)
     ca: bytes = b""
     server: bytes = b""
+    next_ca: bytes = b""
 
     def __post_init__(self) -> None:
         named = [*self.roster.items()] + [("the CA", self.ca)] * (self.kind == "ca")
+        named += [("the next CA", self.next_ca)] * bool(self.next_ca)
         named += [("the server", self.server)] * (self.kind != "none")
         owners: dict[bytes, str] = {}
         for name, key in named:
@@ -75,20 +77,20 @@ class Trust:
         return cls("roster", dict(roster), server=server)
 
     @classmethod
-    def of_ca(cls, ca: bytes, server: bytes) -> Trust:
-        """Certificates of `ca` are believed."""
-        return cls("ca", ca=ca, server=server)
+    def of_ca(cls, ca: bytes, server: bytes, next_ca: bytes = b"") -> Trust:
+        """Certificates of `ca` are believed, and those of `next_ca`, which is to come after it."""
+        return cls("ca", ca=ca, server=server, next_ca=next_ca)
 
     def vouches(self, client: ClientId, public: bytes, voucher: bytes) -> bool:
         """Whether `public` is the key of `client`; voucher: the CA's signature, empty without a CA."""
         if self.kind == "ca":
-            return _certified(self.ca, client, public, voucher)
+            return any(_certified(ca, client, public, voucher) for ca in self.cas)
         return not voucher and (self.kind == "none" or self.roster.get(client) == public)
 
     @property
     def cas(self) -> tuple[bytes, ...]:
         """The CAs whose certificates are believed."""
-        return (self.ca,) if self.kind == "ca" else ()
+        return tuple(ca for ca in (self.ca, self.next_ca) if ca)
 
     def knows(self, client: ClientId) -> bool:
         """Whether such a client may exist, as far as that is known."""

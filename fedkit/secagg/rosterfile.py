@@ -5,7 +5,8 @@
     alice = "hex"
     bob = "hex"
 
-or `ca = "hex"` instead of [clients]: whom that CA certifies is believed.
+or `ca = "hex"` instead of [clients]: whom that CA certifies is believed, and with `next_ca = "hex"` also whom
+that certifies, while one CA takes over from the other.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fedkit import toml
 from fedkit.errors import ConfigError, DataError, nearest
 from fedkit.secagg.identity import Trust
 
-_KEYS = ("server", "clients", "ca")
+_KEYS = ("server", "clients", "ca", "next_ca")
 
 
 def read_trust(path: Path) -> Trust:
@@ -42,6 +43,8 @@ def write_trust(path: Path, trust: Trust) -> None:
     tree: dict[str, object] = {"server": trust.server.hex()}
     if trust.kind == "ca":
         tree["ca"] = trust.ca.hex()
+        if trust.next_ca:
+            tree["next_ca"] = trust.next_ca.hex()
     else:
         tree["clients"] = {client: trust.roster[client].hex() for client in sorted(trust.roster)}
     path.write_text(toml.dumps(tree), encoding="utf-8")
@@ -69,8 +72,11 @@ def _trust(tree: Mapping[str, object], place: _Place) -> Trust:
     server = _key(tree["server"], "server", place)
     clients = _clients(tree["clients"], place) if "clients" in tree else {}
     ca = _key(tree["ca"], "ca", place) if "ca" in tree else b""
+    if "next_ca" in tree and not ca:
+        raise place.error("next_ca", "it comes after a ca, and there is none")
+    after = _key(tree["next_ca"], "next_ca", place) if "next_ca" in tree else b""
     try:
-        return Trust.of_ca(ca, server) if ca else Trust.of_roster(clients, server)
+        return Trust.of_ca(ca, server, after) if ca else Trust.of_roster(clients, server)
     except ConfigError as error:
         raise place.error("ca" if ca else "clients", str(error)) from None
 

@@ -322,3 +322,32 @@ def test_with_a_roster_nobody_enrols(site: Any, call: Callable[..., Any], town: 
         assert (got.status_code, got.json()["error"]) == (404, "request")
 
     call(use)
+
+
+def test_while_a_ca_takes_over_both_are_believed(
+    town: Town, tmp_path: Path, call: Callable[..., Any]
+) -> None:
+    town.join()
+    made = town.authority.succeed(tmp_path / "new")
+    town.authority.__exit__(None, None, None)
+    app = App(town.journal, town.enrolment, clock=lambda: town.now.timestamp())
+    town.box.put("next-ca.json", made.data())
+
+    async def ask(device: Any) -> None:
+        got = await device.client.get("/v1/enrol/next", headers=strange(b""))
+        assert (got.status_code, got.content if got.status_code == 200 else b"") == wanted
+
+    wanted = 404, b""
+    call(ask, app=app)
+    town.trust = made.applied(town.trust, town.now.timestamp())
+    town.open()
+    app, wanted = App(town.journal, town.enrolment, clock=lambda: town.now.timestamp()), (200, made.data())
+    call(ask, app=app)
+    town.authority = Authority(tmp_path / "new", lambda: town.now)
+    town.later(90)
+    name = town.enrolment.take(town.renewal().data())
+    town.approve()
+    assert town.enrolment.answer(name) is not None
+    town.authority.revoke("ward 7")
+    town.box.put("crl.pem", (tmp_path / "new" / "crl.pem").read_bytes())
+    refused(lambda: town.enrolment.key("ward 7"), 403, "revoked")

@@ -11,7 +11,8 @@ from fedkit.ca.apart import demand_apart
 from fedkit.ca.authority import Authority, make_authority
 from fedkit.ca.certificates import read_certificate, read_revocations
 from fedkit.ca.requests import make_request
-from fedkit.errors import ConfigError, DataError
+from fedkit.ca.succession import announce, read_succession
+from fedkit.errors import ConfigError, CryptoError, DataError, WireError
 from fedkit.secagg.identity import SigningKey, Trust
 
 KEY, OTHER = SigningKey(b"k" * 32), SigningKey(b"o" * 32)
@@ -126,3 +127,35 @@ def test_the_key_of_a_ca_below_an_aggregator_is_found(office: Any, tmp_path: Pat
     with pytest.raises(ConfigError, match="could invent clients"):
         demand_apart(tmp_path, office.authority.public)
     demand_apart(tmp_path, b"")  # without a CA no file is its key, not even what is no key
+
+
+def test_a_new_ca_knows_what_the_old_one_did(office: Any, tmp_path: Path) -> None:
+    invite = office.invite("b")
+    office.authority.answer(office.request(office.invite(), KEY))
+    made = office.authority.succeed(tmp_path / "new")
+    trust = made.applied(Trust.of_ca(office.authority.public, SERVER.public), office.now.timestamp())
+    assert trust.cas == (office.authority.public, made.ca)
+    with Authority(tmp_path / "new", lambda: office.now) as new:
+        renewed = new.answer(make_request("ward 7", KEY, KEY, until(office)))
+        assert read_certificate(renewed.certificate.encode(), (made.ca,)).client == "ward 7"
+        assert trust.vouches("ward 7", KEY.public, renewed.voucher)
+        assert not new.answer(office.request(invite, OTHER)).refused, "invites of the old one still hold"
+        assert new.revoke("ward 7") == 2
+    with pytest.raises(ConfigError, match="holds a key already"):
+        office.authority.succeed(tmp_path / "new")
+
+
+def test_only_the_old_ca_announces_and_both_are_believed_for_a_while(office: Any) -> None:
+    trust, new = Trust.of_ca(office.authority.public, SERVER.public), SigningKey(b"n" * 32)
+    for forger in (new, SERVER, OTHER):
+        with pytest.raises(CryptoError, match="not signed by the old one"):
+            announce(forger, new.public, until(office)).applied(trust, 0.0)
+    old = SigningKey(b"a" * 32)
+    trust, made = Trust.of_ca(old.public, SERVER.public), announce(old, new.public, 1000)
+    assert read_succession(made.data()) == made
+    assert made.applied(trust, 1000.0).cas == (old.public, new.public)
+    assert made.applied(trust, 1001.0).cas == (new.public,)
+    assert made.applied(Trust.of_ca(new.public, SERVER.public), 0.0).cas == (new.public,)
+    for data in (b"", b"{}", b" " * 2000, made.data().replace(new.public.hex().encode(), b"0" * 64)):
+        with pytest.raises(WireError):
+            read_succession(data)

@@ -11,10 +11,13 @@ import pytest
 
 from fedkit.aggregator.enrol import Enrolment
 from fedkit.aggregator.journal import Journal
+from fedkit.ca.certificates import ca_key
 from fedkit.ca.invites import read_invite
 from fedkit.ca.requests import make_request
+from fedkit.cli.serve import ROSTER, _trust
 from fedkit.keyfile import make_key
 from fedkit.secagg.identity import SigningKey, Trust, fingerprint
+from fedkit.secagg.rosterfile import write_trust
 
 KEY = SigningKey(b"k" * 32)
 
@@ -152,3 +155,19 @@ def test_what_is_no_invite_does_not_join(town: Path, fedkit: Any) -> None:
     assert (made.exit_code, "is no invite" in made.stderr) == (2, True)
     made = fedkit("rotate", "--dir", "nowhere")
     assert (made.exit_code, "join with" in made.stderr) == (2, True)
+
+
+def test_a_ca_takes_over(town: Path, fedkit: Any, folder: Path) -> None:
+    journal, enrolment, _name = aggregator(town, fedkit, "ward 7")
+    journal.close()
+    made = fedkit("ca", "rotate", "new")
+    assert (made.exit_code, "fedkit ca import ca/next-ca.json" in made.stdout) == (0, True), made.stderr
+    assert "announced" in fedkit("ca", "import", "ca/next-ca.json").stdout
+    write_trust(town / "aggregator" / "trust.toml", enrolment._trust)
+    trust = _trust(town / "aggregator", enrolment._trust.server, None, ROSTER)
+    assert trust.cas == (enrolment._trust.ca, ca_key((town / "new" / "ca.pem").read_bytes()))
+    moved = _trust(town / "aggregator", enrolment._trust.server, town / "new" / "ca.pem", ROSTER)
+    assert moved.cas == trust.cas[1:]
+    (town / "aggregator" / "journal" / "enrol" / "next-ca.json").write_text("{}")
+    made = fedkit("serve", "toy.toml")
+    assert (made.exit_code, "hand over the right one" in made.stderr) == (2, True)

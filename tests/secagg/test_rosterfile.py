@@ -66,3 +66,18 @@ def test_a_missing_file_says_what_it_is_for(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="UTF-8"):
         read_trust(tmp_path / "bad.toml")
+
+
+def test_a_ca_and_the_one_that_is_to_come(tmp_path: Path) -> None:
+    keys = [SigningKey(bytes([number]) * 32).public for number in range(3)]
+    trust = Trust.of_ca(*keys)
+    write_trust(tmp_path / "trust.toml", trust)
+    assert read_trust(tmp_path / "trust.toml") == trust
+    assert trust.cas == (keys[0], keys[2])
+    (tmp_path / "trust.toml").write_text(
+        f'server = "{keys[1].hex()}"\nnext_ca = "{keys[2].hex()}"\n[clients]\na = "{keys[0].hex()}"\n'
+    )
+    with pytest.raises(ConfigError, match="comes after a ca"):
+        read_trust(tmp_path / "trust.toml")
+    with pytest.raises(ConfigError, match="same key"):
+        Trust.of_ca(keys[0], keys[1], keys[0])

@@ -18,6 +18,7 @@ from fedkit import fields, keyfile
 from fedkit.ca.certificates import LIFE, read_certificate
 from fedkit.ca.invites import Invite, read_invite
 from fedkit.ca.requests import ANSWER_LIMIT, Grant, Request, make_request, read_grant, read_request
+from fedkit.ca.succession import Succession, read_succession
 from fedkit.errors import ConfigError, CryptoError, FedkitError, WireError, shown
 from fedkit.runfolder import lock_file, replace_file
 from fedkit.secagg.identity import SigningKey, Trust
@@ -85,6 +86,17 @@ class Desk:
             return read_grant(answer.body)
         except WireError as error:
             raise Unreachable(f"the aggregator's answer is not understood: {error}") from None
+
+    def succession(self) -> Succession | None:
+        """The announcement of a new CA; None if there is none. Unreachable, Refused."""
+        try:
+            return read_succession(self._call("GET", "/v1/enrol/next").body)
+        except Refused as error:
+            if error.status != 404:
+                raise
+            return None
+        except WireError as error:
+            raise Unreachable(f"the announcement of a new CA is not understood: {error}") from None
 
     def _call(self, method: str, path: str, body: bytes = b"") -> Answer:
         headers = {"Fedkit-Version": str(VERSION), "Content-Digest": content_digest(body)}

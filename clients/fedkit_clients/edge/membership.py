@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedkit import keyfile, toml
 from fedkit.ca.certificates import read_certificate
-from fedkit.errors import ConfigError, CryptoError, DataError, nearest
+from fedkit.ca.succession import FILE, Succession, read_succession
+from fedkit.errors import ConfigError, CryptoError, DataError, WireError, nearest
 from fedkit.keyfile import read_key
 from fedkit.messages import ClientId
 from fedkit.runfolder import replace_file, sync
@@ -82,7 +84,7 @@ def read_membership(directory: Path) -> Membership:
             f"{path} is missing: join with `fedkit join TOKEN --dir {directory}`, or give a roster"
         )
     about = _about(path)
-    trust, key = read_trust(directory / TRUST), read_key(directory)
+    trust, key = _believed(directory, read_trust(directory / TRUST)), read_key(directory)
     if trust.kind != "ca":
         return Membership(about["address"], about["client"], key, trust)
     certificate = _read(directory / CERTIFICATE)
@@ -96,6 +98,22 @@ def read_membership(directory: Path) -> Membership:
     return Membership(about["address"], about["client"], key, trust, voucher, certificate)
 
 
+def announced(directory: Path, made: Succession) -> None:
+    """Write down that a new CA takes over; the announcement was checked."""
+    replace_file(directory / FILE, made.data())
+
+
+def _believed(directory: Path, trust: Trust) -> Trust:
+    """The trust of the file, and what was announced since."""
+    path = directory / FILE
+    if trust.kind != "ca" or not path.exists():
+        return trust
+    try:
+        return read_succession(path.read_bytes()).applied(trust, time.time())
+    except (CryptoError, WireError) as error:
+        raise ConfigError(f"{path}: {error}: remove it") from None
+
+
 def keep(directory: Path, made: Membership) -> None:
     """Write a membership of a CA: all of it or, after a crash, what was there before.
 
@@ -105,7 +123,7 @@ def keep(directory: Path, made: Membership) -> None:
     shutil.rmtree(ready, ignore_errors=True)
     ready.mkdir(parents=True)
     keyfile.write_key(ready, made.key)
-    write_trust(ready / TRUST, made.trust)
+    write_trust(ready / TRUST, Trust.of_ca(made.trust.ca, made.trust.server))
     (ready / CERTIFICATE).write_bytes(made.certificate)
     (ready / VOUCHER).write_text(made.voucher.hex(), encoding="ascii")
     (ready / ABOUT).write_text(toml.dumps({"address": made.address, "client": made.client}), encoding="utf-8")

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
-from fedkit.errors import ConfigError
+from fedkit.errors import ConfigError, CryptoError
+from fedkit.secagg.identity import fingerprint
 from fedkit_clients.edge.answers import Refused, Unreachable
 from fedkit_clients.edge.enrolment import REQUEST, Desk, admitted, wished
-from fedkit_clients.edge.membership import Membership, keep
+from fedkit_clients.edge.membership import Membership, announced, keep
 
 log = logging.getLogger("fedkit.edge")
 
-EVERY = 3600.0
-"""Seconds between two looks."""
+EVERY, DAY = 3600.0, 86_400.0
+"""Seconds between two looks while a certificate is due, and while none is."""
 
 
 class Renewal:
-    """Keeps the certificate of a membership good. desk: opens the way to the aggregator. clock: unix time."""
+    """Keeps the certificate of `held` good. desk: opens the way to the aggregator. clock: unix time."""
 
     def __init__(
         self,
@@ -30,33 +33,49 @@ class Renewal:
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._directory, self._held, self._desk = directory, held, desk
+        self._directory, self.held, self._desk = directory, held, desk
         self._clock, self._steady = clock, steady
-        self._half, self._next = held.half, steady()
+        self._half, self._next = held.half, steady() if held.certificate else math.inf
 
-    def look(self) -> None:
-        """Ask for a certificate, or fetch it, if it is time; what goes wrong is logged and tried again."""
-        if self._steady() < self._next or self._clock() < self._half:
-            return
-        self._next = self._steady() + EVERY
+    def look(self) -> bool:
+        """If it is time: hear of a new CA, ask for a certificate, fetch it. What goes wrong is logged, and
+        tried again. Returns whether the client has another voucher, or believes another CA, than before.
+        """
+        if self._steady() < self._next:
+            return False
+        before, self._next = (self.held.trust, self.held.voucher), self._steady() + EVERY
         try:
-            self._renew()
+            with closing(self._desk()) as desk:
+                self._hear(desk)
+                if self._clock() >= self._half:
+                    self._renew(desk)
+                else:
+                    self._next = self._steady() + DAY
         except Unreachable as error:
             log.info("the certificate is not renewed yet: %s", error)
-        except (ConfigError, Refused, OSError) as error:
+        except (ConfigError, CryptoError, Refused, OSError) as error:
             log.error("the certificate cannot be renewed: %s", error)
+        return before != (self.held.trust, self.held.voucher)
 
-    def _renew(self) -> None:
-        path, held = self._directory / REQUEST, self._held
+    def _hear(self, desk: Desk) -> None:
+        """Believe the CA that takes over, if the old one says so."""
+        heir, trust = desk.succession(), self.held.trust
+        if heir is None or (made := heir.applied(trust, self._clock())) == trust:
+            return
+        announced(self._directory, heir)
+        self.held = replace(self.held, trust=made)
+        log.warning("a new CA takes over: %s", fingerprint(heir.ca))
+
+    def _renew(self, desk: Desk) -> None:
+        path, held = self._directory / REQUEST, self.held
         request = wished(path, held, held.key, self._clock())
-        with closing(self._desk()) as desk:
-            desk.ask(request)
-            grant = desk.answer(request.id)
+        desk.ask(request)
+        grant = desk.answer(request.id)
         if grant is None:
             log.info("the certificate is half over: the CA is asked for the next")
             return
         made = admitted(held.address, held.trust, request, held.key, grant)
         keep(self._directory, made)
         path.unlink(missing_ok=True)
-        self._held, self._half = made, made.half
+        self.held, self._half = made, made.half
         log.info("the certificate is renewed")

@@ -17,6 +17,8 @@ from pathlib import Path
 from fedkit.errors import WireError
 from fedkit.federation import Verdict
 from fedkit.messages import ClientId
+from fedkit.secagg.identity import Floors
+from fedkit.secureclient import Credentials
 from fedkit.trainer import Workload
 from fedkit_clients.edge.answers import OtherRun, Refused, Unreachable
 from fedkit_clients.edge.backoff import Backoff
@@ -81,8 +83,8 @@ class EdgeClient:
             if self._device.rests(self._sleep):
                 continue
             gained = self._transport.gained
-            if self._renewal is not None:
-                self._renewal.look()
+            if self._renewal is not None and self._renewal.look():
+                self._joined = None  # and begins from the disk, as who it is now
             try:
                 self.step()
                 self._backoff.reset()
@@ -255,8 +257,11 @@ def serve(membership: Membership, workload: Workload, directory: Path, device: D
         proxy=device.policy.proxy,
     )
     try:
-        who = partial(vouch, membership, directory)
         renewal = Renewal(directory, membership, partial(_desk, membership, device))
+
+        def who(floors: Floors) -> Credentials:
+            return vouch(renewal.held, directory, floors)
+
         edge = EdgeClient(
             transport, membership.client, workload, directory, device=device, vouch=who, renewal=renewal
         )

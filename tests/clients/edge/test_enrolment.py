@@ -16,6 +16,7 @@ from fedkit.ca.authority import Authority, make_authority
 from fedkit.ca.certificates import read_certificate
 from fedkit.ca.invites import Invite
 from fedkit.ca.requests import Grant, Request, make_request, read_request
+from fedkit.ca.succession import FILE, Succession, announce
 from fedkit.errors import ConfigError
 from fedkit.runfolder import lock_file
 from fedkit.secagg.identity import SigningKey
@@ -23,8 +24,8 @@ from fedkit_clients.edge import enrolment
 from fedkit_clients.edge.answers import Unreachable
 from fedkit_clients.edge.audit import Audit
 from fedkit_clients.edge.enrolment import Desk, join, rotate
-from fedkit_clients.edge.membership import READY, VOUCHER, Membership, read_membership
-from fedkit_clients.edge.renewal import EVERY, Renewal
+from fedkit_clients.edge.membership import READY, VOUCHER, Membership, keep, read_membership
+from fedkit_clients.edge.renewal import DAY, EVERY, Renewal
 
 SERVER = SigningKey(bytes(range(32)))
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -46,6 +47,7 @@ class Town:
     approves: bool = True
     lie: Callable[[Grant], Grant] = field(default=lambda grant: grant)
     fault: Callable[[httpx.Request], httpx.Response | None] = field(default=lambda _: None)
+    heir: Succession | None = None
     asked: dict[str, Request] = field(default_factory=dict)
     headers: list[list[str]] = field(default_factory=list)
 
@@ -69,6 +71,11 @@ class Town:
             self.asked[found.id] = found
             return told(202, {"id": found.id})
         name = request.url.path.rpartition("/")[2]
+        if name == "next":
+            heir = self.heir
+            return (
+                told(200, json.loads(heir.data())) if heir else told(404, {"error": "unknown", "message": ""})
+            )
         if not self.approves:
             return told(202, {"id": name})
         grant = self.lie(self.authority.answer(self.asked[name]))
@@ -241,6 +248,7 @@ def test_a_certificate_is_renewed_when_it_is_half_over(town: Town, tmp_path: Pat
     town.asked.clear()
     renewal.look()
     assert not town.asked
+    clock.steady += DAY
     town.now += timedelta(days=90)
     clock.unix, town.approves = town.now.timestamp(), False
     for _ in range(3):
@@ -301,3 +309,35 @@ def test_a_new_key_on_the_word_of_the_old_one(town: Town, tmp_path: Path) -> Non
     assert (certified.key, keyfile.read_key(folder).public) == (made.key.public, made.key.public)
     assert len(town.asked) == 2
     assert not (folder / "rotation").exists()
+
+
+def test_a_new_ca_is_believed_on_the_word_of_the_old_one_and_then_alone(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, other = tmp_path / "edge", SigningKey(b"z" * 32)
+    first = town.join(folder)
+    renewal, clock = renewing(town, folder)
+    town.heir = announce(other, other.public, 4_000_000_000)
+    assert not renewal.look()
+    assert read_membership(folder).trust.next_ca == b"", "anybody could announce"
+    town.heir = town.authority.succeed(tmp_path / "new")
+    clock.steady += DAY
+    assert renewal.look()
+    assert read_membership(folder).trust.cas == (first.trust.ca, town.heir.ca)
+    clock.steady += DAY
+    assert not renewal.look(), "it is news once"
+    town.authority.__exit__(None, None, None)
+    town.authority = Authority(tmp_path / "new", lambda: town.now)
+    town.now += timedelta(days=100)
+    clock.unix, clock.steady = town.now.timestamp(), clock.steady + DAY
+    assert renewal.look(), "another voucher"
+    made = read_membership(folder)
+    assert made.trust.cas == (first.trust.ca, town.heir.ca)
+    assert read_certificate(made.certificate, (town.heir.ca,)).client == "ward 7"
+    monkeypatch.setattr("time.time", lambda: float(town.heir.until + 1) if town.heir else 0.0)
+    assert read_membership(folder).trust.cas == (town.heir.ca,)
+    keep(folder, read_membership(folder))
+    assert read_membership(folder).trust.ca == town.heir.ca
+    (folder / FILE).write_text("{}")
+    with pytest.raises(ConfigError, match="remove it"):
+        read_membership(folder)
