@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Protocol, cast
 
@@ -34,7 +37,8 @@ def join(
     from fedkit import plugins
 
     line = token.replace("-", typer.get_text_stream("stdin").readline()) if len(token) == 1 else token
-    cast("_Join", plugins.load("fedkit.clients", "join"))(line, directory, wait, proxy)
+    with _told():
+        cast("_Join", plugins.load("fedkit.clients", "join"))(line, directory, wait, proxy)
     typer.echo(f"joined; go on with: fedkit client --dir {directory} ...", err=True)
 
 
@@ -48,5 +52,20 @@ def rotate(
     """Give this device a new key, on the word of the old one; the client must not be running."""
     from fedkit import plugins
 
-    cast("_Rotate", plugins.load("fedkit.clients", "rotate"))(directory, wait, proxy)
+    with _told():
+        cast("_Rotate", plugins.load("fedkit.clients", "rotate"))(directory, wait, proxy)
     typer.echo("the new key is in place", err=True)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What is waited for, in a line each on stderr."""
+    logger, handler = logging.getLogger("fedkit.edge"), logging.StreamHandler()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)

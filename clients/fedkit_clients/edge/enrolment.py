@@ -211,10 +211,12 @@ def _granted(desk: Desk, request: Request, wait: float, sleep: Callable[[float],
             if not asked:
                 desk.ask(request)
                 asked = True
-                log.info("request %s is with the aggregator", request.id[:16])
+                log.info("the aggregator has the request; waiting for the CA (fedkit ca approve)")
             if grant := desk.answer(request.id):
                 return grant
         except Unreachable as error:
+            if str(error) != str(last):
+                log.info("%s", error)
             last = error
         if time.monotonic() + pause > end:
             raise last
