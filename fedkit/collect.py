@@ -80,6 +80,7 @@ class Collector:
         want = self._plan.want
         for arrival in self._federation.receive(self._plan.deadline, want or None):
             self._arrived(arrival)
+            del arrival  # an update is large: it is gone before the next one is read
             if self._tasks and self.result.counted >= want:
                 break
         self._close()
