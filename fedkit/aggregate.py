@@ -229,6 +229,10 @@ class WeightedSum:
         view.flags.writeable = False
         return view
 
+    def parts(self) -> tuple[NDArray[np.int64], NDArray[np.int64], int, Mapping[str, tuple[int, int]]]:
+        """Total, extras, weight and metrics: the integers that `of` takes."""
+        return self._total, self._extras, self._weight, self._metrics
+
     @property
     def weight(self) -> float:
         """Sum of the weights."""

@@ -17,7 +17,7 @@ from fedkit.history import History, RoundRecord
 from fedkit.job import Job
 from fedkit.messages import ClientId, Kind
 from fedkit.planning import plan_from_json, plan_to_json
-from fedkit.runfolder import CHECKPOINT, RunFolder
+from fedkit.runfolder import CHECKPOINT, RunFolder, replace_file
 from fedkit.secagg.evidence import Evidence
 from fedkit.summary import environment
 from fedkit.tensors import Tensors
@@ -86,6 +86,16 @@ class Journal:
             name = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
             self._folder.write_json(f"evidence-{name}.json", told)
 
+    def keep(self, kind: Kind, data: bytes) -> None:
+        """The last secure sum of this kind, until the checkpoint that holds what came of it."""
+        if self._folder is not None:
+            replace_file(self._folder.path / f"sum-{kind}.bin", data)
+
+    def kept(self, kind: Kind) -> bytes | None:
+        """What `keep` has written since the last checkpoint."""
+        path = self._folder.path / f"sum-{kind}.bin" if self._folder is not None else None
+        return path.read_bytes() if path is not None and path.exists() else None
+
     def record(self, record: RoundRecord) -> None:
         """One more line of rounds.jsonl."""
         if self._folder is not None:
@@ -100,6 +110,8 @@ class Journal:
         """Replace the checkpoint: from here on a restart begins after this round."""
         if self._folder is not None:
             replace(point, fingerprint=self._fingerprint).save(self._folder.path / CHECKPOINT)
+            for path in self._folder.path.glob("sum-*.bin"):
+                path.unlink(missing_ok=True)
 
     def model(self, name: str, model: Tensors) -> None:
         """Write a model."""

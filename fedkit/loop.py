@@ -29,6 +29,7 @@ from fedkit.planning import make_plan, train_seed
 from fedkit.secure import SecureCollector
 from fedkit.stepping import step
 from fedkit.summary import better, headline, summarise
+from fedkit.sums import once
 from fedkit.tensors import Layout, State, Tensors, pick, sealed, sealed_copy
 from fedkit.trainer import Workload
 from fedkit.usercode import called, returned_state
@@ -171,7 +172,9 @@ class Loop:
         if self.job.secagg is not None:
             journal, ctx = self.journal, codec_context(self.job, plan.round, 0, self.scale)
             both = (self.federation, self.job, self.job.secagg, plan, ctx, zero, notify)
-            return SecureCollector(*both, journal.session, journal.evidence, self.quarantined).run(tasks)
+            made = SecureCollector(*both, journal.session, journal.evidence, self.quarantined)
+            about = (self.job, plan, zero, notify, self.quarantined)
+            return once(made.run, journal, self.federation, about, tasks)
         return Collector(self.federation, self.job, plan, context_of, zero, carries, notify).run(tasks)
 
     def _expiry(self, plan: Plan) -> float:
@@ -218,7 +221,7 @@ class Loop:
         """Weighted mean of the clients' own metrics, over a cohort drawn for it."""
         policy, reachable = replace(self.policy, over_select=1.0), self._reachable()
         plan = make_plan(policy, reachable, {}, rounds, self.federation.now(), self.seed, "evaluate")
-        got = self._collect(plan, "evaluate", WeightedSum(_NOTHING, self.job.grid))
+        got = self._collect(plan, "evaluate", WeightedSum(Layout((), (), ()), self.job.grid))
         self.federation.settle(got.verdicts)
         return of_clients(got, rounds)
 
@@ -294,6 +297,3 @@ class Loop:
         summary |= {"wall_seconds": round(self._seconds(), 3), "virtual_seconds": virtual}
         self.journal.summary(summary)
         return summary
-
-
-_NOTHING = Layout((), (), ())

@@ -4,6 +4,7 @@
     population.json      label counts per client          plan.json         the round under way
     rounds.jsonl         one RoundRecord a line           summary.json      the figures
     sessions.json        numbers of the last secure sessions
+    sum-KIND.bin         the last secure sum, until the checkpoint after it
     evidence-*.json      proof that a client contradicted itself in a secure session
     checkpoint.safetensors                                clients/          memory of the clients
     best.safetensors, last.safetensors                    report.html

@@ -86,6 +86,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "asking": {"downlink", "usercode", *ROUND},
     "stepping": {"usercode", *ROUND},
     "collect": {"codecs", "dressing", "stepping", *ROUND},
+    "sums": {"collect", "fields", "packing", *ROUND},
     "securesession": {"federation", "messages", "secagg", "wire"},
     "secure": {"codecs", "collect", "secagg", "securesession", "securesum", *ROUND},
     "secureclient": {"dressing", "federation", "job", "planning", "secagg", "securesum", *BASE},
@@ -111,7 +112,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "arguments": {"codecs", "coding", "plugins", "usercode", *ROUND},
     "loop": {
         *("asking", "checkpoint", "codecs", "collect", "downlink", "dressing", "ending", "events", "journal"),
-        *("judging", "measuring", "planning", "secure", "stepping", "summary", "usercode", *ROUND),
+        *("judging", "measuring", "planning", "secure", "stepping", "summary", "sums", "usercode", *ROUND),
     },
     "rounds": {
         *("arguments", "codecs", "coding", "downlink", "events", "fingerprint", "journal", "loop"),

@@ -45,6 +45,9 @@ class EdgeFederation:
     seconds for which a client counts as reachable after a request.
     """
 
+    durable = True
+    """What was settled or summed before a crash is not done again after it (fedkit/sums.py)."""
+
     def __init__(
         self,
         journal: Journal,

@@ -374,6 +374,24 @@ def test_a_server_that_is_killed_in_a_session_opens_another_only_while_no_client
     assert same(got.model, replayed(server_measures, rounds).model)
 
 
+def test_a_sum_outlives_the_server_that_made_it(
+    given: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the evaluation after the round, whose clients help to open no second sum of it."""
+    dead = kill_server(monkeypatch, Stage.share, "evaluate", 1)
+    with site(given, tmp_path) as made:
+        with pytest.raises(Killed):
+            made.serve()
+        assert (tmp_path / "run" / "sum-train.bin").exists()
+        got = made.serve()
+    assert dead == [Stage.share]
+    assert [counted(record) for record in got.history.rounds] == [set(NAMES)] * ROUNDS
+    assert got.history.rounds[0].secagg is not None
+    assert got.history.rounds[0].secagg.attempts == 1
+    assert same(got.model, replayed(given, got.history.rounds).model)
+    assert not list((tmp_path / "run").glob("sum-*.bin"))
+
+
 @pytest.mark.parametrize("first", ["its own", pytest.param("another", marks=pytest.mark.prove)])
 def test_of_two_messages_of_a_client_the_first_counts(
     first: str, server_measures: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

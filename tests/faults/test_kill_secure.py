@@ -89,9 +89,9 @@ def left(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     rounds = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
     for part in (summary, *rounds):
         del part["wall_seconds"]
-    for record in rounds:
-        for secure in filter(None, (record["secagg"], record["secagg_evaluate"])):
-            del secure["client_seconds"], secure["server_seconds"]
+    sums = [record[name] for record in rounds for name in ("secagg", "secagg_evaluate")]
+    for secure in filter(None, (summary["initial_secagg"], *sums)):
+        del secure["client_seconds"], secure["server_seconds"]
     return summary, rounds
 
 
