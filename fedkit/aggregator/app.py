@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from fedkit import fields, wire
+from fedkit.aggregator import enrolling
 from fedkit.aggregator.blobs import Blobs
 from fedkit.aggregator.connections import Places
 from fedkit.aggregator.enrol import Enrolment
@@ -77,10 +78,7 @@ class App:
             Route("/v1/uploads/{name}", self._append, methods=["PATCH"]),
         ]
         if isinstance(registry, Enrolment):
-            self._enrolment = registry
-            routes.append(Route("/v1/enrol", self._enrol, methods=["POST"]))
-            routes.append(Route("/v1/enrol/next", self._succession, methods=["GET"]))
-            routes.append(Route("/v1/enrol/{name}", self._granted, methods=["GET"]))
+            routes.extend(enrolling.routes(registry))
         inner = Starlette(routes=routes, exception_handlers=dict(HANDLERS), lifespan=self._bells.running)
         inner.router.redirect_slashes = False  # to wherever the header Host says
         self.asgi: ASGIApp = Guard(inner, journal, registry, clock, meters, places)
@@ -203,21 +201,6 @@ class App:
         if named is not None and named != own:
             raise Refusal(409, "run", f"this is run {own!r}: fetch the job, and forget the other run's tasks")
 
-    async def _enrol(self, request: Request) -> Response:
-        name = await run_in_threadpool(self._enrolment.take, request.scope["fedkit.body"])
-        return _answer({"id": name}, 202)
-
-    async def _succession(self, request: Request) -> Response:
-        data = await run_in_threadpool(self._enrolment.succession)
-        return Response(data, media_type="application/json")
-
-    async def _granted(self, request: Request) -> Response:
-        name = str(request.path_params["name"])
-        grant = await run_in_threadpool(self._enrolment.answer, name)
-        if grant is None:
-            return _answer({"id": name}, 202)
-        return Response(grant.data(), media_type="application/json")
-
     def _demand_open(self) -> None:
         if self._draining:
             raise Refusal(503, "draining", "the aggregator is going down", {"Retry-After": "5"})
@@ -292,8 +275,8 @@ def _given(request: Request, *names: str) -> Fields:
     return found
 
 
-def _answer(content: Mapping[str, object], status: int = 200) -> Response:
-    return Response(_json(content).encode("ascii"), status, media_type="application/json")
+def _answer(content: Mapping[str, object]) -> Response:
+    return Response(_json(content).encode("ascii"), media_type="application/json")
 
 
 def _streamed(path: Path, digest: str, start: int | None) -> Response:

@@ -95,7 +95,11 @@ class Enrolment:
         grant = read_grant(row[0])
         if grant.refused:
             raise Refusal(403, "refused", f"the CA refuses: {grant.refused}")
-        self._members.fetched(self._certified(grant).serial)
+        try:
+            self._members.fetched(self._certified(grant).serial)
+        except CryptoError:
+            told = "the CA that answered this is not believed any more: join again with a new invite"
+            raise Refusal(403, "expired", told) from None
         return grant
 
     def succession(self) -> bytes:

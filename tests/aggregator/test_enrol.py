@@ -351,3 +351,6 @@ def test_while_a_ca_takes_over_both_are_believed(
     town.authority.revoke("ward 7")
     town.box.put("crl.pem", (tmp_path / "new" / "crl.pem").read_bytes())
     refused(lambda: town.enrolment.key("ward 7"), 403, "revoked")
+    assert town.enrolment.answer(name) is not None
+    town.trust = Trust.of_ca(KEY.public, SERVER.public)
+    refused(lambda: town.open().answer(name), 403, "expired")
