@@ -24,6 +24,7 @@ from fedkit.job import Job
 from fedkit.messages import ClientId, EncodedUpdate, Failure, Key, Task
 from fedkit.secagg.messages import FromClient
 from fedkit.secureclient import task_key
+from fedkit.strategy import Strategy
 from fedkit.tensors import State
 from fedkit_clients.flower import fleet
 from fedkit_clients.flower.fleet import Fleet
@@ -58,6 +59,8 @@ class FlowerFederation:
     def open(self, job: Job) -> None:
         """Keep the job: it travels with every message. ConfigError if nodes could not be told of it."""
         self._told, self._secure = jobfile.encode(job), job.secagg is not None
+        kept = any(getattr(type(job.strategy), n) is not getattr(Strategy, n) for n in ("finish", "shared"))
+        self._clients_remember = kept or job.feedback
         self._body_limit = max(max_bytes(job), job.layout.nbytes) * 4 + (1 << 20)
 
     def publish(self, release: Release) -> None:
@@ -136,6 +139,8 @@ class FlowerFederation:
 
     def load(self, state: State) -> None:
         """Continue from `save`; requests are sent again."""
+        if self._clients_remember:
+            log.warning("clients begin without memory of earlier rounds: Flower drops it when its run ends")
         self._up, self._down = (int(n) for n in state["traffic"]["bytes"])
 
     def close(self) -> None:

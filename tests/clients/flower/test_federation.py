@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ def same_model(one: Result, other: Result) -> bool:
     return {n: a.tobytes() for n, a in both[0].items()} == {n: a.tobytes() for n, a in both[1].items()}
 
 
+CODECS = {"on": "topk:share=0.3|int8", "off": "int8"}
 TWO_EACH = (("c0", "c3"), ("c1", "c2"))
 
 
@@ -305,11 +307,18 @@ def test_it_waits_no_longer_than_it_is_patient(
     assert "can be reached" in caplog.text
 
 
-def test_the_traffic_goes_on_after_a_restart(make_fleet: Make) -> None:
-    federation, other = over(make_fleet()), over(make_fleet())
-    federation.load({"traffic": {"bytes": np.array([3, 4], np.int64)}})
-    other.load(federation.save())
-    assert (other.traffic().up, other.traffic().down) == (3, 4)
+@pytest.mark.parametrize("feedback", ["on", "off"])
+def test_a_run_that_is_continued_says_what_clients_have_forgotten(
+    work: Workload, make_fleet: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, feedback: str
+) -> None:
+    options = {"codec_up": CODECS[feedback], "feedback": feedback, "out": tmp_path / "run"}
+    before = go(work, over(make_fleet()), 1, **options)
+    after = go(work, over(make_fleet()), 2, resume=True, **options)
+    assert after.summary["bytes_up"] == pytest.approx(2 * before.summary["bytes_up"], rel=0.1)
+    assert ("begin without memory" in caplog.text) == (feedback == "on")
+    assert same_model(after, go(work, Simulation(work), 2, codec_up=CODECS[feedback], feedback=feedback)) == (
+        feedback == "off"
+    )
 
 
 def test_what_was_never_opened_is_closed_without_a_word(make_fleet: Make) -> None:
