@@ -72,10 +72,16 @@ def runs(fleet: Programs, toy: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folders
 
 
+def done(folder: Path) -> bool:
+    """Whether the run in this folder has ended."""
+    path = folder / "summary.json"
+    return path.is_file() and json.loads(path.read_text())["status"] != "running"
+
+
 def over(fleet: Programs, folders: Iterable[Path]) -> None:
     """Wait until these runs are over."""
     end = time.monotonic() + PATIENCE
-    while not all((folder / "summary.json").is_file() for folder in folders):
+    while not all(map(done, folders)):
         if time.monotonic() > end:
             raise AssertionError((fleet.folder / "node-0.log").read_text()[-5000:])
         time.sleep(0.5)
@@ -92,6 +98,7 @@ def test_a_run_on_flower_gives_the_model_of_the_simulation(
     over(fleet, [runs[name]])
     found = json.loads((runs[name] / "summary.json").read_text())
     wanted = simulated(toy, RUNS[name])
+    assert found["status"] == wanted["status"]
     assert found["clients_counted"] == wanted["clients_counted"] == 9
     assert found["model_sha256"] == wanted["model_sha256"]
     assert found["metrics"] == wanted["metrics"]
@@ -101,7 +108,7 @@ def test_a_run_on_flower_gives_the_model_of_the_simulation(
 def test_flower_tells_the_failed_run_from_the_others(fleet: Programs, runs: Mapping[str, Path]) -> None:
     over(fleet, runs.values())
     command = [program("flwr"), "list", CONNECTION, "--format", "json"]
-    done = subprocess.run(command, env=fleet.environment(), capture_output=True, text=True, check=True)
-    states = Counter(run["status"] for run in json.loads(done.stdout)["runs"])
+    listed = subprocess.run(command, env=fleet.environment(), capture_output=True, text=True, check=True)
+    states = Counter(run["status"] for run in json.loads(listed.stdout)["runs"])
     assert states["finished:failed"] == 1
     assert set(states) <= {"finished:failed", "finished:completed", "running"}
