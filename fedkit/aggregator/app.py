@@ -296,7 +296,8 @@ def _streamed(path: Path, digest: str, start: int | None) -> Response:
     return StreamingResponse(_pieces(file, start or 0), status, headers, "application/octet-stream")
 
 
-def _pieces(file: BinaryIO, start: int) -> Iterator[bytes]:
+async def _pieces(file: BinaryIO, start: int) -> AsyncIterator[bytes]:
+    """Read in the event loop: a blob is in the page cache as a rule, and a thread costs more than that."""
     with file:
         file.seek(start)
         while piece := file.read(_PIECE):

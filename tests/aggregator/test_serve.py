@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ from fedkit.aggregator.serve import Deployed, Service, serve
 from fedkit.clientstore import MemoryStore
 from fedkit.config import Scenario
 from fedkit.downlink import Follower
-from fedkit.errors import ConfigError
+from fedkit.errors import ConfigError, RunFailed
 from fedkit.federation import Verdict
 from fedkit.history import Outcome
 from fedkit.launch import build, run_scenario
@@ -238,6 +239,49 @@ def test_a_server_that_dies_again_and_again_ends_with_the_same_model(given: Scen
             except Crash:
                 deaths += 1
     assert deaths >= 4, "how many writes there are depends on when devices ask"
+    assert same(got.model, wanted.model)
+    assert [record.count(Outcome.counted) for record in got.history.rounds] == [4] * 4
+
+
+@contextmanager
+def full_disk(first: int, last: int) -> Iterator[list[int]]:
+    """No transaction from `first` to `last` can be written, whoever asks for it, nor any file then."""
+    count, failed, lock = [0], list[int](), threading.Lock()
+    transaction, write = Journal.transaction, runfolder.replace_file
+
+    def is_full() -> bool:
+        return first <= count[0] < last
+
+    @contextmanager
+    def full_transaction(journal: Journal, durable: bool = False) -> Iterator[Any]:
+        with lock:
+            count[0] += 1
+        if is_full():
+            failed.append(count[0])
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        with transaction(journal, durable) as db:
+            yield db
+
+    def full_write(path: Path, data: bytes) -> None:
+        if is_full():
+            raise RunFailed(f"{path} cannot be written") from OSError(28, "No space left on device")
+        write(path, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "transaction", full_transaction)
+        patch.setattr(runfolder, "replace_file", full_write)
+        patch.setattr("fedkit.aggregator.persevering.LOOK", 0.1)
+        yield failed
+
+
+def test_a_disk_that_is_full_for_a_while_costs_time_alone(given: Scenario, tmp_path: Path) -> None:
+    wanted = run_scenario(given)
+    with devices(given) as (port, _), full_disk(60, 90) as failed:
+        service = Service(TRUST, SERVER, port=port, lease=0.5)
+        got = serve(given, service, tmp_path / "journal", out=tmp_path / "run")
+    assert failed, "the disk was full"
     assert same(got.model, wanted.model)
     assert [record.count(Outcome.counted) for record in got.history.rounds] == [4] * 4
 
