@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +18,7 @@ from starlette.types import ASGIApp
 
 from fedkit import fields, wire
 from fedkit.aggregator import enrolling
+from fedkit.aggregator.bells import Bells, heard
 from fedkit.aggregator.blobs import Blobs
 from fedkit.aggregator.connections import Places
 from fedkit.aggregator.enrol import Enrolment
@@ -207,53 +206,6 @@ class App:
         self._opened = self._opened or self._journal.meta("job_id") is not None
         if not self._opened:
             raise Refusal(503, "idle", "no run is open yet", {"Retry-After": "1"})
-
-
-class Bells:
-    """Wakes polls that wait in the event loop, from any thread."""
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: dict[ClientId, set[asyncio.Event]] = {}
-
-    @asynccontextmanager
-    async def running(self, _app: object) -> AsyncIterator[None]:
-        """While the event loop of the application runs."""
-        self._loop = asyncio.get_running_loop()
-        try:
-            yield
-        finally:
-            self._loop = None
-
-    def ring(self, clients: Collection[ClientId] | None) -> None:
-        """Wake the polls of these clients; None: of all."""
-        loop = self._loop
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._ring, clients)
-
-    @contextmanager
-    def hung(self, client: ClientId) -> Iterator[asyncio.Event]:
-        """A bell that rings for whatever is new for this client."""
-        bell = asyncio.Event()
-        self._waiting.setdefault(client, set()).add(bell)
-        try:
-            yield bell
-        finally:
-            self._waiting[client].discard(bell)
-            if not self._waiting[client]:
-                del self._waiting[client]
-
-    def _ring(self, clients: Collection[ClientId] | None) -> None:
-        for client in self._waiting if clients is None else clients:
-            for bell in self._waiting.get(client, ()):
-                bell.set()
-
-
-async def heard(bell: asyncio.Event, seconds: float) -> None:
-    """Wait for a bell, but not for long."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await bell.wait()
 
 
 def _client(request: Request) -> ClientId:

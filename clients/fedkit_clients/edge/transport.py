@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -33,11 +32,10 @@ from fedkit_clients.edge.answers import (
     understood,
 )
 from fedkit_clients.edge.audit import Audit
+from fedkit_clients.edge.link import over_network
 from fedkit_clients.edge.meter import Meter
 from fedkit_clients.edge.offers import Blob, News, read_news
-from fedkit_clients.edge.tls import demand_loopback, pinned
 
-_PROBES = (("TCP_KEEPIDLE", 50), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3))
 SHORT = 1 << 20
 """Most bytes of an answer that is no job and no blob."""
 PIECE = 1 << 20
@@ -48,11 +46,6 @@ HEAD = 512
 """About the bytes of the head of a request, and of an answer."""
 CORRECTIONS = 8
 """Times that an upload may be told that it goes on elsewhere."""
-ALIVE = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    *((socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in _PROBES if hasattr(socket, name)),
-)
-"""Options of a socket: a peer, or a translator of addresses on the way, that has gone is found out."""
 _AGAIN = frozenset((408, 422, 425, 429))
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
@@ -92,7 +85,7 @@ class Transport:
         url = self._address
         if url.scheme not in ("http", "https") or not url.host or url.raw_path not in (b"", b"/"):
             raise ConfigError(f"{shown(address)} is no address: write https://HOST:PORT")
-        way = transport if transport is not None else _over_network(url, server, proxy)
+        way = transport if transport is not None else over_network(url, server, proxy)
         # trust_env: neither a .netrc nor a proxy that the owner has not named
         self._http = httpx.Client(transport=way, headers={"Accept-Encoding": "identity"}, trust_env=False)
         for name in ("User-Agent", "Accept"):  # nothing leaves the device that the protocol does not name
@@ -292,22 +285,6 @@ class Transport:
             return max(0.0, parsedate_to_datetime(told).timestamp() - self._clock() - self._ahead)
         except (ValueError, OverflowError):
             return 0.0
-
-
-def _over_network(url: httpx.URL, server: bytes, proxy: str) -> httpx.HTTPTransport:
-    """Requests over sockets, by way of a proxy if one is named. ConfigError: no address, or not safe."""
-    if url.scheme == "http":
-        demand_loopback(url.host)
-    elif not server:
-        raise ConfigError(
-            f"{url}: the key of the aggregator is needed: give its roster, or join by an invite"
-        )
-    try:
-        return httpx.HTTPTransport(
-            verify=pinned(server), proxy=proxy or None, socket_options=ALIVE, trust_env=False
-        )
-    except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigError(f"proxy: {shown(proxy)}: {error}; write http://HOST:PORT") from error
 
 
 def _begun(body: bytes, size: int) -> tuple[str, int]:

@@ -1,0 +1,33 @@
+"""Sockets to an aggregator: pinned, kept alive, by way of a proxy if the owner has named one."""
+
+from __future__ import annotations
+
+import socket
+
+import httpx
+
+from fedkit.errors import ConfigError, shown
+from fedkit_clients.edge.tls import demand_loopback, pinned
+
+_PROBES = (("TCP_KEEPIDLE", 50), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3))
+ALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *((socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in _PROBES if hasattr(socket, name)),
+)
+"""Options of a socket: a peer, or a translator of addresses on the way, that has gone is found out."""
+
+
+def over_network(url: httpx.URL, server: bytes, proxy: str) -> httpx.HTTPTransport:
+    """Requests over sockets, by way of a proxy if one is named. ConfigError: no address, or not safe."""
+    if url.scheme == "http":
+        demand_loopback(url.host)
+    elif not server:
+        raise ConfigError(
+            f"{url}: the key of the aggregator is needed: give its roster, or join by an invite"
+        )
+    try:
+        return httpx.HTTPTransport(
+            verify=pinned(server), proxy=proxy or None, socket_options=ALIVE, trust_env=False
+        )
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigError(f"proxy: {shown(proxy)}: {error}; write http://HOST:PORT") from error
