@@ -287,7 +287,8 @@ def test_the_routes_of_enrolment(
         assert (await web.get("/v1/job", headers=signed)).status_code == 200
 
     call(use, app=app)
-    assert not [text for text in caplog.messages if town.invite().seed.hex() in text]
+    assert f"client 'ward 7' asks for a certificate: request {request.id[:16]}" in caplog.messages
+    assert not [text for text in caplog.messages if request.proof.hex() in text]
 
 
 def test_strangers_are_bounded_and_get_no_further(town: Town, call: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fedkit.ca.authority import Authority, make_authority
 from fedkit.ca.certificates import read_certificate, read_revocations
 from fedkit.ca.requests import make_request
 from fedkit.ca.succession import announce, read_succession
+from fedkit.ca.texts import next_text
 from fedkit.errors import ConfigError, CryptoError, DataError, WireError
 from fedkit.secagg.identity import SigningKey, Trust
 
@@ -159,3 +161,12 @@ def test_only_the_old_ca_announces_and_both_are_believed_for_a_while(office: Any
     for data in (b"", b"{}", b" " * 2000, made.data().replace(new.public.hex().encode(), b"0" * 64)):
         with pytest.raises(WireError):
             read_succession(data)
+
+
+def test_the_vector_of_an_announcement() -> None:
+    vector = json.loads((Path(__file__).parents[1] / "vectors" / "enrol-1.json").read_text())
+    told, old, server = vector["next"], bytes.fromhex(vector["invite"]["ca"]), vector["invite"]["server"]
+    made = read_succession(told["body"].encode())
+    assert made.data().decode() == told["body"]
+    assert next_text(made.ca, made.until).decode() == told["signed"]
+    assert made.applied(Trust.of_ca(old, bytes.fromhex(server)), 0.0).next_ca == made.ca

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import string
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedkit.ca.invites import PREFIX, Invite, read_invite
 from fedkit.errors import ConfigError
@@ -64,6 +67,22 @@ def test_a_forged_or_damaged_line_is_refused(office: Any, values: dict[str, obje
 def test_what_is_no_invite(line: str) -> None:
     with pytest.raises(ConfigError, match=r"is no invite|damaged"):
         read_invite(line)
+
+
+@given(st.data())
+def test_a_letter_more_or_less_changes_nothing_that_the_ca_has_signed(data: st.DataObject) -> None:
+    token = json.loads(VECTOR.read_text())["token"]
+    at = data.draw(st.integers(0, len(token) - 1))
+    letter = data.draw(st.sampled_from(string.printable))
+    try:
+        made = read_invite(token[:at] + letter + token[at + 1 :])
+    except ConfigError:
+        return
+    told = read_invite(token)
+    assert (made.ca, made.client, made.expires, made.seed, made.sanction) == (
+        *(told.ca, told.client, told.expires),
+        *(told.seed, told.sanction),
+    ), "what the CA has signed is as it was"
 
 
 def test_half_a_line_is_told_to_be_that(office: Any) -> None:
