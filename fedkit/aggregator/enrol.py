@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.members import Members
@@ -28,6 +29,8 @@ log = logging.getLogger("fedkit.aggregator")
 
 A_SECOND, BURST = 50.0, 200.0
 """Requests for enrolment in a second, and at once, from all together."""
+AT_ONCE = 32
+"""Answers that are taken at one look: requests wait while they are written."""
 LOOK = 1.0
 """Seconds after which the mailbox is looked into again."""
 
@@ -147,16 +150,16 @@ class Enrolment:
                 return
             try:
                 stamp = self._mailbox.stamp()
-                if stamp != self._stamp:
-                    self._empty()
-                self._stamp = stamp
+                if stamp != self._stamp and self._empty():
+                    self._stamp = stamp
             except (OSError, RunFailed) as error:
                 log.error("the exchange with the CA cannot be read: %s", error)
             self._looked = time.monotonic()
 
-    def _empty(self) -> None:
-        news = self._revocations()
-        for name, data in self._mailbox.answers():
+    def _empty(self) -> bool:
+        """Take revocations and some answers; whether that was all."""
+        news, answers = self._revocations(), list(islice(self._mailbox.answers(), AT_ONCE))
+        for name, data in answers:
             try:
                 news |= self._import(name, data)
             except (CryptoError, WireError) as error:
@@ -166,6 +169,7 @@ class Enrolment:
                 self._mailbox.done(name)
         if news:
             self._members.reload()
+        return len(answers) < AT_ONCE
 
     def _import(self, name: str, data: bytes) -> bool:
         """Write an answer down; whether there is one more certificate. CryptoError, WireError: it is none."""

@@ -355,3 +355,13 @@ def test_while_a_ca_takes_over_both_are_believed(
     assert town.enrolment.answer(name) is not None
     town.trust = Trust.of_ca(KEY.public, SERVER.public)
     refused(lambda: town.open().answer(name), 403, "expired")
+
+
+def test_a_fleet_is_taken_in_parts(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enrol, "AT_ONCE", 2)
+    names = [f"pi-{number}" for number in range(5)]
+    for name in names:
+        town.enrolment.take(town.request(name, SigningKey.new()).data())
+    town.approve()
+    assert [len(town.enrolment.clients()) for _ in range(4)] == [2, 4, 5, 5]
+    assert not [*town.box.requests(), *town.box.answers()]
