@@ -125,7 +125,8 @@ def test_parts_lie_in_the_stream_one_after_another(
 ) -> None:
     """From byte 64, each from a multiple of 64 on, whatever its lanes are."""
     monkeypatch.setattr(masks, "gcm_is_faster", lambda: faster)
-    types = itertools.cycle((np.uint64, np.uint8, np.uint16))
+    lanes: tuple[type[np.unsignedinteger[Any]], ...] = (np.uint64, np.uint8, np.uint16)
+    types = itertools.cycle(lanes)
     parts = [vector_of(dtype, size, size) for dtype, size in zip(types, sizes, strict=False)]
     expected, at = [], 64
     for part in parts:
