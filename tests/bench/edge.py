@@ -184,7 +184,8 @@ def one_round(folder: Path, count: int, hidden: int) -> tuple[float, tuple[float
                 update = EncodedUpdate(key, "none", bytes(size), 40.0, {"loss": 1.0}, 1.0)
                 frame = wire.encode(update)
                 gate.wait(LONG)
-                transport.upload(key, frame)
+                while not uploaded(transport, key, frame):
+                    time.sleep(0.5)
 
         with ThreadPoolExecutor(count) as pool:
             done = [pool.submit(work, number) for number in range(count)]
@@ -196,6 +197,15 @@ def one_round(folder: Path, count: int, hidden: int) -> tuple[float, tuple[float
             took, used = time.monotonic() - begun, (cpu(one.server) - before, time.process_time() - here)
             peak = one.server.megabytes("VmHWM")
     return took, used, peak
+
+
+def uploaded(transport: Transport, key: Key, frame: bytes) -> bool:
+    """Whether the aggregator has it; on a busy machine it may take several attempts."""
+    try:
+        transport.upload(key, frame)
+    except Unreachable:
+        return False
+    return True
 
 
 def first_task(transport: Transport, part: Path) -> Key:

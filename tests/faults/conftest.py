@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.faults.deployment import Deployment, Plan, Reaper
+from tests.faults.deployment import Deployment, Plan
 from tests.faults.faultproxy import Faults
+from tests.faults.reaper import Reaper
 
 
 @pytest.fixture

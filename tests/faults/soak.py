@@ -19,8 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faults.deployment import Deployment, Plan, Reaper
+from tests.faults.deployment import Deployment, Plan
 from tests.faults.faultproxy import Faults
+from tests.faults.reaper import Reaper
 
 LONG = 7200.0
 MIX = Faults(cut=60_000, reset=0.3, truncate=0.3, delay=0.001, twice=0.002, gateway=0.03)
