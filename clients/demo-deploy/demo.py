@@ -23,7 +23,7 @@ SETTINGS = [
     "rounds.deadline=600", "train.lr=0.1", "codec.up=int8",
 ]  # fmt: skip
 FEDKIT = [sys.executable, "-c", "import sys; from fedkit.cli import main; sys.exit(main())"]
-LONGEST = 600
+LONGEST = 1800
 """Seconds that the demo may take."""
 began = time.monotonic()
 
