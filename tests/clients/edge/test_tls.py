@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -128,3 +128,56 @@ def test_no_tls_without_a_key_and_no_http_to_others() -> None:
         Transport("https://127.0.0.1:1", "c", PIN)
     with pytest.raises(ConfigError, match="for this machine only"):
         Transport("http://192.168.1.7:1", "c", PIN, server=PIN.public)
+
+
+@contextmanager
+def proxy(asked: list[bytes]) -> Iterator[str]:
+    """An HTTP proxy that makes one tunnel, and keeps what it was asked."""
+
+    def serve() -> None:
+        device, _ = door.accept()
+        asked.append(device.recv(1 << 16))
+        host, _, port = asked[0].split(b" ")[1].rpartition(b":")
+        server = socket.create_connection((host.decode(), int(port)))
+        device.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        back = threading.Thread(target=_pass, args=(server, device))
+        back.start()
+        _pass(device, server)
+        back.join()
+        device.close()
+        server.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        thread.join()
+
+
+def _pass(source: socket.socket, to: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            to.sendall(data)
+    with suppress(OSError):
+        to.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_proxy_sees_an_address_and_nothing_else(tmp_path: Path, right: bool) -> None:
+    key = PIN if right else SigningKey(b"x" * 32)
+    path, heard, asked = (
+        files(tmp_path, Ed25519PrivateKey.from_private_bytes(key.secret)),
+        list[bytes](),
+        list[bytes](),
+    )
+    with listening(path, heard) as url, proxy(asked) as way:
+        talk = Transport(url, "c", PIN, server=PIN.public, proxy=way)
+        if right:
+            assert talk.job()[1] == b"job"
+        else:
+            with pytest.raises(Unreachable, match="not the aggregator"):
+                talk.job()
+        talk.close()
+    assert asked[0].startswith(b"CONNECT 127.0.0.1:")
+    assert b"Fedkit" not in asked[0], "the headers of requests are for the aggregator"
+    assert any(b"Fedkit-Signature" in one for one in heard) == right
