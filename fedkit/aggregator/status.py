@@ -37,7 +37,8 @@ def standing(directory: Path, known: Iterable[ClientId] = (), now: float | None 
             rows = db.execute(_TASKS).fetchall()
             meta = dict(db.execute("SELECT name, value FROM meta WHERE name != 'job'"))
             heard = db.execute("SELECT client, seen, version FROM clients").fetchall()
-            waiting = db.execute("SELECT count(*) FROM enrolments WHERE answer IS NULL").fetchone()[0]
+            ends = dict(db.execute("SELECT client, max(ends) FROM members WHERE active GROUP BY client"))
+            asking = db.execute("SELECT client FROM enrolments WHERE answer IS NULL ORDER BY at").fetchall()
     except sqlite3.Error as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     then = float(meta.get("alive") or 0.0) if now is None else now
@@ -45,9 +46,11 @@ def standing(directory: Path, known: Iterable[ClientId] = (), now: float | None 
     clients |= {client: _client(client, max(0.0, then - seen), version) for client, seen, version in heard}
     for key, client, state, _, _ in rows:
         clients.setdefault(client, _client(client))["tasks"].append(f"round {read(key).round} {state}")
+    for client, row in clients.items():
+        row["certificate"] = ends.get(client)
     return {
         "job": meta.get("job_id"),
-        "enrolments": waiting,
+        "enrolments": [client for (client,) in asking],
         "tasks": {state: sum(row[2] == state for row in rows) for state in STATES},
         "uploads": [_upload(directory, *row) for row in rows if row[2] == "uploading"],
         "clients": [clients[name] for name in sorted(clients)],

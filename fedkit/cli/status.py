@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fedkit.cli.output import Format, FormatOption, echo_json, echo_table
+
+_SHOWN = 10
+"""Names of devices that wait for a certificate."""
 
 
 def status(
@@ -66,7 +70,11 @@ def _lines(told: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "metrics", show_metrics(run["metrics"])
     yield "outcomes", _counts(run["outcomes"])
     yield "tasks", _counts(told["tasks"])
-    yield "enrolments", f"{told['enrolments']} pending" if told.get("enrolments") else ""
+    if asking := told["enrolments"]:
+        yield (
+            "enrolments",
+            f"{len(asking)} pending: {', '.join(asking[:_SHOWN])}" + ", ..." * (len(asking) > _SHOWN),
+        )
     if told["running"]:
         yield "connections", _counts(told["connections"])
         yield "protocol", "versions " + " and ".join(map(str, told["protocols"]))
@@ -82,11 +90,12 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _client(row: Mapping[str, Any]) -> dict[str, str]:
     from fedkit.report.units import show_bytes, show_seconds
 
-    link = row.get("uplink")
+    link, ends = row.get("uplink"), row["certificate"]
     return {
         "client": row["client"],
         "last heard": "never" if row["seen"] is None else f"{show_seconds(row['seen'])} ago",
         "uplink": f"{show_bytes(link)}/s" if link else "",
         "protocol": str(row["protocol"] or ""),
+        "certificate": f"until {datetime.fromtimestamp(ends, UTC):%Y-%m-%d}" if ends else "",
         "tasks": ", ".join(row["tasks"]),
     }

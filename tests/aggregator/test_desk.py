@@ -79,7 +79,7 @@ def test_status_tells_of_clients_and_tasks(site: Any, asked: httpx.Client) -> No
     assert sorted(rows) == ["alice", "bob", "ward 7"]
     assert rows["alice"]["tasks"] == ["round 3 offered"]
     assert rows["bob"] == {
-        **{"client": "bob", "seen": None, "protocol": None},
+        **{"client": "bob", "seen": None, "protocol": None, "certificate": None},
         **{"tasks": ["round 3 waiting"], "uplink": None},
     }
     assert told["connections"] == {"devices": 0, "strangers": 0}
@@ -127,3 +127,15 @@ def test_a_copy_that_fails_says_why(site: Any, asked: httpx.Client, monkeypatch:
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
+
+
+def test_pending_enrolments_and_certificates_are_told(site: Any, asked: httpx.Client) -> None:
+    with site.journal.transaction() as db:
+        db.execute("INSERT INTO enrolments (id, client, request, at) VALUES ('1', 'carol', x'00', 1.0)")
+        db.execute("INSERT INTO enrolments VALUES ('2', 'dave', NULL, x'00', 1.0, x'00')")
+        db.execute("INSERT INTO members VALUES (1, 's', 'alice', x'00', 1, 1800000000, 1)")
+    told = asked.get("/status", headers=token(site)).json()
+    assert told["enrolments"] == ["carol"]
+    assert {row["client"]: row["certificate"] for row in told["clients"]} == {
+        **{"alice": 1800000000, "bob": None, "ward 7": None}
+    }
