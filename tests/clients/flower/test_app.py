@@ -32,10 +32,10 @@ def make(*, seed):
     y = (x[:, 0] > 0).astype(np.int64)
     return NumpyWorkload(Softmax(4, 2), {f"c{i}": (x[i::3], y[i::3]) for i in range(3)}, test=(x, y))
 '''
-PLAIN = ["rounds.count=3", "rounds.deadline=500", "train.epochs=2", "train.batch=5", "train.lr=0.2"]
+PLAIN = ["rounds.count=3", "rounds.deadline=20000", "train.epochs=2", "train.batch=5", "train.lr=0.2"]
 SECURE = ["secagg.mode=honest_server", "secagg.dropout=0", "secagg.n_min=3", "secagg.width=64"]
 RUNS = {"plain": PLAIN, "eden": [*PLAIN, "codec.up=eden:bits=1"], "secure": [*PLAIN, *SECURE]}
-PATIENCE = 500.0
+PATIENCE = 900.0
 """Seconds after which a run that is not over counts as stuck."""
 
 
