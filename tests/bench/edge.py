@@ -145,13 +145,13 @@ def idle(folder: Path, count: int = 1000, length: float = 60.0) -> None:
         failures.clear()
         time.sleep(length)
         share = (cpu(one.server) - used) / length
-        after = one.server.megabytes()
+        after, failed, whole = one.server.megabytes(), Counter(failures), sum(polls) - count
         over.set()
     show(f"{count} clients connected after", f"{connected:.1f} s", "-")
     show("  the aggregator's share of a core", f"{100 * share:.1f} %", "holds")
     show("  its memory (before)", f"{after:.0f} MB ({before:.0f} MB)", "holds")
-    show("  polls that failed", f"{len(failures)} of {sum(polls) - count}", "0")
-    for reason, times in Counter(failures).most_common(3):
+    show("  polls that failed, beside the others", f"{failed.total()}, {whole}", "0")
+    for reason, times in failed.most_common(3):
         print(f"    {times} times: {reason}")
 
 

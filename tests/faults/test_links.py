@@ -16,11 +16,11 @@ LINKS = {
     "truncated": ({"cut": 30_000, "truncate": 1.0}, ("truncate",)),
     "late": ({"delay": 0.02}, ("delay",)),
     "slow": ({"drip": 150_000}, ("drip",)),
-    "twice": ({"twice": 0.15}, ("twice",)),
+    "twice": ({"twice": 0.25}, ("twice",)),
     "gateway": ({"gateway": 0.2}, ("gateway",)),
     "everything": (
         {"cut": 60_000, "reset": 0.3, "truncate": 0.3, "delay": 0.005, "twice": 0.02, "gateway": 0.1},
-        ("cut", "reset", "twice", "gateway", "delay"),
+        ("cut|reset|truncate", "delay"),
     ),
 }
 
@@ -32,7 +32,8 @@ def test_a_bad_link_costs_time_only(deploy: Any, link: str) -> None:
     deployment = deploy(BIG, faults, seed=2, tls=link not in PLAIN)
     deployment.finish()
     deployment.check()
-    assert all(deployment.proxy.met[name] > 0 for name in expected), deployment.proxy.met
+    met = deployment.proxy.met
+    assert all(any(met[name] for name in names.split("|")) for names in expected), met
 
 
 @pytest.mark.slow
