@@ -311,7 +311,7 @@ class CA(httpx.BaseTransport):
 
 
 def test_all_that_leaves_a_device_is_listed_and_nothing_else(tmp_path: Path) -> None:
-    said, secrets = Said(), (b"Ada", b"Lovelace", b"RuntimeError:", str(tmp_path).encode(), b"Traceback")
+    said, secrets = Said(), (b"Ada Lovelace", b"RuntimeError:", str(tmp_path).encode(), b"Traceback")
     for name, text in (("plain", TOML), ("secure", TOML + SECURE)):
         for data in talk_of(tmp_path / name, text):
             assert not any(secret in data for secret in secrets)
