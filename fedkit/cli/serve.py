@@ -74,6 +74,7 @@ def serve(
     output: FormatOption = Format.text,
 ) -> None:
     """Run a scenario with devices. Started again with the same words, it continues."""
+    from fedkit.aggregator.memory import frugal
     from fedkit.ca.apart import demand_apart
     from fedkit.cli import folders
     from fedkit.cli.run import one
@@ -81,6 +82,7 @@ def serve(
 
     with last_event(output):
         run_it, service_of = _aggregator()
+        frugal()
         host, port = _address(address)
         tls = None if insecure_http else directory
         signer = own_key(directory)
