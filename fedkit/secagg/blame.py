@@ -1,8 +1,9 @@
 """Who broke the protocol, as far as it can be known.
 
 A wrong share is its holder's lie, or its owner dealt it so: the holder cannot tell a bad share from a good
-one. With many wrong shares it is known who: the other way to explain them takes more liars than a session
-stands.
+one. With many wrong shares it is known who, unless others have bent the shares together: liars can make true
+shares look wrong, if they are more than those they blame and hold enough of them. How many that takes is
+said where a session stands so many.
 """
 
 from __future__ import annotations
@@ -46,11 +47,15 @@ def known(pairs: Iterable[tuple[int, int]], colluding: int) -> set[int]:
 
 
 def wrong_shares(
-    pairs: Iterable[tuple[int, int]], colluding: int, clients: Sequence[ClientId]
+    pairs: Iterable[tuple[int, int]], colluding: int, clients: Sequence[ClientId], bending: int
 ) -> tuple[Offence, ...]:
-    """What wrong shares tell: who is known to have lied; and of the others either the owner or the holder."""
+    """What wrong shares tell: who is known to have lied; and of the others either the owner or the holder.
+
+    bending: the fewest others who could have made true shares look like these.
+    """
     found = set(pairs)
     bad = known(found, colluding)
-    sure = [Offence((clients[client],), WRONG_SHARES) for client in sorted(bad)]
+    doubt = f", unless {bending} others lied" if bending <= colluding else ""
+    sure = [Offence((clients[client],), WRONG_SHARES + doubt) for client in sorted(bad)]
     doubtful = sorted({(min(pair), max(pair)) for pair in found if bad.isdisjoint(pair)})
-    return (*sure, *(Offence((clients[a], clients[b]), WRONG_SHARE) for a, b in doubtful))
+    return (*sure, *(Offence((clients[a], clients[b]), WRONG_SHARE + doubt) for a, b in doubtful))

@@ -55,6 +55,7 @@ class Recovery:
         self._given = np.zeros((len(adverts), width), np.bool_)
         self._shares = np.zeros((len(adverts), width, SECRET_BYTES), np.uint8)
         self._wrong: set[tuple[int, int]] = set()  # owner, holder
+        self._bending = len(adverts)  # the fewest who could have bent true shares so
         self._suspects: set[int] = set()  # holders whose shares did not fit, whoever made them so
         self._dealt: list[Offence] = []
 
@@ -83,7 +84,8 @@ class Recovery:
     @property
     def offences(self) -> tuple[Offence, ...]:
         """What wrong shares tell, and shares of other secrets than were published."""
-        return (*wrong_shares(self._wrong, self._colluding, self._session.clients), *self._dealt)
+        wrong = wrong_shares(self._wrong, self._colluding, self._session.clients, self._bending)
+        return (*wrong, *self._dealt)
 
     @property
     def _threshold(self) -> int:
@@ -147,8 +149,10 @@ class Recovery:
             return  # nothing new, and with a hundred clients it takes a second
         wrong = others.xs[(values(others.xs, part.xs, part.rows) != others.rows).any(axis=1)] - 1
         self._suspects |= set(wrong.tolist())
-        if len(held.xs) - len(wrong) - (self._threshold - 2) > len(wrong):
+        bending = len(held.xs) - len(wrong) - (self._threshold - 2)
+        if bending > len(wrong):
             self._wrong |= {(owner, holder) for holder in wrong.tolist()}
+            self._bending = min(self._bending, bending)
 
     def _refusal(self, owner: int, held: Held) -> str:
         """Why there is no secret of this owner; if its shares are of another one, that is noted."""

@@ -309,7 +309,7 @@ def test_wrong_shares_of_everybody_are_little_work(
     monkeypatch.setattr(recovery, "values", counting)
     session = sending(rehearse(20), Stage.unmask, LIES["bad"])
     assert session.right(session.run())
-    assert session.server.offences == (Offence((LIAR,), WRONG_SHARES),)
+    assert session.server.offences == (Offence((LIAR,), f"{WRONG_SHARES}, unless 7 others lied"),)
     assert len(compared) == 3
 
 
