@@ -112,6 +112,7 @@ def take(
     from fedkit import fields
     from fedkit.ca.requests import read_grant
     from fedkit.ca.succession import FILE, read_succession
+    from fedkit.cli.succession import hand_over
 
     box, count = _mailbox(directory), 0
     if (data := b"\n".join(_lines(file))).startswith(b"-----BEGIN X509 CRL-----"):
@@ -121,7 +122,7 @@ def take(
     for number, line in enumerate(_lines(file), 1):
         try:
             if file.name == FILE:
-                box.put(FILE, read_succession(line).data())
+                hand_over(directory, read_succession(line))
                 typer.echo("the new CA is announced: start the aggregator again")
                 return
             found = fields.mapping(fields.parse(line, "a line"), "a line")
@@ -169,13 +170,16 @@ def rotate(
     """Let a new CA take over: the old one announces it, and devices learn of it by the aggregator."""
     from fedkit.ca.authority import Authority
     from fedkit.ca.succession import FILE
+    from fedkit.cli.succession import hand_over
     from fedkit.secagg.identity import fingerprint
 
+    if directory is not None:
+        _mailbox(directory)  # is there one? before a CA is made
     with Authority(ca) as authority:
         made = authority.succeed(new, timedelta(days=days))
     typer.echo(f"fingerprint: {fingerprint(made.ca)}")
     if directory is not None:
-        _mailbox(directory).put(FILE, made.data())
+        hand_over(directory, made)
     else:
         typer.echo(f"on the aggregator's machine: fedkit ca import {ca / FILE}")
     typer.echo(f"then start the aggregator again, and from now on use --ca {new}")

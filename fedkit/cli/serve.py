@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import typer
 
 from fedkit.cli.door import last_event
 from fedkit.cli.output import Format, FormatOption, echo_json
-from fedkit.errors import ConfigError, CryptoError, WireError
+from fedkit.errors import ConfigError, CryptoError
 
 if TYPE_CHECKING:
     from fedkit.aggregator.serve import Service
@@ -133,34 +132,21 @@ def identity(
 def _trust(directory: Path, own: bytes, ca: Path | None, roster: Path) -> Trust:
     """Who the devices are: a CA, which the directory remembers, or a roster."""
     from fedkit.ca.certificates import ca_key
+    from fedkit.cli.succession import KEPT, succeeded
     from fedkit.secagg.identity import Trust
     from fedkit.secagg.rosterfile import read_trust, write_trust
 
-    kept = directory / "trust.toml"
+    kept = directory / KEPT
     if ca is None:
-        return _succeeded(directory, read_trust(kept if kept.exists() and roster == ROSTER else roster))
+        return succeeded(directory, read_trust(kept if kept.exists() and roster == ROSTER else roster))
     try:
         trust = Trust.of_ca(ca_key(ca.read_bytes()), own)
     except CryptoError as error:
         raise ConfigError(f"--ca {ca}: {error}") from None
-    if kept.exists() and trust.ca not in _succeeded(directory, read_trust(kept)).cas:
+    if kept.exists() and trust.ca not in succeeded(directory, read_trust(kept)).cas:
         raise ConfigError(f"{kept} names another CA than {ca}: devices of that are here already")
     write_trust(kept, trust)
-    return _succeeded(directory, trust)
-
-
-def _succeeded(directory: Path, trust: Trust) -> Trust:
-    """What is believed now that a new CA was announced, if one was."""
-    from fedkit.ca.mailbox import WITHIN
-    from fedkit.ca.succession import FILE, read_succession
-
-    path = directory / WITHIN / FILE
-    if trust.kind != "ca" or not path.exists():
-        return trust
-    try:
-        return read_succession(path.read_bytes()).applied(trust, time.time())
-    except (CryptoError, WireError) as error:
-        raise ConfigError(f"{path}: {error}: remove it, or hand over the right one") from None
+    return succeeded(directory, trust)
 
 
 def _aggregator() -> tuple[Callable[..., Result], type[Service]]:

@@ -11,6 +11,7 @@ that certifies, while one CA takes over from the other.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def read_trust(path: Path) -> Trust:
 
 
 def write_trust(path: Path, trust: Trust) -> None:
-    """Write what `read_trust` reads. ConfigError: there is nobody to be trusted."""
+    """Write what `read_trust` reads, whole or not at all. ConfigError: there is nobody to be trusted."""
     if trust.kind == "none":
         raise ConfigError("no roster file without identities: there is no key to pin")
     tree: dict[str, object] = {"server": trust.server.hex()}
@@ -47,7 +48,12 @@ def write_trust(path: Path, trust: Trust) -> None:
             tree["next_ca"] = trust.next_ca.hex()
     else:
         tree["clients"] = {client: trust.roster[client].hex() for client in sorted(trust.roster)}
-    path.write_text(toml.dumps(tree), encoding="utf-8")
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(toml.dumps(tree))
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
 
 
 class _Place:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,22 @@ def test_a_ca_takes_over(town: Path, fedkit: Any, folder: Path) -> None:
     (town / "aggregator" / "journal" / "enrol" / "next-ca.json").write_text("{}")
     made = fedkit("serve", "toy.toml")
     assert (made.exit_code, "hand over the right one" in made.stderr) == (2, True)
+
+
+def test_a_third_ca_takes_over_when_the_second_has(
+    town: Path, fedkit: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, enrolment, _name = aggregator(town, fedkit, "ward 7")
+    journal.close()
+    home, server = town / "aggregator", enrolment._trust.server
+    write_trust(home / "trust.toml", enrolment._trust)
+    assert fedkit("ca", "rotate", "second", "--dir", "aggregator").exit_code == 0
+    early = fedkit("ca", "rotate", "early", "--ca", "second", "--dir", "aggregator")
+    assert (early.exit_code, "the next has to wait" in early.stderr) == (2, True)
+    now = time.time() + 366 * 86_400
+    with monkeypatch.context() as later:
+        later.setattr("time.time", lambda: now)
+        made = fedkit("ca", "rotate", "third", "--ca", "second", "--dir", "aggregator")
+    assert made.exit_code == 0, made.stderr
+    cas = tuple(ca_key((town / name / "ca.pem").read_bytes()) for name in ("second", "third"))
+    assert _trust(home, server, None, ROSTER).cas == cas

@@ -84,7 +84,7 @@ def read_membership(directory: Path) -> Membership:
             f"{path} is missing: join with `fedkit join TOKEN --dir {directory}`, or give a roster"
         )
     about = _about(path)
-    trust, key = _believed(directory, read_trust(directory / TRUST)), read_key(directory)
+    trust, key = believed(directory, read_trust(directory / TRUST), time.time()), read_key(directory)
     if trust.kind != "ca":
         return Membership(about["address"], about["client"], key, trust)
     certificate = _read(directory / CERTIFICATE)
@@ -98,18 +98,22 @@ def read_membership(directory: Path) -> Membership:
     return Membership(about["address"], about["client"], key, trust, voucher, certificate)
 
 
-def announced(directory: Path, made: Succession) -> None:
-    """Write down that a new CA takes over; the announcement was checked."""
+def announced(directory: Path, made: Succession, trust: Trust) -> None:
+    """Write down that a new CA takes over from that of `trust`; the announcement was checked.
+
+    The old one first: it may itself have taken over, by an announcement that this one replaces.
+    """
+    write_trust(directory / TRUST, Trust.of_ca(trust.ca, trust.server))
     replace_file(directory / FILE, made.data())
 
 
-def _believed(directory: Path, trust: Trust) -> Trust:
-    """The trust of the file, and what was announced since."""
+def believed(directory: Path, trust: Trust, now: float) -> Trust:
+    """What is believed by what was announced to a device with this trust. ConfigError: it is damaged."""
     path = directory / FILE
     if trust.kind != "ca" or not path.exists():
         return trust
     try:
-        return read_succession(path.read_bytes()).applied(trust, time.time())
+        return read_succession(path.read_bytes()).applied(trust, now)
     except (CryptoError, WireError) as error:
         raise ConfigError(f"{path}: {error}: remove it") from None
 

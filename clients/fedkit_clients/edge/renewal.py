@@ -14,7 +14,7 @@ from fedkit.errors import ConfigError, CryptoError
 from fedkit.secagg.identity import fingerprint
 from fedkit_clients.edge.answers import Refused, Unreachable
 from fedkit_clients.edge.enrolment import REQUEST, Desk, admitted, wished
-from fedkit_clients.edge.membership import Membership, announced, keep
+from fedkit_clients.edge.membership import Membership, announced, believed, keep
 
 log = logging.getLogger("fedkit.edge")
 
@@ -59,11 +59,13 @@ class Renewal:
 
     def _hear(self, desk: Desk) -> None:
         """Believe the CA that takes over, if the old one says so."""
-        heir, trust = desk.succession(), self.held.trust
-        if heir is None or (made := heir.applied(trust, self._clock())) == trust:
+        heir, now = desk.succession(), self._clock()
+        trust = believed(self._directory, self.held.trust, now)
+        if heir is None or (made := heir.applied(trust, now)) == self.held.trust:
             return
-        announced(self._directory, heir)
-        self.held = replace(self.held, trust=made)
+        held = replace(self.held, trust=made)
+        announced(self._directory, heir, trust)
+        self.held = held
         log.warning("a new CA takes over: %s", fingerprint(heir.ca))
 
     def _renew(self, desk: Desk) -> None:

@@ -341,3 +341,25 @@ def test_a_new_ca_is_believed_on_the_word_of_the_old_one_and_then_alone(
     (folder / FILE).write_text("{}")
     with pytest.raises(ConfigError, match="remove it"):
         read_membership(folder)
+
+
+def test_a_third_ca_takes_over_from_the_second(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "edge"
+    town.join(folder)
+    renewal, clock = renewing(town, folder)
+    town.heir = town.authority.succeed(tmp_path / "second")
+    assert renewal.look()
+    town.authority.__exit__(None, None, None)
+    town.authority = Authority(tmp_path / "second", lambda: town.now)
+    for days in (100, 100, 90, 76):
+        town.now += timedelta(days=days)
+        clock.unix, clock.steady = town.now.timestamp(), clock.steady + days * DAY
+        if days != 76:  # it hears nothing between the end of the overlap and what is announced then
+            renewal.look()
+    monkeypatch.setattr("time.time", lambda: clock.unix)
+    second, town.heir = town.heir, town.authority.succeed(tmp_path / "third")
+    assert renewal.look()
+    assert renewal.held.trust.cas == (second.ca, town.heir.ca)
+    assert read_membership(folder).trust.cas == (second.ca, town.heir.ca)
