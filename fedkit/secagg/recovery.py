@@ -66,8 +66,16 @@ class Recovery:
         self._shares[holder, opened.owners] = rows
 
     def short(self) -> list[int]:
-        """Owners of whom fewer than t shares came."""
-        return [owner for owner in self.owners if len(self._held(owner).xs) < self._threshold]
+        """Owners of whom fewer than t shares came; where t holders answered, that is noted."""
+        found = [owner for owner in self.owners if len(self._held(owner).xs) < self._threshold]
+        answered = np.count_nonzero(self._given, axis=1) > 0
+        for owner in found:
+            holders = int(np.count_nonzero(answered[self._session.circles[owner]]))
+            without = holders - len(self._held(owner).xs)
+            if holders >= self._threshold:
+                why = f"no share of it with {without} of its holders, unless they keep it back"
+                self._dealt.append(Offence((self._session.clients[owner],), why))
+        return found
 
     def secrets(self) -> dict[int, bytes] | str:
         """The secret of each owner; or of which none can be had from these shares, and why."""

@@ -215,6 +215,7 @@ class SecAggServer:
 
     def _close_unmask(self, answered: tuple[ClientId, ...]) -> None:
         if short := self._recovery.short():
+            self._wrong = self._recovery.offences
             self._abort(f"fewer than t={self._threshold} shares came of {self._names(short)}")
         secrets = self._recovery.secrets()
         self._wrong = self._recovery.offences

@@ -14,7 +14,7 @@ from fedkit.messages import ClientId
 from fedkit.secagg import vault
 from fedkit.secagg.closing import Opened
 from fedkit.secagg.header import Encoding
-from fedkit.secagg.messages import Advert, Stage
+from fedkit.secagg.messages import BOX_BYTES, Advert, Boxes, Stage
 from fedkit.secagg.parameters import Policy
 from fedkit.secagg.primitives.field import GF65536
 from fedkit.secagg.primitives.keys import AgreementKey
@@ -207,6 +207,34 @@ def test_exactly_t_shares_leave_no_choice(rehearse: type[Rehearsal]) -> None:
 def test_more_liars_than_can_be_worked_round(rehearse: type[Rehearsal]) -> None:
     session = lying(rehearse(10, policy=WIDE), ["c000", "c001", "c002", "c003"])
     with pytest.raises(SecAggAborted, match="too few right shares"):
+        session.run()
+    assert told(session) == []
+
+
+def test_boxes_that_do_not_open_are_told_of_their_sender(rehearse: type[Rehearsal]) -> None:
+    """One client ends a session so; it is named, as far as its holders are believed."""
+
+    def closed(stage: Stage, client: ClientId, body: bytes) -> bytes:
+        if (stage, client) != (Stage.share, "c002"):
+            return body
+        made = replace(Boxes.from_bytes(body, 9), boxes=(bytes(BOX_BYTES),) * 9)
+        link = session.server.__dict__["_intake"]._link(client)
+        return replace(made, tag=link.tag(Stage.share, made.claims)).to_bytes()
+
+    for lose in ({}, {"c009": Stage.unmask}):
+        session = rehearse(10, policy=WIDE, lose=lose, up=closed)
+        with pytest.raises(SecAggAborted, match=r"fewer than t=7 shares came of c002$"):
+            session.run()
+        without = 9 - len(lose)
+        assert told(session) == [
+            f"c002: no share of it with {without} of its holders, unless they keep it back"
+        ]
+
+
+def test_holders_that_are_lost_are_nobodys_offence(rehearse: type[Rehearsal]) -> None:
+    lose: dict[ClientId, Stage] = dict.fromkeys(("c006", "c007", "c008", "c009"), Stage.unmask)
+    session = rehearse(10, policy=WIDE, lose=lose)
+    with pytest.raises(SecAggAborted, match="fewer than t=7 shares came of c000"):
         session.run()
     assert told(session) == []
 
