@@ -163,10 +163,11 @@ class FlowerFederation:
         for number, flight in self._nodes.flights().values():
             if self.now() > flight.expires:
                 self._nodes.lose(number)
+        ttl = max(self._patience, SOON)  # in less, no node of Flower answers anything
         for number in self._nodes.reach(self._fleet.nodes()):
-            message = self._fleet.push(number, "query.hello", pack([]), self._patience)
+            message = self._fleet.push(number, "query.hello", pack([]), ttl)
             if message:
-                self._nodes.greet(number, Flight(message, self.now() + self._patience))
+                self._nodes.greet(number, Flight(message, self.now() + ttl))
         self._poll()
 
     def _news(self, node: Node) -> dict[Key, Verdict]:

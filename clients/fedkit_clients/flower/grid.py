@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from flwr.serverapp import Grid
 
 from fedkit.errors import WireError
 from fedkit_clients.flower.fleet import Call, Reply
+
+log = logging.getLogger("fedkit.flower")
 
 STYPE: Final = "fedkit/1"
 """How Flower is told of our bytes: it passes them on as they are."""
@@ -60,6 +63,7 @@ class GridFleet:
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
+        self._apart = False  # whether a reply could not be read, so that each is pulled by itself
 
     def nodes(self) -> Sequence[int]:
         """The ids of the nodes that can be reached now."""
@@ -71,8 +75,23 @@ class GridFleet:
         return sent[0] or "" if sent else ""
 
     def pull(self, messages: Sequence[str]) -> Sequence[Reply]:
-        """Those replies that have come."""
-        return [_reply(message) for message in self._grid.pull_messages(list(messages))]
+        """Those replies that have come; UNREADABLE and a class for one at which Flower raises."""
+        if not self._apart:
+            try:
+                return self._pulled(list(messages))
+            except Exception:
+                log.exception("Flower cannot read a reply: from now on each is pulled by itself")
+                self._apart = True  # one node's bytes take those with them that were pulled beside
+        return [reply for message in messages for reply in self._one(message)]
+
+    def _one(self, message: str) -> Sequence[Reply]:
+        try:
+            return self._pulled([message])
+        except Exception as error:  # noqa: BLE001 - whatever Flower makes of a node's bytes
+            return [Reply(message, b"", ("UNREADABLE", type(error).__name__))]
+
+    def _pulled(self, messages: list[str]) -> list[Reply]:
+        return [_reply(message) for message in self._grid.pull_messages(messages)]
 
 
 def _reply(message: Message) -> Reply:

@@ -45,6 +45,7 @@ class Nodes:
         self._known: dict[int, Node] = {}
         self._asked: dict[int, Flight] = {}
         self._refused: set[int] = set()
+        self._doubles: dict[int, int] = {}  # a node that says it is a client of the other
         self._home: dict[ClientId, int] = {}
         self._reached: set[int] = set()
 
@@ -53,8 +54,8 @@ class Nodes:
         self._reached = set(numbers)
         for number in self._asked.keys() - self._reached:
             del self._asked[number]
-        strangers = self._reached - self._known.keys() - self._asked.keys() - self._refused
-        return sorted(strangers)
+        doubles = {number for number, other in self._doubles.items() if other in self._reached}
+        return sorted(self._reached - self._known.keys() - self._asked.keys() - self._refused - doubles)
 
     def greet(self, number: int, flight: Flight) -> None:
         """It was asked."""
@@ -70,8 +71,8 @@ class Nodes:
         ):
             raise WireError(f"a node of {len(clients)} clients, or one with an id that is too long")
         if taken := [c for c in clients if self._home.get(c, number) in self._reached - {number}]:
-            self._refused.add(number)
-            log.error("node %d says that it is %r, which node %d is", number, taken[0], self._home[taken[0]])
+            self._doubles[number] = other = self._home[taken[0]]
+            log.error("node %d says that it is %r, which node %d is", number, taken[0], other)
             return
         self._known[number] = Node(number, clients, fields.integer(turn, "turn"))
         self._home |= dict.fromkeys(clients, number)

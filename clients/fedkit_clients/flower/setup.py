@@ -1,6 +1,6 @@
 """What a node is: its workload, its clients, and what it insists on; from its own settings first.
 
-scenario, set          a scenario and `key=value` overrides; those of the node count before those of the run
+scenario, set          a scenario and `key=value` overrides of it; a node's own count instead of the run's
 clients                ids, separated by commas
 partition-id, num-partitions     instead of `clients`: every so-manieth client of the workload
 """
@@ -67,6 +67,8 @@ def scenario_of(node: Config, run: Config) -> Scenario:
     if odd := [key for key in node if key not in NODE_KEYS]:
         raise ConfigError(f"node config: {odd[0]}: unknown key; {nearest(odd[0], NODE_KEYS)}")
     own = "scenario" in node
+    if "set" in node and not own:
+        raise ConfigError("node config: set: is for a scenario of the node: give it one, as scenario=...")
     given = node if own else run
     name, overrides = str(given.get("scenario", "")), shlex.split(str(given.get("set", "")))
     if not own:

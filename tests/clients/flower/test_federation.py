@@ -231,6 +231,34 @@ def test_two_nodes_cannot_be_one_client(
     assert "says that it is 'c0', which node 7 is" in caplog.text
 
 
+def test_a_node_that_was_started_again_is_its_clients_once_flower_misses_the_first(make_fleet: Make) -> None:
+    fleet = make_fleet()
+    federation = over(fleet)
+    assert set(federation.clients()) == {"c0", "c1", "c2", "c3"}
+    fleet.setups[20] = fleet.setups[7]
+    federation.clients()
+    assert [node for node, _, _ in fleet.pushed].count(20) == 1
+    del fleet.setups[7]
+    assert set(federation.clients()) == {"c0", "c1", "c2", "c3"}
+
+
+def test_nodes_have_time_to_say_who_they_are_however_impatient_the_run(
+    work: Workload, make_fleet: Make
+) -> None:
+    fleet = make_fleet()
+    asked: list[float] = []
+    push = fleet.push
+
+    def timed(node: int, call: str, blob: bytes, ttl: float) -> str:
+        asked.append(ttl)
+        name: str = push(node, call, blob, ttl)
+        return name
+
+    fleet.push = timed
+    over(fleet, patience=1.0).clients()
+    assert min(asked) >= 30.0
+
+
 def test_an_older_state_of_a_node_is_noticed(work: Workload, make_fleet: Make) -> None:
     fleet = make_fleet()
     old: list[bytes] = []

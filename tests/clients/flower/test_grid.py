@@ -88,6 +88,34 @@ def test_a_message_of_another_app_is_no_parcel(grid_module: Any) -> None:
         grid_module.blob_of(flwr.RecordDict())
 
 
+def test_bytes_that_flower_cannot_read_are_one_nodes_failure(
+    grid_module: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only the head of what a node sends is checked before Flower makes objects of it."""
+    record = grid_module.record(b"back")
+    array = record["fedkit"]
+    bad = array.deflate().replace(b'"dtype"', b'"\xfftype"')
+
+    class Grid:
+        def pull_messages(self, ids: Any) -> Any:
+            made = []
+            for one in ids:
+                if one == "bad":
+                    type(array).inflate(bad, array.children)
+                sent = flwr.Message(grid_module.content(b""), 12, "train", ttl=30.0)
+                sent.metadata.__dict__["_message_id"] = one
+                made.append(flwr.Message(grid_module.content(one.encode()), reply_to=sent))
+            return made
+
+    fleet = grid_module.GridFleet(Grid())
+    assert fleet.pull(["a", "bad", "b"]) == [
+        Reply("a", b"a"),
+        Reply("bad", b"", ("UNREADABLE", "UnicodeDecodeError")),
+        Reply("b", b"b"),
+    ]
+    assert "cannot read a reply" in caplog.text
+
+
 def test_flower_has_the_error_codes_that_we_know(grid_module: Any) -> None:
     codes = pytest.importorskip("flwr.common.constant").ErrorCode
     theirs = {value: name for name, value in vars(codes).items() if isinstance(value, int)}

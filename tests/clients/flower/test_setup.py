@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,20 @@ def test_the_clients_of_a_node(own: str, config: dict[str, Any], clients: tuple[
 def test_a_config_that_cannot_be_says_what_to_write(own: str, config: Config, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         node_setup({"scenario": own, **config}, {})
+
+
+def test_settings_of_a_node_are_never_left_out() -> None:
+    """A node that asks for secure sums and is not heard would give plain ones."""
+    with pytest.raises(ConfigError, match="set: is for a scenario of the node"):
+        node_setup({"clients": "c000", "set": "secagg.mode=honest_server"}, {"scenario": "digits"})
+
+
+def test_the_page_has_settings_that_can_be() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "tutorial-flower.md").read_text(encoding="utf-8")
+    runs = re.findall(r"""-c 'scenario="(\w+)" set="([^"]+)" """, page)
+    assert len(runs) == 1
+    for scenario, settings in runs:
+        assert scenario_of({}, {"scenario": scenario, "set": settings}).population.clients == 4
 
 
 def test_a_node_without_a_scenario_says_so() -> None:
