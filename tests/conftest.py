@@ -1,11 +1,18 @@
-"""What all tests share: data that is required in CI, and no threads fighting for cores."""
+"""What all tests share: data that is required in CI, no threads fighting for cores, Ctrl-C that is heard."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """A shell ignores SIGINT for what it runs in the background, and so would the programs that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
