@@ -10,7 +10,7 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """A shell ignores SIGINT for what it runs in the background, and so would the programs that tests start."""
+    """A shell ignores SIGINT for what it runs in the background, and so would programs that tests start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
