@@ -61,6 +61,7 @@ class Intake:
         advert = Advert.from_bytes(body)
         peer_rules.check_owner(client, advert)
         peer_rules.check_certificate(advert, self._trust)
+        peer_rules.check_one_key(advert, self._board.adverts.get(client))
         peer_rules.check_advert_signature(advert, self._board.header)
         peer_rules.check_keys(advert, self._used)
         return advert, Said(advert_text(self._board.header.digest, advert), advert.signature)

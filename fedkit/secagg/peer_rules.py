@@ -33,6 +33,12 @@ def check_certificate(advert: Advert, trust: Trust) -> None:
         raise PeerRefused(advert.client, "certificate", "nobody vouches for its key")
 
 
+def check_one_key(advert: Advert, first: Advert | None) -> None:
+    """A client has one identity in a session: what another key says is no contradiction of the first."""
+    if first is not None and advert.public != first.public:
+        raise PeerRefused(advert.client, "certificate", "it has advertised under another key already")
+
+
 def check_advert_signature(advert: Advert, header: Header) -> None:
     """The advert is for this session."""
     if not verify(advert.public, advert_text(header.digest, advert), advert.signature):

@@ -160,6 +160,21 @@ def test_without_identities_nobody_can_be_shown_anything(rehearse: type[Rehearsa
     assert session.server.answers.evidence == ()
 
 
+@pytest.mark.parametrize("identities", ["none", "ca"])
+def test_nobody_is_caught_by_what_another_key_says(rehearse: type[Rehearsal], identities: str) -> None:
+    """Where nobody vouches for keys anybody could say it, and shut an honest client out."""
+    session = rehearse(4, identities=identities, policy=Policy(mode=Mode.HONEST_SERVER))  # type: ignore[arg-type]
+    first = answer(session)
+    assert session.server.receive(LIAR, first)
+    voucher = session.authority.certify(LIAR, OTHER.public).signature if identities == "ca" else b""
+    made = Advert(LIAR, b"m" * 32, b"n" * 32, b"c" * 32, OTHER.public, voucher, b"")
+    signature = OTHER.sign(advert_text(session.header.digest, made))
+    with pytest.raises(PeerRefused, match="under another key"):
+        session.server.receive(LIAR, replace(made, signature=signature).to_bytes())
+    assert not session.server.answers.caught
+    assert session.right(session.run())
+
+
 def test_who_agrees_again_says_the_same(rehearse: type[Rehearsal]) -> None:
     """One text has many signatures; whatever else is signed does not agree."""
     session = rehearse(4).until(Stage.agree)
