@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedkit.errors import ConfigError, DataError
+from fedkit.runfolder import sync
 from fedkit.secagg.identity import SigningKey
 
 NAME = "identity.pem"
@@ -27,21 +28,32 @@ def make_key(directory: Path) -> SigningKey:
 
 
 def write_key(directory: Path, key: SigningKey) -> None:
-    """Write a key to `directory`. ConfigError: there is one already, or it cannot be written."""
+    """Write a key to `directory`, whole or not at all. ConfigError: there is one, or it cannot be written."""
     path = directory / NAME
     private = Ed25519PrivateKey.from_private_bytes(key.secret)
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        _place(path, pem)
     except FileExistsError:
         raise ConfigError(f"{path} holds a key already: who has lost it removes the file first") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
-    with os.fdopen(handle, "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
+
+
+def _place(path: Path, pem: bytes) -> None:
+    """Write a file that its owner alone may read; FileExistsError: there is one."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(beside, path)  # a rename would replace what is there
+    finally:
+        beside.unlink()
+    sync(path.parent)
 
 
 def own_key(directory: Path) -> SigningKey:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from fedkit.errors import ConfigError, DataError
-from fedkit.keyfile import NAME, make_key, read_key
+from fedkit.keyfile import NAME, make_key, own_key, read_key
 
 
 def test_what_was_made_is_read_and_is_private(tmp_path: Path) -> None:
@@ -41,3 +42,18 @@ def test_what_is_no_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(other)
     with pytest.raises(ConfigError, match="another kind"):
         read_key(tmp_path)
+
+
+@pytest.mark.parametrize("at", ["write", "link"])
+def test_a_crash_or_a_full_disk_leaves_no_part_of_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync" if at == "write" else "link", fail)
+        with pytest.raises(ConfigError, match="cannot be written"):
+            make_key(tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert own_key(tmp_path).secret == read_key(tmp_path).secret

@@ -30,13 +30,17 @@ def stage(home: Path, db: sqlite3.Connection) -> Path:
     """Copy `home` into its own STAGE folder, with the journal open as `db`, in which nothing goes on."""
     to = home / STAGE
     shutil.rmtree(to, ignore_errors=True)
-    (to / "journal").mkdir(parents=True)
-    to.chmod(0o700)
-    copy = to / "journal" / "journal.sqlite"
-    db.execute("VACUUM INTO ?", (str(copy),))
-    secret = _forget_vectors(copy)
-    for path in _files(home, secret):
-        _link(path, to / path.relative_to(home))
+    try:
+        (to / "journal").mkdir(parents=True)
+        to.chmod(0o700)
+        copy = to / "journal" / "journal.sqlite"
+        db.execute("VACUUM INTO ?", (str(copy),))
+        secret = _forget_vectors(copy)
+        for path in _files(home, secret):
+            _link(path, to / path.relative_to(home))
+    except BaseException:
+        shutil.rmtree(to, ignore_errors=True)  # it may have filled the disk, which the run needs
+        raise
     return to
 
 
@@ -61,14 +65,17 @@ def backup(home: Path, to: Path) -> None:
 
 
 def hand_over(home: Path, to: Path) -> None:
-    """Put the copy of `stage` where it is wanted, flushed to the disk. ConfigError: `to` is there."""
-    made = home / STAGE
+    """Put the copy of `stage` where it is wanted, all of it and flushed. ConfigError: `to` is there."""
+    made, beside = home / STAGE, to.with_name(f"{to.name}.{STAGE}")
     try:
         demand_new(to)
-        shutil.copytree(made, to)
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(made, beside)
         os.sync()
+        beside.rename(to)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        for folder in (made, beside):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def demand_new(to: Path) -> None:

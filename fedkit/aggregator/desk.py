@@ -143,13 +143,15 @@ def make_token(directory: Path) -> str:
     """The operator's token of this directory, made at the first start; ConfigError if it cannot be kept."""
     path = directory / TOKEN
     try:
-        if path.exists():
-            return path.read_text("ascii").strip()
+        if path.exists() and (known := path.read_text("ascii").strip()):
+            return known
         directory.mkdir(parents=True, exist_ok=True)
         token = secrets.token_urlsafe(32)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
+        beside = path.with_name(path.name + ".tmp")
+        beside.unlink(missing_ok=True)
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(token + "\n")
+        beside.replace(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be used: {error}") from error
     return token

@@ -19,7 +19,7 @@ log = logging.getLogger("fedkit.aggregator")
 LOOK = 5.0
 """Seconds between two looks whether the disk can be written."""
 _PROBE = 1 << 20
-_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EMFILE, errno.ENFILE}
 _SQLITE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ def persevering(
 
 
 def is_of_the_disk(error: BaseException | None) -> bool:
-    """Whether a full, broken or read-only disk is behind an error."""
+    """Whether a full, broken or read-only disk is behind an error, or that too many files are open."""
     while error is not None:
         if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE:
             return True

@@ -115,7 +115,7 @@ class Uploads:
             found = wire.decode(path.read_bytes())
             if reply.key.stage:
                 path.unlink()
-        except (WireError, OSError) as error:
+        except (WireError, FileNotFoundError) as error:
             return Failure(reply.key, "wire", type(error).__name__, "", str(error))
         if not isinstance(found, expected | Failure) or found.key != reply.key:
             return Failure(reply.key, "wire", "WireError", "", "the frame is no result of this key")

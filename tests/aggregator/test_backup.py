@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import threading
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fedkit.aggregator import backup as backup_module
 from fedkit.aggregator.backup import STAGE, backup, hand_over, stage
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.leases import Leases
@@ -107,3 +109,23 @@ def test_one_that_runs_is_not_copied_behind_its_back(site: Any, home: Path) -> N
         backup(home, home.parent / "copy")
     with pytest.raises(ConfigError, match="holds no aggregator"):
         backup(home.parent / "nothing", home.parent / "copy")
+
+
+def test_a_copy_that_fails_leaves_nothing_behind(
+    site: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(backup_module, "_link", full)
+        with site.journal.held() as db, pytest.raises(OSError, match="no space"):
+            stage(home, db)
+    assert not (home / STAGE).exists()
+    with site.journal.held() as db:
+        stage(home, db)
+    with monkeypatch.context() as broken:
+        broken.setattr("os.sync", full)
+        with pytest.raises(OSError, match="no space"):
+            hand_over(home, tmp_path / "copy")
+    assert not [path for path in (home / STAGE, *tmp_path.glob("copy*")) if path.exists()]

@@ -58,6 +58,8 @@ def test_the_token_is_its_owners_alone_and_stays(tmp_path: Path) -> None:
     assert len(made) >= 32
     assert (tmp_path / TOKEN).stat().st_mode & 0o777 == 0o600
     assert make_token(tmp_path) == made
+    (tmp_path / TOKEN).write_text("")
+    assert len(make_token(tmp_path)) >= 32, "what a crash left empty is made anew"
     (tmp_path / "other").write_text("")
     with pytest.raises(ConfigError, match="cannot be used"):
         make_token(tmp_path / "other")

@@ -162,6 +162,8 @@ def rotate(
     if not held.certificate:
         raise ConfigError(f"{directory} is of a roster: make a new key there, and write it into the roster")
     with closing(lock_file(directory / "lock")):
+        if (folder / keyfile.NAME).exists() and keyfile.read_key(folder).public == held.key.public:
+            shutil.rmtree(folder)  # left by a crash when all was done
         key = keyfile.own_key(folder)
         request = wished(folder / REQUEST, held, key, clock())
         desk = Desk(held.address, held.trust.server, proxy, transport)

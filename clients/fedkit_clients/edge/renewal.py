@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from fedkit.errors import ConfigError, CryptoError
+from fedkit.errors import ConfigError, CryptoError, RunFailed
 from fedkit.secagg.identity import fingerprint
 from fedkit_clients.edge.answers import Refused, Unreachable
 from fedkit_clients.edge.enrolment import REQUEST, Desk, admitted, wished
@@ -53,7 +53,7 @@ class Renewal:
                     self._next = self._steady() + DAY
         except Unreachable as error:
             log.info("the certificate is not renewed yet: %s", error)
-        except (ConfigError, CryptoError, Refused, OSError) as error:
+        except (ConfigError, CryptoError, Refused, RunFailed, OSError) as error:
             log.error("the certificate cannot be renewed: %s", error)
         return before != (self.held.trust, self.held.voucher)
 

@@ -73,10 +73,16 @@ class DiskSessions:
 
     def _write(self, row: Row) -> None:
         fresh = not self._path.exists()
-        with self._path.open("ab") as file:
-            file.write(_line(row))
-            file.flush()
-            os.fsync(file.fileno())
+        before = 0 if fresh else self._path.stat().st_size
+        try:
+            with self._path.open("ab") as file:
+                file.write(_line(row))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            if self._path.exists():  # or the next line would begin within what came of this one
+                os.truncate(self._path, before)
+            raise
         if fresh:
             sync(self._path.parent)
 

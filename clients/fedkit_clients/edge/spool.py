@@ -49,10 +49,14 @@ _NAME = re.compile(r"[0-9a-f]{64}")
 def write_file(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, flushed to the disk before this returns."""
     beside = path.with_name(path.name + ".tmp")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        remove(beside)  # a disk that is full has no room for a part of it
+        raise
     move(beside, path)
 
 
@@ -79,6 +83,8 @@ class Spool:
         self.folder = folder
         for name in (*_STAGES, "memory", "models", "parts"):
             (folder / name).mkdir(parents=True, exist_ok=True)
+        for path in folder.rglob("*.tmp"):
+            remove(path)
         self.store = MemoryStore(folder / "memory", CACHE)
         self.settled: list[str] = []
         self._keys: dict[str, Key] = {}

@@ -363,3 +363,29 @@ def test_a_third_ca_takes_over_from_the_second(
     assert renewal.look()
     assert renewal.held.trust.cas == (second.ca, town.heir.ca)
     assert read_membership(folder).trust.cas == (second.ca, town.heir.ca)
+
+
+def test_a_full_disk_at_renewal_stops_nothing(
+    town: Town, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "edge"
+    town.join(folder)
+    renewal, clock = renewing(town, folder)
+    town.now += timedelta(days=90)
+    clock.unix = town.now.timestamp()
+    (folder / "renewal.json.tmp").mkdir()  # nothing can be written there
+    renewal.look()
+    assert "cannot be renewed" in caplog.text
+    (folder / "renewal.json.tmp").rmdir()
+    clock.steady += EVERY
+    renewal.look()
+    assert read_membership(folder).half > clock.unix
+
+
+def test_a_rotation_that_a_crash_left_behind_does_not_stand_for_the_next(town: Town, tmp_path: Path) -> None:
+    folder = tmp_path / "edge"
+    town.join(folder)
+    before = keyfile.read_key(folder)
+    keyfile.write_key(folder / "rotation", before)
+    rotate(folder, 0.0, transport=town.transport, clock=lambda: town.now.timestamp())
+    assert read_membership(folder).key.public != before.public

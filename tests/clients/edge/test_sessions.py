@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -115,3 +116,23 @@ def test_the_file_of_years_stays_small(tmp_path: Path, monkeypatch: pytest.Monke
     assert again.signed("j1", 99, "train", bytes(32))
     assert again.joined("j1", 100, "train") == 1
     assert again.seen((99).to_bytes(32, "big"))
+
+
+def test_a_line_that_a_full_disk_cut_short_does_not_run_into_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = DiskSessions(tmp_path)
+    disk.sign("j1", 2, "train", MODELS[0])
+
+    def full(handle: int) -> None:
+        os.ftruncate(handle, os.fstat(handle).st_size - 9)
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="no space"):
+            disk.joined("j1", 3, "train")
+    disk.joined("j1", 4, "train")
+    again = DiskSessions(tmp_path)
+    assert again.signed("j1", 2, "train", MODELS[1])
+    assert (again.joined("j1", 3, "train"), again.joined("j1", 4, "train")) == (0, 1)

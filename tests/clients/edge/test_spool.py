@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from fedkit import wire
 from fedkit.errors import CheckpointError
 from fedkit.messages import EncodedUpdate, Key, Task
-from fedkit_clients.edge.spool import Spool
+from fedkit_clients.edge.spool import Spool, write_file
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 MODEL = "ab" * 32
@@ -173,3 +174,20 @@ def test_a_task_that_was_held_twice_is_one(tmp_path: Path) -> None:
     (tmp_path / "tasks" / name(frame)).write_bytes(before)  # the process died between the two writes
     again = Spool(tmp_path)
     assert (again.next_task(), len(again.held())) == (None, 1)
+
+
+def test_what_a_crash_left_half_written_is_swept(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    (spool.folder / "finished" / f"{'0' * 64}.tmp").write_bytes(b"half")
+    Spool(tmp_path)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_full_disk_keeps_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_file(tmp_path / "file", b"data")
+    assert not list(tmp_path.iterdir())
