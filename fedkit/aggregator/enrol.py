@@ -114,14 +114,25 @@ class Enrolment:
         return data
 
     def _keep(self, request: Request) -> None:
-        """Write a request down. Refusal: its invite is used up."""
-        once = None if request.renews else request.by.hex()
+        """Write a request down. Refusal: its invite is used up.
+
+        A device waits for one renewal: a newer one takes its place, or it could fill disk and CA with them.
+        """
+        once, old = None if request.renews else request.by.hex(), list[tuple[str]]()
         row = (request.id, request.client, once, request.data(), self._clock())
         with self._journal.transaction(durable=True) as db:
+            if request.renews:
+                old = db.execute(
+                    "SELECT id FROM enrolments WHERE client = ? AND once IS NULL AND answer IS NULL",
+                    (request.client,),
+                ).fetchall()
+                db.executemany("DELETE FROM enrolments WHERE id = ?", old)
             db.execute(
                 "INSERT OR IGNORE INTO enrolments (id, client, once, request, at) VALUES (?, ?, ?, ?, ?)", row
             )
             kept = db.execute("SELECT 1 FROM enrolments WHERE id = ?", (request.id,)).fetchone()
+        for (name,) in old:
+            self._mailbox.done(name)
         if kept is None:
             told = f"the invite for client {request.client!r} was used with another key"
             raise Refusal(409, "used", told)

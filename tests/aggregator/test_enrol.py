@@ -365,3 +365,15 @@ def test_a_fleet_is_taken_in_parts(town: Town, monkeypatch: pytest.MonkeyPatch) 
     town.approve()
     assert [len(town.enrolment.clients()) for _ in range(4)] == [2, 4, 5, 5]
     assert not [*town.box.requests(), *town.box.answers()]
+
+
+def test_a_device_waits_for_one_renewal(town: Town) -> None:
+    town.join()
+    asked = [make_request("ward 7", KEY, KEY, 4_000_000_000 + number) for number in range(20)]
+    for request in asked:
+        town.enrolment.take(request.data())
+    assert [name for name, _ in town.box.requests()] == [asked[-1].id]
+    assert list(town.enrolment.pending()) == ["ward 7"]
+    refused(lambda: town.enrolment.answer(asked[0].id), 404, "unknown")
+    town.approve()
+    assert town.enrolment.answer(asked[-1].id) is not None

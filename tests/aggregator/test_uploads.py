@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedkit import wire
+from fedkit.aggregator.persevering import is_of_the_disk
 from fedkit.aggregator.refusal import Refusal
 from fedkit.federation import Verdict
 from fedkit.messages import EncodedUpdate, Failure, Key
@@ -186,3 +188,22 @@ def test_a_file_that_a_power_cut_took_is_begun_again(site: Any) -> None:
         site.uploads.append("alice", name, 20, frame[20:])
     assert refused.value.status == 404
     assert site.uploads.begin("alice", key, len(frame), sha(frame)) == (name, 0)
+
+
+def test_what_cannot_be_opened_now_is_not_lost(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = sent(site)
+    frame = result(key)
+    name, _ = site.uploads.begin("alice", key, len(frame), sha(frame))
+    site.uploads.append("alice", name, 0, frame)
+
+    def too_many(*_: object) -> bytes:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_bytes", too_many)
+        with pytest.raises(OSError, match="too many") as found:
+            received(site)
+    assert is_of_the_disk(found.value), "the run waits and begins again from its checkpoint"
+    site.again()
+    (arrival,) = received(site)
+    assert arrival.reply == wire.decode(frame)
