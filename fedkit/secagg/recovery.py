@@ -73,7 +73,7 @@ class Recovery:
             holders = int(np.count_nonzero(answered[self._session.circles[owner]]))
             without = holders - len(self._held(owner).xs)
             if holders >= self._threshold:
-                why = f"no share of it with {without} of its holders, unless they keep it back"
+                why = f"no share of it with {without} of its holders, unless they keep it back or the network spoilt it"
                 self._dealt.append(Offence((self._session.clients[owner],), why))
         return found
 
