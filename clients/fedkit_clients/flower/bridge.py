@@ -7,7 +7,7 @@ is its owner's alone.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedkit import fields
@@ -19,10 +19,13 @@ _CALLS = ("nodes", "push", "pull")
 
 
 class BridgeFleet:
-    """The fleet of a ServerApp that serves this socket. RunFailed: the ServerApp is gone, or has failed."""
+    """The fleet of a ServerApp that serves this socket. RunFailed: the ServerApp is gone, or has failed.
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    failed: makes that error of what has happened; whoever has started Flower's programs knows their logs.
+    """
+
+    def __init__(self, connection: socket.socket, failed: Callable[[str], RunFailed] = RunFailed) -> None:
+        self._connection, self._failed = connection, failed
 
     def nodes(self) -> Sequence[int]:
         """The ids of the nodes that can be reached now."""
@@ -46,9 +49,9 @@ class BridgeFleet:
             _send(self._connection, pack([row]))
             rows = unpack(_receive(self._connection), "error", "nodes", "push", "pull", "end")
         except (OSError, EOFError) as error:
-            raise RunFailed("Flower's ServerApp has ended: its log says why") from error
+            raise self._failed("Flower's ServerApp has ended") from error
         if rows and rows[0].kind == "error":
-            raise RunFailed(f"Flower's Grid failed: {rows[0].fields[0]}; the log of the ServerApp says more")
+            raise self._failed(f"Flower's Grid failed with {rows[0].fields[0]}")
         return rows
 
 

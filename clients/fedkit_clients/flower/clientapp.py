@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from flwr.app import Context, Message
 
 from fedkit_clients.flower.grid import NAME, NodeError, blob_of, content, record
+from fedkit_clients.flower.guard import demand_flower
 from fedkit_clients.flower.node import Kept, answer
 from fedkit_clients.flower.parcel import Row, pack
 from fedkit_clients.flower.setup import node_setup
@@ -24,6 +25,7 @@ log = logging.getLogger("fedkit.flower")
 def hello(message: Message, context: Context) -> Message:
     """Which clients this node is, and how much it remembers."""
     with _quietly():
+        demand_flower()
         clients = node_setup(context.node_config, context.run_config).clients
         turn = Kept.read(_state(context)).turn
         return Message(content(pack([Row("hello", (turn, *clients))])), reply_to=message)

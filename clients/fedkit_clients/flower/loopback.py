@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from fedkit.config import Scenario
@@ -118,7 +119,7 @@ class Loopback(FlowerFederation):
                         raise programs.failed("superlink", "Flower's ServerApp did not start") from None
                 else:
                     connection.settimeout(None)
-                    return BridgeFleet(connection)
+                    return BridgeFleet(connection, partial(programs.failed, "superlink"))
 
 
 def app_folder() -> Path:

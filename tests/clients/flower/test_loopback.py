@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from fedkit.config import Scenario
 from fedkit.errors import ConfigError, RunFailed
+from fedkit.job import Job
 from fedkit.trainer import Workload
 from fedkit_clients.flower import loopback
+from fedkit_clients.flower.federation import FlowerFederation
 from fedkit_clients.flower.loopback import Loopback
 from fedkit_clients.flower.programs import Programs
 
@@ -181,6 +184,36 @@ def test_clients_are_divided_among_nodes(work: Workload, installed: None) -> Non
     made = Loopback(work, scenario=Scenario(), nodes=3)
     assert made.parts() == [("c0", "c3"), ("c1",), ("c2",)]
     assert len(Loopback(work, scenario=Scenario()).parts()) == 4
+
+
+class Dies(Programs):
+    """Programs that are started, and then gone."""
+
+    def superlink(self) -> None:
+        (self.folder / "superlink.log").write_text("no space left")
+
+    def supernode(self, name: str, config: Mapping[str, str | int]) -> None:
+        pass
+
+    def run(self, app: Path, config: Mapping[str, str | int]) -> None:
+        with socket.socket(socket.AF_UNIX) as near:
+            near.connect(str(config["bridge"]))
+
+
+def test_when_flower_dies_the_error_says_what_it_said_and_its_log_stays(
+    work: Workload, installed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loopback, "Programs", Dies)
+    monkeypatch.setattr(FlowerFederation, "open", lambda _, job: None)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = Loopback(work, scenario=Scenario())
+    made.open(cast("Job", None))
+    try:
+        with pytest.raises(RunFailed, match=r"ServerApp has ended: .* no space left .*superlink\.log"):
+            made.clients()
+    finally:
+        made.stop()
+    assert [log.read_text() for log in tmp_path.glob("*/superlink.log")] == ["no space left"]
 
 
 @pytest.mark.parametrize("nodes", [-1, 5])
