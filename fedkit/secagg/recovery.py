@@ -73,8 +73,9 @@ class Recovery:
             holders = int(np.count_nonzero(answered[self._session.circles[owner]]))
             without = holders - len(self._held(owner).xs)
             if holders >= self._threshold:
-                why = f"no share of it with {without} of its holders, unless they keep it back or the network spoilt it"
-                self._dealt.append(Offence((self._session.clients[owner],), why))
+                why = f"no share of it with {without} of its holders"
+                doubt = "unless they keep it back or the network spoilt it"
+                self._dealt.append(Offence((self._session.clients[owner],), f"{why}, {doubt}"))
         return found
 
     def secrets(self) -> dict[int, bytes] | str:
