@@ -172,10 +172,9 @@ def test_what_our_client_app_raises_tells_the_server_no_text(
 def test_a_node_with_another_flower_takes_no_part(
     grid_module: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fedkit_clients.flower import guard
     from fedkit_clients.flower.clientapp import hello
 
-    monkeypatch.setattr(guard.metadata, "version", lambda _: "1.44.0")
+    monkeypatch.setattr("fedkit_clients.flower.guard.metadata.version", lambda _: "1.44.0")
     message = flwr.Message(grid_module.content(b""), 12, "query.hello", ttl=30.0)
     with pytest.raises(grid_module.NodeError, match="ConfigError"):
         hello(message, flwr.Context(1, 12, {"clients": "c000"}, flwr.RecordDict(), {"scenario": "digits"}))
