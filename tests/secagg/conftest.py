@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -224,6 +224,13 @@ class Rehearsal:
             self.run()
         assert set(self.refused) == set(self.names) - set(self.lose)
         return {error.rule for error in self.refused.values()}
+
+    def goes_on(self) -> bool:
+        """Whether the same clients sum the next round, told nothing but the truth."""
+        after = replace(
+            self, round=self.round + 1, sessions=self.sessions, down=untouched, up=untouched, lose={}
+        )
+        return after.right(after.run()) and not after.refused
 
     def answered(self, stage: Stage) -> bool:
         """The whole session; whether everybody answers this stage."""

@@ -65,7 +65,9 @@ HEADERS: Mapping[str, tuple[str, Lie]] = {
 @pytest.mark.parametrize("rule", HEADERS)
 def test_a_header_that_lies(rehearse: type[Rehearsal], off: Off, rule: str) -> None:
     check, lie = HEADERS[rule]
-    assert rehearse(5).lying(Stage.advertise, lie).refusals() == {rule}
+    session = rehearse(5).lying(Stage.advertise, lie)
+    assert session.refusals() == {rule}
+    assert session.goes_on()
     off(check)
     assert rehearse(5).lying(Stage.advertise, lie).answered(Stage.advertise)
 
@@ -216,7 +218,9 @@ ROSTERS: Mapping[str, tuple[str, Lie]] = {
 @pytest.mark.parametrize("rule", ROSTERS)
 def test_a_roster_that_lies(rehearse: type[Rehearsal], off: Off, rule: str) -> None:
     check, lie = ROSTERS[rule]
-    assert rehearse(5).lying(Stage.share, lie).refusals() == {rule}
+    session = rehearse(5).lying(Stage.share, lie)
+    assert session.refusals() == {rule}
+    assert session.goes_on()
     off(check)
     assert rehearse(5).lying(Stage.share, lie).answered(Stage.share)
 

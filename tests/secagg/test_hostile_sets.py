@@ -101,7 +101,9 @@ LIES: Mapping[tuple[Stage, str], tuple[str, Mapping[str, object], Lie]] = {
 @pytest.mark.parametrize(("stage", "rule"), LIES)
 def test_sets_that_lie(rehearse: type[Rehearsal], off: Off, stage: Stage, rule: str) -> None:
     check, setting, lie = LIES[stage, rule]
-    assert rehearse(**setting).lying(stage, lie).refusals() == {rule}  # type: ignore[arg-type]
+    session = rehearse(**setting).lying(stage, lie)  # type: ignore[arg-type]
+    assert session.refusals() == {rule}
+    assert session.goes_on()
     off(check)
     assert rehearse(**setting).lying(stage, lie).answered(stage)  # type: ignore[arg-type]
 
