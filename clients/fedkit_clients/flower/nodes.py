@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fedkit import fields
-from fedkit.errors import WireError
+from fedkit.errors import WireError, shown
 from fedkit.federation import Request, Verdict
 from fedkit.messages import MOST_ID_BYTES, ClientId, Key
 from fedkit_clients.flower.parcel import only, unpack
@@ -66,10 +66,12 @@ class Nodes:
         self._asked.pop(number, None)
         turn, *names = only(unpack(blob, "hello"), "hello").fields or (None,)
         clients = tuple(fields.text(name, "client") for name in names)
-        if not 0 < len(set(clients)) == len(clients) <= MOST_CLIENTS or any(
-            len(c.encode()) > MOST_ID_BYTES for c in clients
-        ):
-            raise WireError(f"a node of {len(clients)} clients, or one with an id that is too long")
+        if not 0 < len(set(clients)) == len(clients) <= MOST_CLIENTS:
+            raise WireError(f"a node of {len(clients)} clients, or of one twice")
+        if odd := [c for c in clients if not c or not c.isprintable() or len(c.encode()) > MOST_ID_BYTES]:
+            raise WireError(
+                f"a client {shown(odd[0])}: an id is 1 to {MOST_ID_BYTES} bytes that can be printed"
+            )
         if taken := [c for c in clients if self._home.get(c, number) in self._reached - {number}]:
             self._doubles[number] = other = self._home[taken[0]]
             log.error("node %d says that it is %r, which node %d is", number, taken[0], other)

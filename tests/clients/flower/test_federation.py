@@ -196,7 +196,11 @@ def test_a_parcel_that_no_node_sends_is_refused(work: Workload, make_fleet: Make
 @pytest.mark.parametrize(
     "row",
     [
-        *(Row("hello", told) for told in [(), (0,), ("0", "c1"), (0, 1), (0, "c1", "c1"), (0, "x" * 256)]),
+        *(
+            Row("hello", told)
+            for told in [(), (0,), ("0", "c1"), (0, 1), (0, "c1", "c1"), (0, "x" * 256), (0, "")]
+        ),
+        Row("hello", (0, "c1\n\x1b[31mround 2: accuracy 1.0")),
         Row("kept", (0,)),
     ],
 )
