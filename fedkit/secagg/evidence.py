@@ -21,7 +21,7 @@ from fedkit import fields
 from fedkit.errors import ConfigError, DataError, WireError, shown
 from fedkit.messages import ClientId
 from fedkit.secagg.blame import Offence
-from fedkit.secagg.frames import PROTOCOL, parts_of
+from fedkit.secagg.frames import PROTOCOL, client_bytes, parts_of
 from fedkit.secagg.identity import Trust
 from fedkit.secagg.messages import Advert, Stage
 from fedkit.secagg.primitives.signatures import verify
@@ -52,7 +52,8 @@ class Evidence:
     def proves(self, trust: Trust) -> bool:
         """Whether the client contradicted itself, for one who has `trust` and nothing else."""
         both = (self.first, self.second)
-        if trust.kind == "none" or not trust.vouches(self.client, self.public, self.voucher):
+        voucher = self.voucher if trust.kind == "ca" else b""  # to a roster it makes no difference
+        if trust.kind == "none" or not trust.vouches(self.client, self.public, voucher):
             return False
         return _contradict(*both) and all(verify(self.public, *said) for said in both)
 
@@ -83,7 +84,9 @@ class Evidence:
         ]
         first, second = (Said(_bytes(text, "a statement"), _bytes(by, "a signature")) for text, by in pairs)
         public, voucher = (_bytes(told[name], name) for name in ("public", "voucher"))
-        return cls(fields.text(told["client"], "client"), public, voucher, first, second)
+        client = fields.text(told["client"], "client")
+        client_bytes(client)
+        return cls(client, public, voucher, first, second)
 
 
 def read_evidence(path: Path) -> Evidence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,19 @@ def test_the_key_has_to_be_that_of_the_client() -> None:
     assert not evidence(*two, public=OTHER.public).proves(TRUST)
     assert not evidence(said(), said(claims=b"two")).proves(Trust.none())
     assert not evidence(said(), said(claims=b"two"), client="c003").proves(TRUST)  # type: ignore[arg-type]
+
+
+def test_a_roster_believes_the_key_whoever_vouches_for_it_too() -> None:
+    made = evidence(said(), said(claims=b"two"), voucher=b"v" * SIGNATURE_BYTES)
+    assert made.proves(TRUST)
+    assert not made.proves(Trust.of_ca(OTHER.public, KEY.public))
+
+
+@pytest.mark.parametrize("client", ["", "x" * 256])
+def test_evidence_about_nobody_is_none(client: str) -> None:
+    told = evidence(said(), said(claims=b"two")).to_json() | {"client": client}
+    with pytest.raises(WireError, match="a client id"):
+        Evidence.from_json(json.dumps(told).encode())
 
 
 def test_a_statement_and_its_parts() -> None:
