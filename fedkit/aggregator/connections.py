@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+from contextlib import suppress
 from typing import Any
 
 import h11
@@ -23,32 +25,41 @@ HEAD_LIMIT = 1 << 14
 """Most bytes of the head of a request."""
 PLACES = 4096
 """Connections at the same time, where the system allows as many open files."""
-_OTHER_FILES = 256
+_OTHER_FILES = 512
+AT_ONCE = _OTHER_FILES // 4
+"""Connections that are opened before those that had to go are closed."""
 
 
 class Places:
     """Who is connected. Where all places are taken, the stranger that came first goes.
 
-    A peer is a stranger until it is `known`. All of it happens in the event loop.
+    A peer is a stranger until it is `known`, from when it knocks: with TLS it may dawdle before a word is
+    said. All of it happens in the event loop.
     """
 
     def __init__(self, most: int = PLACES) -> None:
         self._most = most
-        self._strangers: dict[object, Careful] = {}
+        self._strangers: dict[object, Careful | socket.socket] = {}
         self._known: dict[object, Careful] = {}
         self.turned_away = 0
 
+    def knock(self, client: object, connection: socket.socket) -> None:
+        """A connection was opened; nothing was said by it."""
+        self._strangers.pop(client, None)  # one of which only the address is left
+        self._strangers[client] = connection
+        self._bound()
+
     def enter(self, peer: Careful) -> None:
-        """A connection was opened."""
-        self._strangers[peer.client] = peer
-        if len(self._strangers) + len(self._known) > self._most:
-            self.turned_away += 1
-            self._strangers.pop(next(iter(self._strangers))).abort()
+        """A connection that has knocked is ready for requests."""
+        if peer.client in self._strangers:
+            self._strangers[peer.client] = peer
+        else:
+            peer.abort()  # it had to go meanwhile
 
     def known(self, client: object) -> None:
         """Whoever calls from this address has signed a request."""
         peer = self._strangers.pop(client, None)
-        if peer is not None:
+        if peer is not None and not isinstance(peer, socket.socket):
             self._known[client] = peer
 
     def leave(self, peer: Careful) -> None:
@@ -59,7 +70,38 @@ class Places:
 
     def counts(self) -> tuple[int, int]:
         """How many are strangers, and how many are known."""
-        return len(self._strangers), len(self._known)
+        strangers = [one for one in self._strangers.values() if not _hung_up(one)]
+        return len(strangers), len(self._known)
+
+    def _bound(self) -> None:
+        """Let strangers go until there are no more peers than places."""
+        while len(self._strangers) + len(self._known) > self._most and self._strangers:
+            first = self._strangers.pop(next(iter(self._strangers)))
+            if _hung_up(first):
+                continue
+            if not isinstance(first, socket.socket):
+                first.abort()
+            else:
+                with suppress(OSError):
+                    first.shutdown(socket.SHUT_RDWR)  # asyncio, whose it is, then closes it
+            self.turned_away += 1
+
+
+def _hung_up(peer: Careful | socket.socket) -> bool:
+    """Whether this is a connection that was over before it was ready."""
+    return isinstance(peer, socket.socket) and peer.fileno() < 0
+
+
+class Door(socket.socket):
+    """A listening socket that tells `places` who knocks."""
+
+    places: Places
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection, and the address of its peer."""
+        connection, address = super().accept()
+        self.places.knock(address[:2], connection)
+        return connection, address
 
 
 class Careful(H11Protocol):

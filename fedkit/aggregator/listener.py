@@ -14,7 +14,7 @@ import uvicorn
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
-from fedkit.aggregator.connections import HEAD_LIMIT, IDLE_SECONDS, Places, careful, room
+from fedkit.aggregator.connections import AT_ONCE, HEAD_LIMIT, IDLE_SECONDS, Door, Places, careful, room
 from fedkit.aggregator.tls import LOOK, certificate, load
 from fedkit.errors import ConfigError
 from fedkit.keyfile import NAME
@@ -42,7 +42,8 @@ class Listener:
         self._drain, self._tls = drain, tls
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         # the protocol by name: asyncio switches Nagle's delay of 40 ms off for no other socket
-        self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket = Door(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket.places = places = places or Places(room())
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind((host, port))
@@ -51,7 +52,7 @@ class Listener:
             raise ConfigError(f"address {host}:{port} cannot be served: {error}; give another") from error
         shown = f"[{host}]" if family == socket.AF_INET6 else host
         self.url = f"{'http' if tls is None else 'https'}://{shown}:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(self._config(asgi, places or Places(room())))
+        self._server = uvicorn.Server(self._config(asgi, places))
         self._thread = threading.Thread(
             target=self._server.run, args=([self._socket],), name="fedkit-aggregator", daemon=True
         )
@@ -76,8 +77,10 @@ class Listener:
         config = uvicorn.Config(
             asgi,
             http=careful(places),
+            loop="asyncio",  # others would not come in by the Door
             ws="none",
             h11_max_incomplete_event_size=HEAD_LIMIT,
+            backlog=AT_ONCE,
             timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=_CLOSING,
             ssl_certfile=certificate(self._tls) if self._tls is not None else None,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import resource
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from fedkit.aggregator import connections
 from fedkit.aggregator.connections import Places, room
 from fedkit.aggregator.listener import Listener
+from fedkit.keyfile import make_key
 
 PATIENCE = 20.0
 BIG = b"x" * (1 << 25)
@@ -143,10 +146,10 @@ def test_where_all_places_are_taken_the_first_stranger_goes() -> None:
     places = Places(3)
     made = [_Peer(number) for number in range(5)]
     for one in made[:3]:
-        places.enter(one)  # type: ignore[arg-type]
+        comes(places, one)
     places.known(0)
     for one in made[3:]:
-        places.enter(one)  # type: ignore[arg-type]
+        comes(places, one)
     assert [one.gone for one in made] == [False, True, True, False, False]
     assert places.counts() == (2, 1)
     assert places.turned_away == 2
@@ -159,9 +162,15 @@ def test_where_everybody_is_known_the_newcomer_goes() -> None:
     places = Places(2)
     made = [_Peer(number) for number in range(3)]
     for one in made:
-        places.enter(one)  # type: ignore[arg-type]
+        comes(places, one)
         places.known(one.client)
     assert [one.gone for one in made] == [False, False, True]
+
+
+def comes(places: Places, peer: Any) -> None:
+    with socket.socket() as connection:
+        places.knock(peer.client, connection)
+        places.enter(peer)
 
 
 class _Peer:
@@ -199,7 +208,30 @@ def test_there_is_room_for_as_many_as_the_system_allows() -> None:
     try:
         assert 16 <= room(100) <= 100
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
-        assert room(40_000) == max(16, min(40_000, (min(40_256, hard) if hard > 0 else 40_256) - 256))
+        assert room(40_000) == max(16, min(40_000, (min(40_512, hard) if hard > 0 else 40_512) - 512))
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 300
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_who_never_shakes_hands_takes_no_place_for_long(tmp_path: Path) -> None:
+    make_key(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    places = Places(4)
+    with Listener(app, "127.0.0.1", 0, tmp_path, places=places) as listener, ExitStack() as stack:
+        address = ("127.0.0.1", int(listener.url.rpartition(":")[2]))
+        silent = [stack.enter_context(peer(address)) for _ in range(8)]
+        assert all(closed(one) for one in silent[:4])
+        speaks = stack.enter_context(context.wrap_socket(peer(address)))
+        assert asks(speaks).startswith(b"HTTP/1.1 200")
+        assert (places.counts()[0] <= 4, places.turned_away) == (True, 5)
+
+
+def test_who_hung_up_has_not_been_turned_away() -> None:
+    places, (here, there) = Places(1), socket.socketpair()
+    with there:
+        places.knock(("h", 1), here)
+        here.close()
+        places.knock(("h", 2), there)
+        assert (places.counts(), places.turned_away) == ((1, 0), 0)
