@@ -173,7 +173,8 @@ class EdgeClient:
             log.info("round %d: %s", key.round, verdict)
         if news.settled:
             self._transport.acknowledge([], [key for key, _ in news.settled])
-        self._offers |= {offer.id: offer for offer in news.offers}
+        room = max(0, joined.spool.room - len(self._offers))  # what is not taken is offered again
+        self._offers |= {offer.id: offer for offer in news.offers[:room]}
         for offer in list(self._offers.values()):
             self._take(joined, offer)
             self._transport.acknowledge([offer.id], [])

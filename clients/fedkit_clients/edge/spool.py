@@ -36,6 +36,8 @@ from fedkit_clients.edge.offers import Blob
 log = logging.getLogger("fedkit.edge")
 
 Streams: TypeAlias = Mapping[str, Memory]
+WAITING = 32
+"""Tasks that may wait here, with their models: an aggregator must not fill the disk."""
 REMEMBERED = 256
 """Settled tasks that are known again if they are offered once more."""
 CACHE = 1 << 24
@@ -105,6 +107,11 @@ class Spool:
     def busy(self) -> bool:
         """Whether a task or a reply waits here."""
         return bool(self._files("tasks") or self._files("finished"))
+
+    @property
+    def room(self) -> int:
+        """How many further tasks are taken now."""
+        return max(0, WAITING - len(self._files("tasks")) - len(self._files("held")))
 
     def hold(self, name: str, memory: Streams | None = None) -> None:
         """A task is one of secure sessions, which will answer it; memory: what is to be remembered if it is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +350,29 @@ def test_without_a_link_what_lies_in_the_spool_is_trained(tmp_path: Path, aggreg
     again.close()
     assert not list((folder / "tasks").iterdir())
     assert len(list((folder / "finished").iterdir())) == 1
+
+
+def test_no_more_tasks_are_taken_than_there_is_room_for(
+    tmp_path: Path, aggregator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "WAITING", 2)
+    for number in range(1, 5):
+        task = aggregator.tasks[1]
+        aggregator.tasks[number + 1] = replace(task, key=replace(task.key, round=number), seed=number)
+    aggregator.fault = lambda method, target, number: "503" if target.startswith("/v1/uploads") else None
+    client, folder = make_client(aggregator, tmp_path), tmp_path / aggregator.folder
+    counts = []
+    client._join().train = lambda: None  # type: ignore[method-assign]
+    client.step()
+    counts.append(len(list((folder / "tasks").iterdir())))
+    client._joined = None
+    for _ in range(6):
+        with pytest.raises(Unreachable):
+            client.step()
+        counts.append(len(list((folder / "tasks").iterdir())))
+    client.close()
+    assert max(counts) == counts[0] == 2
+    assert (counts[-1], len(list((folder / "finished").iterdir()))) == (0, 5)
 
 
 def test_another_job_is_joined_when_its_tasks_come(
