@@ -89,7 +89,7 @@ def test_two_plugins_of_one_name_are_reported(
     monkeypatch.syspath_prepend(str(tmp_path))
     rows = json.loads(fedkit("doctor", "--format", "json").stdout)
     first, second = [row for row in rows if row["what"] == "plugins strategies"]
-    assert first["found"] == "fedprox"
+    assert first["found"] == "fedprox, flower"
     assert "rival 1.0 (a:A)" in second["found"]
     assert second["how"] == "uninstall one of the two"
 

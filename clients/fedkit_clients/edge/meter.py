@@ -92,7 +92,7 @@ def wire_bytes(size: int) -> int:
     """Bytes on the link for so many of a request or an answer, with TLS, TCP and IP around them.
 
     >>> wire_bytes(600), wire_bytes(1_000_000)
-    (726, 1075713)
+    (726, 1075724)
     """
     records, packets = -(-size // (1 << 14)), -(-size // SEGMENT)
     return size + RECORD * records + HEADS * packets
