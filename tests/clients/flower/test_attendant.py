@@ -24,6 +24,14 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("up", flush=True)
 time.sleep(600)
 """
+LEAVES = """
+import subprocess, sys, time
+stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); "
+stubborn += "time.sleep(600)"
+left = subprocess.Popen([sys.executable, "-c", stubborn], start_new_session=True, stdout=subprocess.PIPE)
+left.stdout.readline()
+open("%s", "w").write(str(left.pid))
+"""
 ATTEND = """
 import attendant, sys
 attendant.PATIENCE = float(sys.argv[1])
@@ -85,3 +93,12 @@ def test_nothing_is_left_when_the_pipe_is_closed(running: subprocess.Popen[bytes
 def test_a_program_that_ends_by_itself_gives_its_code(tmp_path: Path) -> None:
     with start(tmp_path, "raise SystemExit(7)") as made:
         assert made.wait() == 7
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux gives orphans to another process than the first"
+)
+def test_who_has_left_the_group_and_will_not_end_is_ended(tmp_path: Path) -> None:
+    with start(tmp_path, LEAVES % (tmp_path / "left"), 0.2) as made:
+        assert made.wait() == 0
+    assert not members(int((tmp_path / "left").read_text()))
