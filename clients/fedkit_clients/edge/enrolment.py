@@ -19,12 +19,13 @@ from fedkit.ca.certificates import LIFE, read_certificate
 from fedkit.ca.invites import Invite, read_invite
 from fedkit.ca.requests import ANSWER_LIMIT, Grant, Request, make_request, read_grant, read_request
 from fedkit.ca.succession import Succession, read_succession
-from fedkit.errors import ConfigError, CryptoError, FedkitError, WireError, shown
+from fedkit.errors import ConfigError, CryptoError, FedkitError, WireError
 from fedkit.runfolder import lock_file, replace_file
 from fedkit.secagg.identity import SigningKey, Trust
 from fedkit.signing import VERSION, content_digest
 from fedkit_clients.edge.answers import TIMEOUT, Answer, Refused, Unreachable, read_short, reason
 from fedkit_clients.edge.audit import Audit
+from fedkit_clients.edge.link import address_of
 from fedkit_clients.edge.membership import ABOUT, Membership, keep, read_membership
 from fedkit_clients.edge.tls import pinned
 
@@ -54,9 +55,7 @@ class Desk:
         audit: Audit | None = None,
     ) -> None:
         self._audit = audit
-        url = httpx.URL(address)
-        if url.scheme != "https" or not url.host:
-            raise ConfigError(f"{shown(address)} is no address: write https://HOST:PORT")
+        url = address_of(address, "https")
         way = transport or httpx.HTTPTransport(verify=pinned(server), proxy=proxy or None, trust_env=False)
         self._http = httpx.Client(base_url=url, transport=way, trust_env=False, timeout=TIMEOUT)
         for name in ("User-Agent", "Accept"):  # nothing leaves the device that the protocol does not name

@@ -17,6 +17,18 @@ ALIVE = (
 """Options of a socket: a peer, or a translator of addresses on the way, that has gone is found out."""
 
 
+def address_of(text: str, *schemes: str) -> httpx.URL:
+    """The address of an aggregator, by one of these schemes. ConfigError: it is none."""
+    try:
+        url = httpx.URL(text)
+        url.host.encode("idna")  # what the resolver does, and there raises
+    except (httpx.InvalidURL, TypeError, UnicodeError) as error:
+        raise ConfigError(f"{shown(text)} is no address: {error}") from error
+    if url.scheme not in schemes or not url.host or url.userinfo or url.raw_path not in (b"", b"/"):
+        raise ConfigError(f"{shown(text)} is no address: write https://HOST:PORT")
+    return url
+
+
 def over_network(url: httpx.URL, server: bytes, proxy: str) -> httpx.HTTPTransport:
     """Requests over sockets, by way of a proxy if one is named. ConfigError: no address, or not safe."""
     if url.scheme == "http":

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from fedkit import fields, jobfile, signing
-from fedkit.errors import ConfigError, shown
+from fedkit.errors import shown
 from fedkit.messages import ClientId, Key
 from fedkit.secagg.identity import SigningKey
 from fedkit.wire import key_row
@@ -32,7 +32,7 @@ from fedkit_clients.edge.answers import (
     understood,
 )
 from fedkit_clients.edge.audit import Audit
-from fedkit_clients.edge.link import over_network
+from fedkit_clients.edge.link import address_of, over_network
 from fedkit_clients.edge.meter import Meter
 from fedkit_clients.edge.offers import Blob, News, read_news
 
@@ -78,13 +78,7 @@ class Transport:
         self._ahead = 0.0  # of the aggregator's clock over this one
         self._piece = PIECE
         self.run, self.gained = "", 0
-        try:
-            self._address = httpx.URL(address)
-        except (httpx.InvalidURL, TypeError) as error:
-            raise ConfigError(f"{shown(address)} is no address: {error}") from error
-        url = self._address
-        if url.scheme not in ("http", "https") or not url.host or url.raw_path not in (b"", b"/"):
-            raise ConfigError(f"{shown(address)} is no address: write https://HOST:PORT")
+        self._address = url = address_of(address, "http", "https")
         way = transport if transport is not None else over_network(url, server, proxy)
         # trust_env: neither a .netrc nor a proxy that the owner has not named
         self._http = httpx.Client(transport=way, headers={"Accept-Encoding": "identity"}, trust_env=False)

@@ -389,3 +389,16 @@ def test_a_rotation_that_a_crash_left_behind_does_not_stand_for_the_next(town: T
     keyfile.write_key(folder / "rotation", before)
     rotate(folder, 0.0, transport=town.transport, clock=lambda: town.now.timestamp())
     assert read_membership(folder).key.public != before.public
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("http://h:1", "https://", "https://h:x", "https://[::1", "https://h:1/../x", "https://h:1?x=y"),
+        *("https://me:pass@h:1", "\x00", "https://\u202e:1", "https://" + "a" * 3000, "https://xn--a:1"),
+    ],
+)
+def test_an_invite_to_nowhere_is_told(town: Town, tmp_path: Path, address: str) -> None:
+    token = town.authority.invite("ward 7", address, SERVER.public).token()
+    with pytest.raises(ConfigError, match="is no address"):
+        join(token, tmp_path / "edge", 0.0)
