@@ -132,7 +132,7 @@ def _rows(path: Path) -> list[Row]:
 def _row(line: bytes) -> Row:
     word, *rest = fields.items(fields.parse(line, "line"), "line")
     if word == "seen" and len(rest) == 1:
-        return word, bytes.fromhex(fields.text(rest[0], "sid")).hex()
+        return "seen", bytes.fromhex(fields.text(rest[0], "sid")).hex()
     if word not in ("joined", "signed") or len(rest) != (3 if word == "joined" else 4):
         raise WireError("a line of another kind")
     kind = fields.text(rest[2], "kind")

@@ -72,7 +72,8 @@ def _called(fleet: Fleet, row: Row) -> list[Row]:
         match row:
             case Row("nodes"):
                 return [Row("nodes", tuple(map(str, fleet.nodes())))]
-            case Row("push", (str(node), "train" | "query.hello" as call, int() | float() as ttl), blob):
+            case Row("push", (str(node), "train" | "query.hello" as word, int() | float() as ttl), blob):
+                call: Call = "train" if word == "train" else "query.hello"
                 return [Row("push", (fleet.push(int(node), call, blob, ttl),))]
             case _:
                 messages = [fields.text(one, "id") for one in row.fields]
