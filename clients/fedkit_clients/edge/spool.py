@@ -217,7 +217,8 @@ class Spool:
                 named = fields.parse(state["settled"]["json"].tobytes(), "settled")
                 self.settled = [fields.text(name, "settled") for name in fields.items(named, "settled")]
         except (WireError, KeyError) as error:
-            raise CheckpointError(f"{path} is damaged: {error}") from error
+            told = "and the client goes on without what it remembered and had yet to upload"
+            raise CheckpointError(f"{path} is damaged ({error}): remove {self.folder}, {told}") from error
         self.store.load({"index": state["index"]} if state else {})
         for name in self.settled:
             self._forget(name)
