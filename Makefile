@@ -15,15 +15,15 @@ export FEDKIT_DATA ?=
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
 
-demo: $(VENV)/.demo ## Run a federation on handwritten digits and leave a report (under a minute)
+demo: $(VENV)/.demo ## Run a federation on handwritten digits and leave a report
 	@$(BIN)/fedkit run digits
 
-demo-deploy: $(VENV)/.dev ## An aggregator and five devices over TLS; one of each is killed on the way (half a minute)
+demo-deploy: $(VENV)/.dev ## An aggregator and five devices over TLS; one of each is killed on the way
 	@$(BIN)/python clients/demo-deploy/demo.py
 
-test: check ## Run all tests, type checks and lint (about five minutes)
+test: check ## Run all tests, type checks and lint
 
 check: $(VENV)/.dev lint types tests
 
@@ -45,53 +45,53 @@ format: $(VENV)/.dev ## Format the code
 test-wheel: $(VENV)/.dev ## Build the wheel and test it in a fresh environment outside the repository
 	$(BIN)/python tests/wheel.py
 
-bench-codecs: $(VENV)/.dev ## Bits, error, speed and memory of every codec (half a minute)
+bench-codecs: $(VENV)/.dev ## Bits, error, speed and memory of every codec
 	$(BIN)/python tests/bench/codecs.py
 
-prove-codecs: $(VENV)/.dev ## Accuracy over bytes on real data, 3 seeds (two to three hours; needs FEDKIT_DATA)
+prove-codecs: $(VENV)/.dev ## Accuracy over bytes on real data, 3 seeds (160 minutes beside a load of 4 to 10; needs FEDKIT_DATA)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_codecs.py tests/prove/test_codecs_ring.py
 
-prove-fuzz: $(VENV)/.dev ## Fuzz the decoder of every codec for a minute each (20 minutes on one core)
+prove-fuzz: $(VENV)/.dev ## Fuzz the decoder of every codec for a minute each
 	FEDKIT_FUZZ_SECONDS=60 $(BIN)/python -m pytest -q -s tests/codecs/test_fuzz.py -k mutated
 
-bench-simulation: $(VENV)/.dev ## A training round beside the obvious loop and pfl, and what it costs beside training (10 minutes)
+bench-simulation: $(VENV)/.dev ## A training round beside the obvious loop and pfl, and what it costs beside training
 	$(BIN)/python tests/bench/simulation.py
 	$(BIN)/python tests/bench/overhead.py
 
-bench-secagg: $(VENV)/.dev ## Secure sums and their parts beside their floors and beside Flower's, where flwr is installed (half an hour)
+bench-secagg: $(VENV)/.dev ## Secure sums and their parts beside their floors and beside Flower's, where flwr is installed
 	$(BIN)/python tests/bench/secagg_primitives.py
 	$(BIN)/python -m tests.bench.secagg
 
-bench-flower: $(VENV)/.dev ## One bad client of four: fedkit beside Flower's own FedAvg (a quarter of a minute)
+bench-flower: $(VENV)/.dev ## One bad client of four: fedkit beside Flower's own FedAvg
 	$(BIN)/python tests/bench/flower_bad_client.py
 
-bench-flower-transport: $(VENV)/.dev ## A round over fedkit's own devices and over Flower: seconds, bytes, memory (2 minutes)
+bench-flower-transport: $(VENV)/.dev ## A round over fedkit's own devices and over Flower: seconds, bytes, memory
 	$(BIN)/python tests/bench/flower_transport.py
 
-prove-edge-secure: $(VENV)/.dev ## Secure sums over sockets, client or server killed at each stage (2 minutes)
+prove-edge-secure: $(VENV)/.dev ## Secure sums over sockets, client or server killed at each stage
 	$(BIN)/python -m pytest -q -m prove tests/faults/test_edge_secure.py
 
-prove-fedprox: $(VENV)/.dev ## FedProx against FedAvg with stragglers, 3 data sets (8 minutes of CPU time)
+prove-fedprox: $(VENV)/.dev ## FedProx against FedAvg with stragglers, 3 data sets (7.5 minutes of CPU time)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_fedprox.py
 
-prove-mnist: $(VENV)/.dev ## McMahan's 2NN to 97 %, softmax by writer and in shards (3 minutes; needs FEDKIT_DATA)
+prove-mnist: $(VENV)/.dev ## McMahan's 2NN to 97 %, softmax by writer and in shards (needs FEDKIT_DATA)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_mnist.py
 
-prove-heart: $(VENV)/.dev ## FLamby's four hospitals, 5 seeds (seconds; needs FEDKIT_DATA)
+prove-heart: $(VENV)/.dev ## FLamby's four hospitals, 5 seeds (needs FEDKIT_DATA)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_heart.py
 
-prove-secagg: $(VENV)/.dev ## Secret sums on MNIST by writer, a fifth lost in each round, 3 seeds (9 minutes; needs FEDKIT_DATA)
+prove-secagg: $(VENV)/.dev ## Secret sums on MNIST by writer, a fifth lost in each round, 3 seeds (needs FEDKIT_DATA)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_secagg.py
 
-prove-dropout: $(VENV)/.dev ## Half of all clients crash in each round (seconds)
+prove-dropout: $(VENV)/.dev ## Half of all clients crash in each round
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_dropout.py
 
-soak: $(VENV)/.dev ## Deployments: 200 kills of server and clients, an outage of 80 s, memory over 1,000 rounds (half an hour)
+soak: $(VENV)/.dev ## Deployments: 200 kills of server and clients, an outage of 80 s, memory over 1,000 rounds
 	$(BIN)/python -m tests.faults.soak kills
 	$(BIN)/python -m tests.faults.soak outage
 	$(BIN)/python -m tests.faults.soak leak
 
-bench-edge: $(VENV)/.dev ## A deployment's load: idle clients, large uploads, memory, traffic, time of a round (ten minutes)
+bench-edge: $(VENV)/.dev ## A deployment's load: idle clients, large uploads, memory, traffic, time of a round
 	$(BIN)/python -m tests.bench.edge
 
 clean: ## Remove the environment, caches and builds (runs/ is kept)
