@@ -66,6 +66,7 @@ class EdgeFederation:
         self._trust = trust
         self._turn = 0
         self._beaten = journal.now()
+        self._lost: dict[ClientId, float] = {}
 
     def open(self, job: Job) -> None:
         """Tell devices of the job. ConfigError if the journal is of another one, or none that can be told."""
@@ -91,12 +92,12 @@ class EdgeFederation:
         self._releases.publish(release, self._layout)
 
     def clients(self) -> Sequence[ClientId]:
-        """Clients that were heard of lately or have a task; waits for enough of them."""
+        """Clients that were heard of lately, and since they were last lost, or have a task; waits for enough."""
         end, told = self.now() + self._patience, False
         while True:
             ticks, busy = self._journal.ticks, self._leases.busy()
             heard = self.now() - self._reach
-            found = [c for c in self._registry.clients() if c in busy or self._journal.seen(c) > heard]
+            found = [c for c in self._registry.clients() if c in busy or self._heard(c, heard)]
             if len(found) >= self._wait_for or self.now() >= end:
                 return found
             if not told:
@@ -140,6 +141,7 @@ class EdgeFederation:
     def settle(self, verdicts: Mapping[Key, Verdict]) -> None:
         """Close tasks; their clients are told when they ask. What they sent is removed."""
         self._leases.settle(verdicts)
+        self._lost |= {key.client: self.now() for key, said in verdicts.items() if said is Verdict.lost}
         self._uploads.sweep()
         self._releases.sweep()
 
@@ -154,6 +156,10 @@ class EdgeFederation:
     def untold(self) -> int:
         """Verdicts that no client has acknowledged yet."""
         return self._leases.untold()
+
+    def _heard(self, client: ClientId, since: float) -> bool:
+        """Whether it was; one that was just lost must come back first, or rounds fail faster than it can."""
+        return self._journal.seen(client) > max(since, self._lost.get(client, 0.0))
 
     def _arrival(self, reply: Reply, at: float) -> Arrival:
         return Arrival(reply.key, at, self._uploads.message(reply))

@@ -32,6 +32,8 @@ def standing(directory: Path, known: Iterable[ClientId] = (), now: float | None 
     CheckpointError: there is no journal that this fedkit can read.
     """
     path = directory / "journal.sqlite"
+    if not path.is_file():
+        raise CheckpointError(f"{directory.parent} holds no aggregator: there is no {path}; check --dir")
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10.0)) as db:
             rows = db.execute(_TASKS).fetchall()

@@ -63,7 +63,10 @@ def read_invite(token: str) -> Invite:
     """The invite of a line. ConfigError: it is none, or not whole. The secret is in no message."""
     told = token.strip()
     if not told.startswith(PREFIX):
-        raise ConfigError(f"{shown(told[:12])}... is no invite: it begins with {PREFIX}")
+        raise ConfigError(
+            f"{shown(told[:12])} ... is no invite, whose line begins with {PREFIX!r}: copy the whole line "
+            "(from a file: fedkit join - < FILE)"
+        )
     try:
         if len(told) > LONGEST:
             raise WireError(f"it has {len(told)} characters")

@@ -138,6 +138,11 @@ def _trust(directory: Path, own: bytes, ca: Path | None, roster: Path) -> Trust:
 
     kept = directory / KEPT
     if ca is None:
+        if roster == ROSTER and not kept.exists() and not roster.exists():
+            raise ConfigError(
+                f"there is no {roster}: who the devices are is told by --roster FILE, which has their keys, "
+                "or by --ca ca.pem, a CA's certificate (fedkit ca init)"
+            )
         return succeeded(directory, read_trust(kept if kept.exists() and roster == ROSTER else roster))
     try:
         trust = Trust.of_ca(ca_key(ca.read_bytes()), own)

@@ -220,6 +220,17 @@ def test_clients_are_those_heard_of_lately_or_at_work(site: Any, monkeypatch: py
     assert site.federation.clients() == ["alice", "bob", "ward 7"], "downtime is no absence"
 
 
+def test_a_client_that_was_lost_is_not_asked_again_before_it_is_back(site: Any) -> None:
+    for name in ("bob", "alice"):
+        site.journal.admit(name, "00", 0, 0.0)
+    tasks = [site.task(name) for name in ("alice", "bob")]
+    site.federation.send(tasks)
+    site.federation.settle({tasks[0].key: Verdict.lost, tasks[1].key: Verdict.counted})
+    assert site.federation.clients() == ["bob"]
+    site.journal.admit("alice", "01", 0, 0.0)
+    assert site.federation.clients() == ["alice", "bob"]
+
+
 def test_it_waits_for_enough_clients_but_not_for_ever(site: Any) -> None:
     waits = EdgeFederation(site.journal, ROSTER, wait_for=2, patience=60.0)
     timer = threading.Timer(0.1, site.journal.admit, args=["bob", "01", 0, 0.0])

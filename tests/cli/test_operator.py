@@ -78,4 +78,4 @@ def test_where_there_is_no_aggregator(fedkit: Any, tmp_path: Path, monkeypatch: 
         made = fedkit(*words)
         assert made.exit_code in (1, 2)
         assert "aggregator" in made.stderr
-        assert "journal.sqlite" in made.stderr
+        assert "holds no aggregator: there is no" in made.stderr

@@ -73,6 +73,13 @@ def test_a_roster_that_is_missing(fedkit: Any, folder: Path, tmp_path: Path) -> 
     assert "a roster names the keys of server and clients" in made.stderr
 
 
+def test_nobody_said_who_the_devices_are(fedkit: Any, folder: Path) -> None:
+    made = fedkit("serve", "toy.toml")
+    assert made.exit_code == 2
+    assert "--roster FILE" in made.stderr
+    assert "--ca ca.pem" in made.stderr
+
+
 def test_without_the_extras_it_says_what_to_install(
     fedkit: Any, folder: Path, roster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,7 +52,8 @@ class Renewal:
                 else:
                     self._next = self._steady() + DAY
         except Unreachable as error:
-            log.info("the certificate is not renewed yet: %s", error)
+            due = self._clock() >= self._half
+            log.info("%s: %s", "the certificate is not renewed yet" if due else "no news of the CA", error)
         except (ConfigError, CryptoError, Refused, RunFailed, OSError) as error:
             log.error("the certificate cannot be renewed: %s", error)
         return before != (self.held.trust, self.held.voucher)

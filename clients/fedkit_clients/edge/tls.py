@@ -66,7 +66,8 @@ def _check(context: ssl.SSLContext, certificate: bytes | None) -> None:
     if not pin or found != pin:
         shown = fingerprint(found) if found else "none of Ed25519"
         raise ssl.SSLCertVerificationError(
-            f"the peer's key is {shown}, not the pinned {fingerprint(pin)}: this is not the aggregator"
+            ssl.SSL_ERROR_SSL,  # one argument alone is shown as a tuple
+            f"the peer's key is {shown}, not the pinned {fingerprint(pin)}: this is not the aggregator",
         )
 
 

@@ -274,10 +274,16 @@ def test_a_renewal_that_fails_stops_nothing(
 ) -> None:
     town.join(tmp_path / "edge")
     renewal, clock = renewing(town, tmp_path / "edge")
-    town.now += timedelta(days=90)
-    clock.unix = town.now.timestamp()
+    caplog.set_level("INFO", "fedkit.edge")
     town.fault = lambda _: told(503, "")
     renewal.look()
+    assert "no news of the CA" in caplog.text
+    assert "not renewed" not in caplog.text, "it is not due"
+    town.now += timedelta(days=90)
+    clock.unix = town.now.timestamp()
+    clock.steady += EVERY
+    renewal.look()
+    assert "not renewed yet" in caplog.text
     town.fault, town.lie = (lambda _: None), lambda grant: Grant(grant.id, refused="no")
     clock.steady += EVERY
     renewal.look()
