@@ -203,13 +203,14 @@ class _KeepScenario:
 
 def may_change(key: str) -> bool:
     """Whether a setting may change when a run is resumed: only how long it goes on."""
-    return key == "rounds.count" or key.startswith("stop.")
+    return key in ("rounds.count", "rounds.max_failures") or key.startswith("stop.")
 
 
 def saved_scenario(folder: Path, overrides: Sequence[str] = ()) -> Scenario:
     """The scenario of the run in `folder`, for continuing it.
 
-    Overrides may change rounds.count and [stop] alone: any other change would make it another run.
+    Overrides may change rounds.count, rounds.max_failures and [stop] alone: any other change would make it
+    another run.
     Raises CheckpointError where there is no run, ConfigError for a change that is refused.
     """
     file = folder / "scenario.toml"
@@ -219,7 +220,8 @@ def saved_scenario(folder: Path, overrides: Sequence[str] = ()) -> Scenario:
     changed = [key for key in changes(old, new) if not may_change(key)]
     for key in sorted(changed, key=lambda key: not new.places.get(key, "").startswith("override")):
         text = (
-            "a run that is resumed keeps its settings (rounds.count and [stop] may change); start a new run"
+            "a run that is resumed keeps its settings (rounds.count, rounds.max_failures and [stop] may "
+            "change); start a new run"
         )
         raise place_error(new.places, key, text)
     return new

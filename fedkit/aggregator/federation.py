@@ -92,7 +92,7 @@ class EdgeFederation:
         self._releases.publish(release, self._layout)
 
     def clients(self) -> Sequence[ClientId]:
-        """Clients that were heard of lately, and since they were last lost, or have a task; waits for enough."""
+        """Clients heard of lately, and since they were last lost, or that have a task; waits for enough."""
         end, told = self.now() + self._patience, False
         while True:
             ticks, busy = self._journal.ticks, self._leases.busy()

@@ -117,6 +117,14 @@ def test_resume_refuses_what_would_make_another_run(folder: Path, fedkit: Comman
     assert fedkit("run", "toy.toml", "--resume").exit_code == 1
 
 
+def test_a_run_that_failed_too_often_goes_on_when_more_is_allowed(folder: Path, fedkit: Command) -> None:
+    assert fedkit("run", "toy.toml", "rounds.count=9", "devices.drop=1", "--out", "r").exit_code == 1
+    again = fedkit("run", "r", "--resume")
+    assert "3 rounds in a row have failed" in again.stderr
+    more = fedkit("run", "r", "rounds.max_failures=5", "--resume")
+    assert (more.exit_code, "5 rounds in a row have failed" in more.stderr) == (1, True), more.stderr
+
+
 def test_a_resumed_run_says_where_it_stands(folder: Path, fedkit: Command) -> None:
     assert "resuming" not in fedkit("run", "toy.toml", "--out", "r").stderr
     for words in (("r",), ("toy.toml", "--out", "r", "--format", "json")):
