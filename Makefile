@@ -27,8 +27,9 @@ test: check ## Run all tests, type checks and lint
 
 check: $(VENV)/.dev lint types tests
 
+# more processes than cores: many tests wait for programs that they have started
 tests: $(VENV)/.dev ## Run the tests only
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q -rs $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 4 --dist worksteal -q -rs $(PYTEST_ARGS)
 
 types: $(VENV)/.dev ## Run mypy --strict and pyright
 	$(BIN)/mypy

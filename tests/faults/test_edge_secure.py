@@ -413,7 +413,8 @@ def test_of_two_messages_of_a_client_the_first_counts(
     monkeypatch.setattr(Transport, "upload", lies)
     with site(server_measures, tmp_path) as made:
         got = made.serve()
-    assert refused[0] in ("409 other", "404 unknown"), "unknown if its stage was over by then"
+    # once its stage is over there is nothing left to send
+    assert set(refused) <= {"409 other", "404 unknown"}
     rounds, everybody = got.history.rounds, set(NAMES)
     wanted = everybody if first == "its own" else everybody - {"c1"}
     assert [counted(record) for record in rounds] == [wanted, everybody]
