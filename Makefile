@@ -70,7 +70,10 @@ bench-flower-transport: $(VENV)/.dev ## A round over fedkit's own devices and ov
 	$(BIN)/python tests/bench/flower_transport.py
 
 prove-edge-secure: $(VENV)/.dev ## Secure sums over sockets, client or server killed at each stage
-	$(BIN)/python -m pytest -q -m prove tests/faults/test_edge_secure.py
+	$(BIN)/python -m pytest -q -m prove tests/faults/test_edge_secure.py tests/faults/test_links_secure.py
+
+prove-links: $(VENV)/.dev ## Each fault of a link alone, between real processes
+	$(BIN)/python -m pytest -q -m prove tests/faults/test_links.py
 
 prove-fedprox: $(VENV)/.dev ## FedProx against FedAvg with stragglers, 3 data sets (7.5 minutes of CPU time)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_fedprox.py
@@ -112,5 +115,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -c constraints.txt -e '.[dev,torch]'
 	@touch $@ $(VENV)/.demo
 
-.PHONY: help demo demo-deploy prove-edge-secure test check tests types lint format test-wheel bench-codecs bench-flower bench-flower-transport bench-secagg bench-simulation prove-codecs prove-fuzz \
+.PHONY: help demo demo-deploy prove-edge-secure prove-links test check tests types lint format test-wheel bench-codecs bench-flower bench-flower-transport bench-secagg bench-simulation prove-codecs prove-fuzz \
 	prove-fedprox prove-mnist prove-heart prove-dropout prove-secagg soak bench-edge clean

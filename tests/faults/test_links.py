@@ -25,8 +25,11 @@ LINKS = {
 }
 
 
+ALONE = [pytest.param(link, marks=pytest.mark.prove) for link in LINKS if link not in ("everything", "slow")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("link", ["everything", "slow", *ALONE])
 def test_a_bad_link_costs_time_only(deploy: Any, link: str) -> None:
     faults, expected = LINKS[link]
     deployment = deploy(BIG, faults, seed=2, tls=link not in PLAIN)

@@ -20,7 +20,7 @@ def test_over_a_bad_link_the_sum_is_that_of_the_simulation(deploy: Any) -> None:
     assert deployment.proxy.met["cut"] + deployment.proxy.met["reset"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is a matter of POSIX")
 def test_killed_at_random_instants_every_round_has_an_outcome(deploy: Any, reaper: Any) -> None:
     deployment = deploy({"rounds": 4, "quorum": 3, **SECURE}, seed=5)
