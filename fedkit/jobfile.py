@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from fedkit import fields, packing, plugins
+from fedkit import fields, packing, pluginfile, plugins
 from fedkit.aggregate import Grid
 from fedkit.codecs import Codec
 from fedkit.codecs.spec import parse
@@ -148,7 +148,7 @@ def _demand(group: str, name: str) -> None:
         known = plugins.has(f"fedkit.{group}", name)
     except ConfigError as error:
         raise _missing(name, str(error)) from error
-    if plugins.is_file(name) or not known:
+    if pluginfile.is_file(name) or not known:
         raise _missing(name, f"is none of the {group} that are registered here")
 
 

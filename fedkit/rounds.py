@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import numbers
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -103,38 +104,78 @@ def run(
     check_workload(workload, settings)
     title, clients = title_of(scenario, workload), client_ids(workload, policy)
     secure = settled(check_secagg(secagg), policy, len(clients))
-    most = most_counted(policy, len(clients))
-    up = check_codec(codec_up if secure is None else fitting_codec(codec_up, most), "up")
-    down = check_codec(codec_down, "down")
-    fed_back = _feedback(up, policy, feedback)
-    require_uplink(up, fed_back)
-    start = _down_base(policy, len(clients), down_base)
-    require_downlink(down, start)
+    ways = _ways(policy, len(clients), secure, (codec_up, codec_down), feedback, down_base)
     base = whole_model(workload, seed)
-    layout, extras = layouts(chosen, workload, base)
-    demand_lengths(up, "codec.up", layout, most)
-    demand_lengths(down, "codec.down", layout, most)
-    _fit(up, down, layout, fed_back)
     grid = check_grid(grid) if grid is not None else default_grid(workload, policy)
-    uses = (fed_back, start, most, secure, metric_names(workload))
-    job = Job(chosen, up, down, layout, extras, grid, settings, seed, *uses)
+    job = _job(chosen, workload, base, ways, grid, settings, seed)
     demand_secure(job, policy, len(clients))
     mark = fingerprint(job, policy, workload, base, clients)
     federation = check_federation(federation) if federation is not None else _simulation(workload, seed, path)
     if secure is not None:
         demand_reach(secure, federation)
-    folder = RunFolder(path, resume) if path is not None else None
-    try:
-        journal = Journal(job, seed, folder, mark)
-        loop = Loop(job, workload, federation, base, policy, seed, watching, journal)
+    with ExitStack() as stack:
+        folder = stack.enter_context(closing(RunFolder(path, resume))) if path is not None else None
+        loop = Loop(job, workload, federation, base, policy, seed, watching, Journal(job, seed, folder, mark))
         loop.evaluate_every, loop.evaluate_on = every, evaluate_on
         loop.title, loop.clients = title, clients
         summary = loop.go(rounds, resume, scenario)
         model = {name: np.array(array) for name, array in loop.whole.items()}
         return Result(model, loop.history, summary, path)
-    finally:
-        if folder is not None:
-            folder.close()
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """How updates and models travel. fed_back: whether clients keep residuals. most: updates in a sum."""
+
+    up: Codec
+    down: Codec
+    fed_back: bool
+    start: Base
+    most: int
+    secure: SecAgg | None
+
+    def demand_fit(self, layout: Layout) -> None:
+        """ConfigError where a codec cannot carry this model; what else is odd with it is said once."""
+        demand_lengths(self.up, "codec.up", layout, self.most)
+        demand_lengths(self.down, "codec.down", layout, self.most)
+        demand_matches(self.up, layout, "codec.up")
+        demand_matches(self.down, layout, "codec.down")
+        for notice in notices(self.up, self.down, layout, self.fed_back):
+            log.warning("%s", notice)
+
+
+def _ways(
+    policy: RoundPolicy,
+    clients: int,
+    secure: SecAgg | None,
+    codecs: tuple[Codec | str, Codec | str],
+    feedback: Literal["auto", "on", "off"],
+    down_base: Literal["auto", "last", "first"],
+) -> _Ways:
+    """What is known about codecs before there is a model; ConfigError."""
+    most = most_counted(policy, clients)
+    up = check_codec(codecs[0] if secure is None else fitting_codec(codecs[0], most), "up")
+    down = check_codec(codecs[1], "down")
+    fed_back, start = _feedback(up, policy, feedback), _down_base(policy, clients, down_base)
+    require_uplink(up, fed_back)
+    require_downlink(down, start)
+    return _Ways(up, down, fed_back, start, most, secure)
+
+
+def _job(
+    strategy: Strategy,
+    workload: Workload,
+    base: Tensors,
+    ways: _Ways,
+    grid: Grid,
+    settings: Settings,
+    seed: int,
+) -> Job:
+    """What all clients are told; ConfigError where the codecs cannot carry this model."""
+    layout, extras = layouts(strategy, workload, base)
+    ways.demand_fit(layout)
+    uses = (ways.fed_back, ways.start, ways.most, ways.secure, metric_names(workload))
+    return Job(strategy, ways.up, ways.down, layout, extras, grid, settings, seed, *uses)
 
 
 def default_grid(
@@ -156,14 +197,6 @@ def _feedback(codec: Codec, policy: RoundPolicy, feedback: Literal["auto", "on",
     """Whether clients keep residuals: those of clients that come rarely grow stale and do harm."""
     everyone = policy.cohort is None and policy.over_select == 1.0
     return feedback == "on" or (feedback == "auto" and everyone and codec.contractive and not codec.unbiased)
-
-
-def _fit(up: Codec, down: Codec, layout: Layout, fed_back: bool) -> None:
-    """ConfigError for rules that no tensor meets; what else is odd with this model is said once."""
-    demand_matches(up, layout, "codec.up")
-    demand_matches(down, layout, "codec.down")
-    for notice in notices(up, down, layout, fed_back):
-        log.warning("%s", notice)
 
 
 def _down_base(policy: RoundPolicy, clients: int, given: Literal["auto", "last", "first"]) -> Base:

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
-from fedkit import options, plugins, toml
+from fedkit import options, pluginfile, plugins, toml
 from fedkit.config import Population, Scenario
 from fedkit.errors import ConfigError, nearest
 from fedkit.scenario_rules import at, problems, without_effect
@@ -123,7 +123,7 @@ def _with_full_keys(tree: ScenarioTree, overrides: Sequence[str]) -> list[str]:
         text.partition("=")[2].strip() for key, text in zip(keys, overrides, strict=True) if key == "workload"
     ]
     workload = (
-        plugins.absolute(named[-1], Path.cwd()) if named else tree.tree.get("workload", Scenario.workload)
+        pluginfile.absolute(named[-1], Path.cwd()) if named else tree.tree.get("workload", Scenario.workload)
     )
     meant = bare & _takes("workloads", workload)
     both = zip(keys, overrides, strict=True)

@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TypeAlias, cast
 
-from fedkit import plugins, toml
+from fedkit import pluginfile, plugins, toml
 from fedkit.config import FederationSection, StrategySection
 from fedkit.errors import ConfigError, PluginError, nearest, shown
 
@@ -121,10 +121,10 @@ def _file_names(tree: Tree) -> Iterator[tuple[str, Tree, str]]:
 
 def _located(path: str, name: str, base: Path) -> str:
     if path.startswith("workload_options."):
-        return str(plugins.locate(name, base))
+        return str(pluginfile.locate(name, base))
     if path.startswith("codec."):
-        return "|".join(plugins.absolute(part.strip(), base) for part in name.split("|"))
-    return plugins.absolute(name, base)
+        return "|".join(pluginfile.absolute(part.strip(), base) for part in name.split("|"))
+    return pluginfile.absolute(name, base)
 
 
 def shipped() -> Mapping[str, tuple[str, str]]:
@@ -151,7 +151,7 @@ def _files() -> Mapping[str, tuple[Traversable, str]]:
 
 def _text(source: str) -> tuple[str, str, Path]:
     """(label, text, directory of relative paths) of a file or a shipped scenario."""
-    path = plugins.locate(source)
+    path = pluginfile.locate(source)
     if path.suffix == ".toml" or path.is_file():
         try:
             return source, path.read_text(encoding="utf-8"), path.parent

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, cast
 
-from fedkit import options, plugins
+from fedkit import options, pluginfile, plugins
 from fedkit.config import Options, Population
 from fedkit.errors import ConfigError, PluginError, nearest
 from fedkit.trainer import Workload
@@ -23,7 +23,7 @@ def is_workload(thing: object) -> bool:
 def load(name: str) -> object:
     """What `name` names. PluginError: nothing, or it cannot be imported."""
     module, colon, attribute = name.partition(":")
-    if not colon or plugins.is_file(name) or module in plugins.names(GROUP):
+    if not colon or pluginfile.is_file(name) or module in plugins.names(GROUP):
         return plugins.load(GROUP, name)
     try:
         home = importlib.import_module(module)

@@ -48,7 +48,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trainer": BASE,
     "job": {"aggregate", "codecs", "downlink", "messages", "numpy", "secagg", "strategy", "tensors"},
     "jobfile": {
-        *("aggregate", "codecs", "fields", "job", "packing", "plugins", "secagg", "strategy", "usercode"),
+        *("aggregate", "codecs", "fields", "job", "packing", "pluginfile", "plugins", "secagg", "strategy"),
+        "usercode",
         *BASE,
     },
     "securesum": {"aggregate", "codecs", "dressing", "job", "secagg", *BASE},
@@ -63,7 +64,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runfolder": {"history", *BASE},
     "checkpoint": {"history", "runfolder", *BASE},
     "clientstore": {"fields", "packing", *BASE},
-    "plugins": {"codecs", "options", "strategy", "toml", "fedkit", *BASE},
+    "pluginfile": set(),
+    "plugins": {"codecs", "options", "pluginfile", "strategy", "toml", "fedkit", *BASE},
     # the seam and both sides of it
     "federation": {"aggregate", "downlink", "job", "messages", "numpy", "secagg", "tensors"},
     "wire": {"fields", "packing", "federation", "messages", "secagg", "tensors"},
@@ -128,14 +130,25 @@ MAY_IMPORT: dict[str, set[str]] = {
     "aggregator": {ANY, "cryptography", "h11", "numpy", "prometheus_client", "starlette", "uvicorn"},
     # around it
     "scenario_rules": {"config"},
-    "scenario_tree": {"config", "options", "plugins", "toml"},
-    "workloads": {"config", "options", "plugins", "trainer", *BASE},
-    "scenario": {"config", "options", "plugins", "scenario_rules", "scenario_tree", "toml", "workloads"},
+    "scenario_tree": {"config", "options", "pluginfile", "plugins", "toml"},
+    "workloads": {"config", "options", "pluginfile", "plugins", "trainer", *BASE},
+    "scenario": {
+        *(
+            "config",
+            "options",
+            "pluginfile",
+            "plugins",
+            "scenario_rules",
+            "scenario_tree",
+            "toml",
+            "workloads",
+        )
+    },
     "launch": {
         *("config", "events", "observers", "options", "plugins", "rounds", "runfolder", "scenario"),
         *("scenario_tree", "secagg", "workloads", *ROUND),
     },
-    "report": {"history", "options", "plugins", "summary", *BASE},
+    "report": {"history", "options", "pluginfile", "plugins", "summary", *BASE},
     "conformance": {ANY, "numpy"},
     "cli": {ANY, "aggregator", "typer", "rich"},
     "fedkit": {ANY},

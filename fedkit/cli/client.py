@@ -67,10 +67,7 @@ def client(
     """Train what an aggregator asks, for ever; SIGTERM or Ctrl-C ends it, and nothing finished is lost."""
     if policy is not None and not policy.is_file():
         raise ConfigError(f"--policy {policy}: there is no such file")
-    given = words or []
-    address, rest = (given[0], given[1:]) if given and _ADDRESS.match(given[0]) else ("", given)
-    if address.startswith("http:") and not insecure_http:
-        raise ConfigError(f"{address} is not encrypted: write https://, or --insecure-http on one machine")
+    address, rest = _address(words or [], insecure_http)
     told = {
         "address": address,
         "roster": str(roster),
@@ -81,6 +78,14 @@ def client(
         "model_out": str(model_out or ""),
     }
     _become({**told, **(_named(workload, rest) if workload else _of_scenario(rest))})
+
+
+def _address(words: Sequence[str], insecure_http: bool) -> tuple[str, Sequence[str]]:
+    """The aggregator's address, empty where none is given, and the words behind it; ConfigError."""
+    address, rest = (words[0], words[1:]) if words and _ADDRESS.match(words[0]) else ("", words)
+    if address.startswith("http:") and not insecure_http:
+        raise ConfigError(f"{address} is not encrypted: write https://, or --insecure-http on one machine")
+    return address, rest
 
 
 def _of_scenario(words: Sequence[str]) -> dict[str, object]:

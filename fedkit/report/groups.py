@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fedkit import plugins
+from fedkit import pluginfile, plugins
 from fedkit.errors import ConfigError
 from fedkit.options import signature
-from fedkit.report.data import Over, Run, read_run, without_folders
+from fedkit.report.data import Over, Run, without_folders
+from fedkit.report.reading import read_run
 
 _NOT_COMPARED = ("seed", "description")
 
@@ -182,7 +183,7 @@ def _says_nothing(run: Run, key: str, firsts: Sequence[Run]) -> bool:
 def _defaults(strategy: str) -> Mapping[str, object]:
     """The defaults of a registered strategy; a file of someone's is not run for the sake of a name."""
     try:
-        made = None if plugins.is_file(strategy) else plugins.load("fedkit.strategies", strategy)
+        made = None if pluginfile.is_file(strategy) else plugins.load("fedkit.strategies", strategy)
     except ConfigError:
         return {}
     return {n: p.default for n, p in signature(made).parameters.items()} if callable(made) else {}

@@ -11,9 +11,10 @@ from fedkit.history import Outcome
 from fedkit.report.charts import Line, line_chart
 from fedkit.report.clients import missing_section, participation_chart, rounds_section
 from fedkit.report.codecs import codec_facts
-from fedkit.report.data import Over, Run, read_run
+from fedkit.report.data import Over, Run
 from fedkit.report.labels import labels_section
 from fedkit.report.markup import Html, el, join, section, table, tabs, write_page
+from fedkit.report.reading import read_run
 from fedkit.report.secure import secure_section
 from fedkit.report.units import (
     Axis,

@@ -13,7 +13,7 @@ import pytest
 from fedkit.errors import ConfigError
 from fedkit.history import Outcome, RoundRecord, SecureRecord
 from fedkit.report import summary_rows, write_compare, write_report
-from fedkit.report.data import read_run
+from fedkit.report.reading import read_run
 from fedkit.report.units import show_bytes, times
 
 

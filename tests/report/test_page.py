@@ -10,7 +10,7 @@ import pytest
 
 from fedkit.errors import ConfigError
 from fedkit.report import write_report
-from fedkit.report.data import read_run
+from fedkit.report.reading import read_run
 
 VOID = {"meta", "input", "path", "br"}
 HOSTILE = "<script>alert(1)</script>\"'&</details>"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkit.errors import DataError, nearest
-from fedkit.plugins import locate
+from fedkit.pluginfile import locate
 
 ENVIRONMENT = "FEDKIT_DATA"
 Shape: TypeAlias = tuple[int | str, ...]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkit.errors import DataError, nearest
-from fedkit.plugins import locate
+from fedkit.pluginfile import locate
 from fedkit_simulations.workloads.data import read_npz
 from fedkit_simulations.workloads.features import one_hot
 
