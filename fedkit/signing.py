@@ -30,10 +30,21 @@ def content_digest(body: bytes) -> str:
 
 
 def statement(
-    method: str, target: str, digest: str, time: str, nonce: str, client: str, version: int = VERSION
+    server: bytes,
+    method: str,
+    target: str,
+    digest: str,
+    time: str,
+    nonce: str,
+    client: str,
+    version: int = VERSION,
 ) -> bytes:
-    """The bytes that are signed; all but `target` (path with query) are the values of the headers."""
-    return "\n".join((f"fedkit/{version}", method, target, digest, time, nonce, client)).encode("ascii")
+    """The bytes that are signed. server: the aggregator's key, or it could say this elsewhere.
+
+    target: path with query. The rest are the values of the headers.
+    """
+    lines = (f"fedkit/{version}", server.hex(), method, target, digest, time, nonce, client)
+    return "\n".join(lines).encode("ascii")
 
 
 def client_header(client: ClientId) -> str:
@@ -48,16 +59,20 @@ def client_header(client: ClientId) -> str:
 def headers(
     key: SigningKey,
     client: ClientId,
+    server: bytes,
     method: str,
     target: str,
     body: bytes,
     at: float,
     random: Random = RANDOM,
 ) -> dict[str, str]:
-    """The headers of a signed request. target: path with query, as sent. at: unix seconds."""
+    """The headers of a signed request to the aggregator with the key `server`.
+
+    target: path with query, as sent. at: unix seconds.
+    """
     digest, time = content_digest(body), str(int(at))
     nonce, name = draw(random, NONCE_BYTES).hex(), client_header(client)
-    signature = key.sign(statement(method, target, digest, time, nonce, name))
+    signature = key.sign(statement(server, method, target, digest, time, nonce, name))
     return {
         "Fedkit-Version": str(VERSION),
         "Fedkit-Client": name,

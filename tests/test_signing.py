@@ -22,28 +22,30 @@ GOLDEN = json.loads((Path(__file__).parent / "vectors" / "edge-1.json").read_tex
 def test_headers_are_the_golden_ones(case: dict[str, Any]) -> None:
     key, nonce = SigningKey(bytes.fromhex(case["secret"])), bytes.fromhex(case["nonce"])
     body = bytes.fromhex(case["body"])
-    made = headers(
-        key, case["client"], case["method"], case["target"], body, case["time"] + 0.9, lambda n: nonce[:n]
-    )
+    server, at = bytes.fromhex(case["server"]), case["time"] + 0.9
+    what = (case["method"], case["target"], body, at)
+    made = headers(key, case["client"], server, *what, lambda n: nonce[:n])
     assert made == case["headers"]
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["method"])
 def test_the_page_alone_says_what_is_signed(case: dict[str, Any]) -> None:
     digest = hashlib.sha256(bytes.fromhex(case["body"])).digest()
-    parts = ["fedkit/1", case["method"], case["target"], f"sha-256=:{base64.b64encode(digest).decode()}:"]
+    parts = ["fedkit/1", case["server"], case["method"], case["target"]]
+    parts += [f"sha-256=:{base64.b64encode(digest).decode()}:"]
     parts += [str(case["time"]), case["nonce"], "ward%207"]
     key = Ed25519PublicKey.from_public_bytes(SigningKey(bytes.fromhex(case["secret"])).public)
     signature = bytes.fromhex(case["headers"]["Fedkit-Signature"])
     key.verify(signature, "\n".join(parts).encode())
-    parts[2] += "0"
-    with pytest.raises(InvalidSignature):
-        key.verify(signature, "\n".join(parts).encode())
+    for line in range(len(parts)):
+        changed = [*parts[:line], parts[line] + "0", *parts[line + 1 :]]
+        with pytest.raises(InvalidSignature):
+            key.verify(signature, "\n".join(changed).encode())
 
 
 def test_nonces_differ() -> None:
     key = SigningKey(bytes(32))
-    made = [headers(key, "a", "GET", "/v1/job", b"", 0) for _ in range(2)]
+    made = [headers(key, "a", bytes(32), "GET", "/v1/job", b"", 0) for _ in range(2)]
     assert made[0]["Fedkit-Nonce"] != made[1]["Fedkit-Nonce"]
     assert len(made[0]["Fedkit-Nonce"]) == 32
 

@@ -50,6 +50,11 @@ class Enrolment:
             self._mailbox.ask(name, data)
         self._look()
 
+    @property
+    def server(self) -> bytes:
+        """The aggregator's own key."""
+        return self._trust.server
+
     def key(self, client: ClientId) -> bytes:
         """The key of its certificate. Refusal 403: `client`, `revoked`, `expired`."""
         self._look()

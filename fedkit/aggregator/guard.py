@@ -126,10 +126,12 @@ class Guard:
         if abs(now - at) > SKEW:
             raise Refusal(401, "skew", f"signed {at - now:+.0f} s from now, {SKEW} s are allowed")
         nonce, version = headers["fedkit-nonce"], scope["fedkit.version"]
-        digest, time_told = headers["content-digest"], headers["fedkit-time"]
-        signed = statement(scope["method"], _target(scope), digest, time_told, nonce, told, version)
+        digest, time_told, server = headers["content-digest"], headers["fedkit-time"], self._registry.server
+        signed = statement(server, scope["method"], _target(scope), digest, time_told, nonce, told, version)
         if not verify(key, signed, bytes.fromhex(headers["fedkit-signature"])):
-            raise Refusal(401, "signature", f"the signature is not that of client {client!r}")
+            raise Refusal(
+                401, "signature", f"the signature is not that of client {client!r} for this aggregator"
+            )
         if wait := self._rates.wait(client):
             raise Refusal(429, "rate", "too many requests", {"Retry-After": str(math.ceil(wait))})
         if not self._journal.admit(client, nonce, at, now, version):

@@ -12,6 +12,11 @@ from fedkit.messages import ClientId
 class Registry(Protocol):
     """The devices of an aggregator. It is asked from several threads."""
 
+    @property
+    def server(self) -> bytes:
+        """The aggregator's own key: requests that were signed for another are not for it."""
+        ...
+
     def key(self, client: ClientId) -> bytes:
         """The Ed25519 key that signs this client's requests.
 
@@ -29,10 +34,10 @@ class Registry(Protocol):
 
 
 class Roster:
-    """Devices whose keys were exchanged by hand: always the same."""
+    """Devices whose keys were exchanged by hand: always the same. server: the aggregator's own key."""
 
-    def __init__(self, keys: Mapping[ClientId, bytes]) -> None:
-        self._keys = dict(keys)
+    def __init__(self, keys: Mapping[ClientId, bytes], server: bytes) -> None:
+        self._keys, self.server = dict(keys), server
 
     def key(self, client: ClientId) -> bytes:
         """The client's key. Refusal 403 `client`."""

@@ -176,7 +176,9 @@ def _most(service: Service, built: Built) -> int:
 
 def _registry(service: Service, journal: Journal, room: int) -> Registry:
     trust = service.trust
-    return Roster(trust.roster) if trust.kind == "roster" else Enrolment(journal, trust, room)
+    if trust.kind == "roster":
+        return Roster(trust.roster, trust.server)
+    return Enrolment(journal, trust, room)
 
 
 def _await_devices(journal: Journal, registry: Registry, built: Built, room: int) -> None:

@@ -34,7 +34,8 @@ from fedkit.tensors import Layout, flat
 
 LAYOUT = Layout(("w", "b"), ((3, 2), (2,)), ("float32", "float32"))
 KEYS = {name: SigningKey(hashlib.sha256(name.encode()).digest()) for name in ("alice", "bob", "ward 7")}
-ROSTER = Roster({name: key.public for name, key in KEYS.items()})
+SERVER = SigningKey(hashlib.sha256(b"server").digest()).public
+ROSTER = Roster({name: key.public for name, key in KEYS.items()}, SERVER)
 
 
 @cache
@@ -145,7 +146,7 @@ class Device:
         drop: Iterable[str] = (),
         more: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        made = headers(KEYS[self.name], self.name, method, target, body, self.clock())
+        made = headers(KEYS[self.name], self.name, SERVER, method, target, body, self.clock())
         changed = {**made, **(change or {}), **(more or {})}
         for name in drop:
             changed.pop(name)

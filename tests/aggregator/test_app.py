@@ -318,6 +318,6 @@ def test_a_run_keeps_its_id_and_another_has_another(site: Any, tmp_path: Path) -
     run = site.journal.meta("run")
     assert site.again().journal.meta("run") == run
     journal = Journal(tmp_path / "other")
-    EdgeFederation(journal, Roster({})).open(site.job)
+    EdgeFederation(journal, Roster({}, b"")).open(site.job)
     assert journal.meta("run") != run
     journal.close()

@@ -35,6 +35,7 @@ from fedkit_strategies import FedAvg
 
 NAMES = ("a", "b", "slow")
 KEYS = {name: SigningKey(name.encode().ljust(32)) for name in NAMES}
+SERVER = SigningKey(bytes(32)).public
 ROUNDS = 4
 POLICY = RoundPolicy(quorum=1, deadline=6.0, late="carry", carry_rounds=3)
 
@@ -60,7 +61,7 @@ def make_workload(gate: threading.Event | None = None) -> Workload:
 
 
 def live(name: ClientId, url: str, folder: Path, gate: threading.Event, stopped: threading.Event) -> None:
-    client = EdgeClient(Transport(url, name, KEYS[name]), name, make_workload(gate), folder)
+    client = EdgeClient(Transport(url, name, KEYS[name], SERVER), name, make_workload(gate), folder)
     while not stopped.is_set():
         try:
             client.step()
@@ -146,7 +147,7 @@ def test_a_slow_client_counts_in_a_later_round(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(runtime, "LONGEST", 2)
     monkeypatch.setattr(runtime, "HASTE", 0.0)
     gate, stopped, journal = threading.Event(), threading.Event(), Journal(tmp_path / "journal")
-    roster = Roster({name: key.public for name, key in KEYS.items()})
+    roster = Roster({name: key.public for name, key in KEYS.items()}, SERVER)
     app = App(journal, roster)
     with Listener(app.asgi, "127.0.0.1", 0, drain=app.drain) as server:
         threads = [

@@ -37,7 +37,7 @@ def asked(site: Any) -> Iterator[httpx.Client]:
 
 
 def make(site: Any) -> Desk:
-    registry = Roster({name: bytes(32) for name in ("alice", "bob", "ward 7")})
+    registry = Roster({name: bytes(32) for name in ("alice", "bob", "ward 7")}, b"")
     return Desk(site.journal, registry, Meters(), Progress(), Places(), site.directory.parent)
 
 

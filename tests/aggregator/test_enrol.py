@@ -283,7 +283,7 @@ def test_the_routes_of_enrolment(
         assert read_grant(answer.content).id == request.id
         unknown = await web.get("/v1/enrol/" + "0" * 64, headers=strange(b""))
         assert (unknown.status_code, unknown.json()["error"]) == (404, "unknown")
-        signed = headers(KEY, "ward 7", "GET", "/v1/job", b"", town.now.timestamp())
+        signed = headers(KEY, "ward 7", town.trust.server, "GET", "/v1/job", b"", town.now.timestamp())
         assert (await web.get("/v1/job", headers=signed)).status_code == 200
 
     call(use, app=app)

@@ -34,7 +34,8 @@ from fedkit.signing import headers
 from fedkit.tensors import Layout, flat
 
 KEYS = {name: SigningKey(hashlib.sha256(name.encode()).digest()) for name in ("alice", "bob", "ward 7")}
-ROSTER = Roster({name: key.public for name, key in KEYS.items()})
+SERVER = SigningKey(hashlib.sha256(b"server").digest()).public
+ROSTER = Roster({name: key.public for name, key in KEYS.items()}, SERVER)
 
 
 def job() -> Job:
@@ -100,7 +101,7 @@ class Devices:
         body: bytes = b"",
         more: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        signed = headers(KEYS[name], name, method, target, body, time.time())
+        signed = headers(KEYS[name], name, SERVER, method, target, body, time.time())
         return client.request(method, target, content=body or None, headers={**signed, **(more or {})})
 
 

@@ -20,6 +20,9 @@ def keys(name: str) -> SigningKey:
     return SigningKey(hashlib.sha256(name.encode()).digest())
 
 
+SERVER = keys("server").public
+
+
 def refused(got: Any, status: int, word: str) -> None:
     assert (got.status_code, got.json()["error"]) == (status, word), got.text
     assert (got.headers["fedkit-version"], got.headers["fedkit-time"]) == ("1", str(NOW))
@@ -67,6 +70,10 @@ def test_a_clock_that_is_off_is_told_the_time(call: Callable[..., Any], seconds:
     call(use)
 
 
+def sign_for(server: bytes) -> dict[str, str]:
+    return headers(keys("alice"), "alice", server, "GET", "/v1/job", b"", NOW)
+
+
 FORGED: Mapping[str, Callable[[dict[str, str]], tuple[str, str, dict[str, str]]]] = {
     "another path": lambda signed: ("GET", "/v1/tasks", signed),
     "another query": lambda signed: ("GET", "/v1/job?x=1", signed),
@@ -74,6 +81,7 @@ FORGED: Mapping[str, Callable[[dict[str, str]], tuple[str, str, dict[str, str]]]
     "another client": lambda signed: ("GET", "/v1/job", {**signed, "Fedkit-Client": "bob"}),
     "another time": lambda signed: ("GET", "/v1/job", {**signed, "Fedkit-Time": str(NOW + 1)}),
     "another nonce": lambda signed: ("GET", "/v1/job", {**signed, "Fedkit-Nonce": "0" * 32}),
+    "another aggregator": lambda signed: ("GET", "/v1/job", sign_for(keys("elsewhere").public)),
     "another signature": lambda signed: ("GET", "/v1/job", {**signed, "Fedkit-Signature": "0" * 128}),
 }
 
@@ -81,7 +89,7 @@ FORGED: Mapping[str, Callable[[dict[str, str]], tuple[str, str, dict[str, str]]]
 @pytest.mark.parametrize("kind", FORGED)
 def test_a_signature_holds_for_one_request_only(site: Any, call: Callable[..., Any], kind: str) -> None:
     async def use(device: Any) -> None:
-        signed = headers(keys("alice"), "alice", "GET", "/v1/job", b"", NOW)
+        signed = sign_for(SERVER)
         method, target, changed = FORGED[kind](signed)
         got = await device.client.request(method, target, headers=changed)
         assert got.status_code == 401
@@ -94,7 +102,7 @@ def test_a_signature_holds_for_one_request_only(site: Any, call: Callable[..., A
 
 
 def test_a_replay_is_refused_also_after_a_restart(site: Any, call: Callable[..., Any]) -> None:
-    signed = headers(keys("alice"), "alice", "GET", "/v1/job", b"", NOW)
+    signed = sign_for(SERVER)
 
     async def first(device: Any) -> None:
         assert (await device.client.get("/v1/job", headers=signed)).status_code == 200
@@ -110,7 +118,7 @@ def test_a_replay_is_refused_also_after_a_restart(site: Any, call: Callable[...,
 
 def test_a_body_that_was_not_signed(call: Callable[..., Any]) -> None:
     async def use(device: Any) -> None:
-        signed = headers(keys("alice"), "alice", "POST", "/v1/ack", b"{}", NOW)
+        signed = headers(keys("alice"), "alice", SERVER, "POST", "/v1/ack", b"{}", NOW)
         refused(await device.client.post("/v1/ack", headers=signed, content=b"[]"), 422, "body")
 
     call(use)
@@ -151,7 +159,7 @@ def test_no_byte_of_a_body_is_read_before_its_sender_and_its_length_are_known(si
     app, read = site.fresh_app().asgi, list[int]()
 
     def signed(**more: str) -> dict[str, str]:
-        return {**headers(keys("alice"), "alice", "POST", "/v1/ack", b"{}", NOW), **more}
+        return {**headers(keys("alice"), "alice", SERVER, "POST", "/v1/ack", b"{}", NOW), **more}
 
     cases = [
         (signed(**{"Content-Length": "2", "Fedkit-Signature": "0" * 128}), 401),
@@ -168,18 +176,18 @@ def test_no_byte_of_a_body_is_read_before_its_sender_and_its_length_are_known(si
 def test_a_body_that_lies_about_its_length_or_drips_is_given_up(
     site: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = headers(keys("alice"), "alice", "POST", "/v1/ack", b"{}", NOW) | {"Content-Length": "2"}
+    given = headers(keys("alice"), "alice", SERVER, "POST", "/v1/ack", b"{}", NOW) | {"Content-Length": "2"}
     parts = [bytes(bodies.JSON_LIMIT)] * 3
     read = list[int]()
     assert asyncio.run(send_raw(site.fresh_app().asgi, "POST", given, parts, read)) == 413
     assert len(read) == 2
     monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
-    given = headers(keys("alice"), "alice", "POST", "/v1/ack", b"{}", NOW) | {"Content-Length": "2"}
+    given = headers(keys("alice"), "alice", SERVER, "POST", "/v1/ack", b"{}", NOW) | {"Content-Length": "2"}
     assert asyncio.run(send_raw(site.fresh_app().asgi, "POST", given, [b"{"], [])) == 408
 
 
 def test_a_header_that_comes_twice(site: Any) -> None:
-    given = headers(keys("alice"), "alice", "POST", "/v1/ack", b"{}", NOW) | {"Content-Length": "2"}
+    given = headers(keys("alice"), "alice", SERVER, "POST", "/v1/ack", b"{}", NOW) | {"Content-Length": "2"}
     twice = {**given, "fedkit-client": "bob"}
     assert asyncio.run(send_raw(site.fresh_app().asgi, "POST", twice, [b"{}"], [])) == 400
 

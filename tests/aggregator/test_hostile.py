@@ -22,6 +22,7 @@ from fedkit.signing import headers
 
 PATIENCE = 20.0
 KEY = SigningKey(hashlib.sha256(b"alice").digest())
+SERVER = SigningKey(hashlib.sha256(b"server").digest()).public
 ROUTES = ("/v1/job", "/v1/tasks", "/v1/ack", "/v1/blobs/" + "0" * 64, "/v1/uploads", "/v1/uploads/00")
 METHODS = ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS")
 
@@ -46,7 +47,7 @@ class Server:
 
     def ask(self, method: str, target: str, body: bytes = b"", **more: str) -> tuple[int, bytes]:
         """Status and body of a signed request, with further headers (`_` is `-`)."""
-        signed = headers(KEY, "alice", method, target, body, time.time())
+        signed = headers(KEY, "alice", SERVER, method, target, body, time.time())
         told = {"Host": "x", "Connection": "close", **signed}
         if body or method in ("POST", "PATCH"):
             told["Content-Length"] = str(len(body))
@@ -68,7 +69,7 @@ def server(site: Any) -> Iterator[Server]:
     from fedkit.aggregator.app import App
     from fedkit.aggregator.registry import Roster
 
-    app = App(site.journal, Roster({"alice": KEY.public}), meters=Meters())
+    app = App(site.journal, Roster({"alice": KEY.public}, SERVER), meters=Meters())
     with Listener(app.asgi, "127.0.0.1", 0) as listener:
         host, port = listener.url.removeprefix("http://").split(":")
         made = Server(site, (host, int(port)))
@@ -181,7 +182,7 @@ def test_odd_headers(server: Server, more: dict[str, str], status: int) -> None:
     "name", ["Fedkit-Client", "Content-Length", "Range", "Upload-Offset", "Host", "Content-Encoding"]
 )
 def test_a_header_that_comes_twice_is_refused(server: Server, name: str) -> None:
-    signed = headers(KEY, "alice", "GET", "/v1/job", b"", time.time())
+    signed = headers(KEY, "alice", SERVER, "GET", "/v1/job", b"", time.time())
     told = {"Host": "x", **signed, "Content-Length": "0", "Range": "bytes=1-", "Upload-Offset": "0"}
     told |= {"Content-Encoding": "identity", "Connection": "close"}
     lines = ["GET /v1/job HTTP/1.1", *(f"{k}: {v}" for k, v in told.items()), f"{name}: 1"]
@@ -191,7 +192,7 @@ def test_a_header_that_comes_twice_is_refused(server: Server, name: str) -> None
 def test_two_requests_in_one_are_no_way_past_the_check(server: Server) -> None:
     """The second head hides in the body of the first, as in request smuggling."""
     inner = b"GET /v1/job HTTP/1.1\r\nHost: x\r\n\r\n"
-    signed = headers(KEY, "alice", "POST", "/v1/ack", inner, time.time())
+    signed = headers(KEY, "alice", SERVER, "POST", "/v1/ack", inner, time.time())
     lines = ["POST /v1/ack HTTP/1.1", "Host: x", *(f"{k}: {v}" for k, v in signed.items())]
     lines += ["Content-Length: 0", "Transfer-Encoding: chunked", "Connection: close"]
     got = server.say("\r\n".join(lines).encode() + b"\r\n\r\n" + inner)
@@ -223,7 +224,7 @@ def test_a_flood_of_refusals_is_logged_sparingly(
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 def test_who_hangs_up_within_a_body_leaves_nothing(server: Server, method: str) -> None:
     body = bytes(1 << 18)
-    signed = headers(KEY, "alice", method, "/v1/uploads/00", body, time.time())
+    signed = headers(KEY, "alice", SERVER, method, "/v1/uploads/00", body, time.time())
     lines = [f"{method} /v1/uploads/00 HTTP/1.1", "Host: x", *(f"{k}: {v}" for k, v in signed.items())]
     lines.append(f"Content-Length: {len(body)}")
     for part in (0, 1, 1 << 17):

@@ -136,7 +136,7 @@ class Device:
     def ask(
         self, method: str, target: str, body: bytes = b"", more: Mapping[str, str] | None = None
     ) -> bytes:
-        signed = headers(KEYS[self.name], self.name, method, target, body, time.time())
+        signed = headers(KEYS[self.name], self.name, TRUST.server, method, target, body, time.time())
         got = self.client.request(method, target, content=body or None, headers={**signed, **(more or {})})
         if got.status_code >= 400:
             raise LookupError(got.text)
@@ -325,11 +325,11 @@ def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(tmp_path: P
     journal, took = Journal(tmp_path), list[float]()
     journal.put(job=b"{}", job_id="0")
     with (
-        Listener(App(journal, Roster(TRUST.roster)).asgi, "127.0.0.1", 0) as server,
+        Listener(App(journal, Roster(TRUST.roster, TRUST.server)).asgi, "127.0.0.1", 0) as server,
         httpx.Client(timeout=20.0) as client,
     ):
         for _ in range(30):
-            signed = headers(KEYS["c0"], "c0", "GET", "/v1/tasks", b"", time.time())
+            signed = headers(KEYS["c0"], "c0", TRUST.server, "GET", "/v1/tasks", b"", time.time())
             began = time.perf_counter()
             assert client.get(f"{server.url}/v1/tasks", headers=signed).status_code == 200
             took.append(time.perf_counter() - began)
@@ -340,13 +340,13 @@ def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(tmp_path: P
 def test_polls_are_let_go_when_the_server_stops(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.put(job=b"{}", job_id="0")
-    app = App(journal, Roster(TRUST.roster))
+    app = App(journal, Roster(TRUST.roster, TRUST.server))
     server = Listener(app.asgi, "127.0.0.1", 0, drain=app.drain)
     with httpx.Client(timeout=20.0) as client:
         answers: list[int] = []
 
         def poll() -> None:
-            signed = headers(KEYS["c0"], "c0", "GET", "/v1/tasks?wait=30", b"", time.time())
+            signed = headers(KEYS["c0"], "c0", TRUST.server, "GET", "/v1/tasks?wait=30", b"", time.time())
             answers.append(client.get(f"{server.url}/v1/tasks?wait=30", headers=signed).status_code)
 
         thread = threading.Thread(target=poll)

@@ -124,7 +124,7 @@ class Device:
     def live(self) -> None:
         self.lives += 1
         membership = Membership(self.url, self.name, self.key, self.trust)
-        transport = Transport(self.url, self.name, self.key)
+        transport = Transport(self.url, self.name, self.key, self.trust.server)
         who = lambda floors: vouch(membership, self.folder, floors)  # noqa: E731
         client = EdgeClient(transport, self.name, self.workload, self.folder, vouch=who)
         try:

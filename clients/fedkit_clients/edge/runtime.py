@@ -252,7 +252,7 @@ def serve(membership: Membership, workload: Workload, directory: Path, device: D
         membership.address,
         membership.client,
         membership.key,
-        server=membership.trust.server,
+        membership.trust.server,
         meter=device.meter,
         audit=device.audit,
         proxy=device.policy.proxy,

@@ -53,7 +53,7 @@ _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 class Transport:
     """What one client says to one aggregator.
 
-    server: the aggregator's key, without which https is not spoken; plain http is for this machine only.
+    server: the aggregator's key, for which requests are signed; plain http is for this machine only.
     transport: another way to send requests than over the network, for tests. clock: unix seconds of this
     device; how far it is from the aggregator's is learned on the way. meter: counts what goes over the link.
     audit: told of all that leaves the device. proxy: as http://HOST:PORT. run: the one that was joined, which
@@ -65,15 +65,15 @@ class Transport:
         address: str,
         client: ClientId,
         key: SigningKey,
+        server: bytes,
         *,
-        server: bytes = b"",
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.time,
         meter: Meter | None = None,
         audit: Audit | None = None,
         proxy: str = "",
     ) -> None:
-        self._client, self._key, self._clock = client, key, clock
+        self._client, self._key, self._server, self._clock = client, key, server, clock
         self._meter, self._audit = meter if meter is not None else Meter(), audit
         self._ahead = 0.0  # of the aggregator's clock over this one
         self._piece = PIECE
@@ -230,7 +230,7 @@ class Transport:
         self, method: str, target: str, body: bytes, headers: Mapping[str, str], patience: float
     ) -> httpx.Response:
         at = self._clock() + self._ahead
-        signed = signing.headers(self._key, self._client, method, target, body, at)
+        signed = signing.headers(self._key, self._client, self._server, method, target, body, at)
         url = self._address.copy_with(raw_path=target.encode("ascii"))
         timeout = httpx.Timeout(TIMEOUT, read=TIMEOUT + patience)
         request = self._http.build_request(

@@ -31,6 +31,7 @@ from fedkit_strategies import FedAvg
 
 NAME = "ward 7"
 KEY = SigningKey(bytes(range(32)))
+SERVER = SigningKey(bytes(range(1, 33))).public
 VERDICTS = [Verdict.counted, Verdict.late, Verdict.counted, Verdict.refused, Verdict.counted]
 """What becomes of the reply to each round: those counted change the client's residual."""
 Fault = Callable[[str, str, int], str | None]
@@ -173,7 +174,7 @@ class Aggregator(httpx.BaseTransport):
     def _guarded(self, request: httpx.Request, method: str, target: str) -> httpx.Response:
         names = ("Content-Digest", "Fedkit-Time", "Fedkit-Nonce", "Fedkit-Client")
         digest, time, nonce, name = (request.headers[header] for header in names)
-        said = signing.statement(method, target, digest, time, nonce, name)
+        said = signing.statement(SERVER, method, target, digest, time, nonce, name)
         if digest != signing.content_digest(request.content) or name != "ward%207":
             return error(400, "headers")
         if abs(int(time) - self.time) > signing.SKEW:

@@ -218,7 +218,7 @@ def run_client(
     workload, plain = make_workload(given), given.secagg.mode == "off"
     device = Device(DevicePolicy(strategies=("fedprox",))) if plain and name == "c3" else Device()
     who = Membership(url, name, key, trust)
-    transport = Transport(url, name, key)
+    transport = Transport(url, name, key, trust.server)
     shown = Breaks(workload) if plain and name == "c0" else workload
     client = EdgeClient(
         transport, name, shown, folder, device=device, vouch=lambda floors: vouch(who, folder, floors)
@@ -279,7 +279,7 @@ def talk_of(folder: Path, text: str) -> Sequence[bytes]:
 def _resume(url: str, key: SigningKey, folder: Path) -> None:
     """Ask for the rest of a blob; nobody listens any more, and the bytes leave all the same."""
     (folder / "part").write_bytes(b"1")
-    transport = Transport(url, "c1", key)
+    transport = Transport(url, "c1", key, key.public)
     with pytest.raises(Unreachable):
         transport.blob(Blob("0" * 64, 2), folder / "part")
     transport.close()

@@ -27,6 +27,7 @@ from fedkit_clients.edge.modelout import ModelOut
 from fedkit_clients.edge.policy import DevicePolicy
 
 NAME, KEY = "ward 7", SigningKey(bytes(range(32)))
+SERVER = SigningKey(bytes(range(1, 33))).public
 pytestmark = pytest.mark.usefixtures("fast_disk")
 
 
@@ -35,6 +36,7 @@ def make_client(server: Any, folder: Path, device: Device, **more: Any) -> EdgeC
         "http://aggregator:1",
         NAME,
         KEY,
+        SERVER,
         transport=server,
         clock=lambda: server.time,
         meter=device.meter,

@@ -21,13 +21,14 @@ from fedkit_clients.edge.answers import Refused, Unreachable
 
 NAME = "ward 7"
 KEY = SigningKey(bytes(range(32)))
+SERVER = SigningKey(bytes(range(1, 33))).public
 STEPS = 200
 pytestmark = pytest.mark.usefixtures("fast_disk")
 
 
 def make_client(server: Any, folder: Path, skew: float = 0.0) -> EdgeClient:
     clock = lambda: server.time + skew  # noqa: E731
-    transport = Transport("http://aggregator:1", NAME, KEY, transport=server, clock=clock)
+    transport = Transport("http://aggregator:1", NAME, KEY, SERVER, transport=server, clock=clock)
     return EdgeClient(transport, NAME, server.workload, folder, sleep=lambda seconds: None)
 
 

@@ -79,7 +79,7 @@ def listening(path: Path, heard: list[bytes]) -> Iterator[str]:
 
 
 def ask(url: str) -> tuple[str, bytes]:
-    talk = Transport(url, "c", PIN, server=PIN.public)
+    talk = Transport(url, "c", PIN, PIN.public)
     try:
         return talk.job()
     finally:
@@ -123,11 +123,9 @@ def test_memory_buffers_are_checked_too(tmp_path: Path) -> None:
         near.do_handshake()
 
 
-def test_no_tls_without_a_key_and_no_http_to_others() -> None:
-    with pytest.raises(ConfigError, match="key of the aggregator is needed"):
-        Transport("https://127.0.0.1:1", "c", PIN)
+def test_no_http_to_others() -> None:
     with pytest.raises(ConfigError, match="for this machine only"):
-        Transport("http://192.168.1.7:1", "c", PIN, server=PIN.public)
+        Transport("http://192.168.1.7:1", "c", PIN, PIN.public)
 
 
 @contextmanager
@@ -171,7 +169,7 @@ def test_a_proxy_sees_an_address_and_nothing_else(tmp_path: Path, right: bool) -
         list[bytes](),
     )
     with listening(path, heard) as url, proxy(asked) as way:
-        talk = Transport(url, "c", PIN, server=PIN.public, proxy=way)
+        talk = Transport(url, "c", PIN, PIN.public, proxy=way)
         if right:
             assert talk.job()[1] == b"job"
         else:

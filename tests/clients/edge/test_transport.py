@@ -21,6 +21,7 @@ from fedkit_clients.edge.offers import Blob
 from fedkit_clients.edge.transport import Transport
 
 KEY = SigningKey(bytes(range(32)))
+SERVER = SigningKey(bytes(range(1, 33))).public
 NOW = 1_790_000_000
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "edge-1.json").read_text())
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -35,7 +36,8 @@ class Slow(httpx.SyncByteStream):
 
 
 def transport(handler: Handler, client: str = "ward 7") -> Transport:
-    return Transport("http://host:1", client, KEY, transport=httpx.MockTransport(handler), clock=lambda: NOW)
+    way = httpx.MockTransport(handler)
+    return Transport("http://host:1", client, KEY, SERVER, transport=way, clock=lambda: NOW)
 
 
 def answer(status: int, content: bytes = b"", **headers: str) -> httpx.Response:
@@ -263,4 +265,4 @@ def test_an_upload_that_gets_nowhere_ends() -> None:
 @pytest.mark.parametrize("address", ["", "host:1", "ftp://host", "http://", "http://host/path", 5])
 def test_an_address_that_is_none_is_an_error_of_the_user(address: Any) -> None:
     with pytest.raises(ConfigError, match="no address"):
-        Transport(address, "c", KEY)
+        Transport(address, "c", KEY, SERVER)
