@@ -46,10 +46,10 @@ def agree(secret: bytes, public: bytes) -> bytes:
 
 
 def stream(suite: Suite, secret: bytes, count: int) -> bytes:
-    start, zeros = bytes(16), bytes(count)
+    start, text = bytes(16), b"".join((i + 1).to_bytes(16, "big") for i in range(count // 16))
     if suite is Suite.CHACHA:
-        return Cipher(algorithms.ChaCha20(secret, start), mode=None).encryptor().update(zeros)
-    return Cipher(algorithms.AES(secret), modes.CTR(start)).encryptor().update(zeros)
+        return Cipher(algorithms.ChaCha20(secret, start), mode=None).encryptor().update(bytes(count))
+    return Cipher(algorithms.AES(secret), modes.CTR(start)).encryptor().update(text)
 
 
 def context_of(session: Rehearsal) -> bytes:
@@ -85,9 +85,9 @@ def test_a_masked_vector_and_all_that_is_said_with_it(rehearse: type[Rehearsal],
         info = named(b"mask", low.encode(), high.encode(), b"both")
         keys.append((key(context, agree(mask, publics(session, peer)[0]), info, size), sign))
     for secret, sign in keys:
-        flow = stream(suite, secret, 128 + vector.nbytes)
-        tail += np.uint64(sign % 2**64) * np.frombuffer(flow[64 : 64 + tail.nbytes], "<u8")
-        vector += np.uint32(sign % 2**32) * np.frombuffer(flow[128:], "<u4")
+        flow = stream(suite, secret, 64 + vector.nbytes + 16)
+        tail += np.uint64(sign % 2**64) * np.frombuffer(flow[: tail.nbytes], "<u8")
+        vector += np.uint32(sign % 2**32) * np.frombuffer(flow[64 : 64 + vector.nbytes], "<u4")
     session.step()
     body = session.seen[Stage.mask, ME][PREFIX:]
     cut = tail.nbytes

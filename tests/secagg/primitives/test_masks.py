@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkit.secagg.primitives import masks
-from fedkit.secagg.primitives.masks import CHUNK, GCM_FROM, GROUP, SKIP, Lanes, Mask, Place, add_masks
+from fedkit.secagg.primitives.masks import CHUNK, GROUP, LIMIT, Lanes, Mask, Slice, add_masks
 from fedkit.secagg.primitives.suite import Suite
 from fedkit.seeds import stream
 
@@ -26,7 +26,7 @@ def key(suite: Suite, number: int = 0) -> bytes:
 def key_stream(suite: Suite, secret: bytes, count: int, start: int = 0) -> bytes:
     """So many bytes of a stream, from any multiple of 64 on."""
     vector = np.zeros(count, np.uint8)
-    masks._add([Place(start, vector)], [Mask(secret, 1)], suite)
+    masks._add(Slice(start, [vector]), [Mask(secret, 1)], suite)
     return vector.tobytes()
 
 
@@ -79,7 +79,13 @@ def test_the_layout_of_the_chacha20_nonce_is_that_of_rfc_8439_section_2_4_2() ->
     assert cipher.update(b"Ladies and Gentl").hex() == "6e2e359a2568f98041ba0728dd0d6981"
 
 
-def test_aes_ctr_of_sp_800_38a() -> None:
+@pytest.fixture(params=[False, True], ids=["CTR", "CFB"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to a stream of AES, whatever the processor."""
+    monkeypatch.setattr(masks, "cfb_is_faster", lambda: request.param)
+
+
+def test_aes_ctr_of_sp_800_38a(monkeypatch: pytest.MonkeyPatch) -> None:
     """F.5.1: its counter blocks encrypted one by one, as we can start at any of them."""
     secret = bytes.fromhex("2b7e151628aed2a6abf7158809cf4f3c")
     plain = bytes.fromhex(
@@ -91,20 +97,34 @@ def test_aes_ctr_of_sp_800_38a() -> None:
         "5ae4df3edbd5d35e5b4f09020db03eab1e031dda2fbe03d1792170a0f3009cee"
     )
     counter = int("f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff", 16)
+    monkeypatch.setattr(masks, "cfb_is_faster", lambda: False)
     made = masks._stream(Suite.AES, secret, 16 * counter).update(plain)
     assert made == expected
 
 
-def test_aes_of_fips_197_is_the_first_block_of_a_stream_from_counter_zero() -> None:
-    """AES-128 of the zero block under the zero key (GCM test case 1 calls it H)."""
-    assert key_stream(Suite.AES, bytes(16), 16).hex() == "66e94bd4ef8a2c3b884cfa59ca342b2e"
+@pytest.mark.usefixtures("either")
+def test_aes_of_fips_197_is_the_first_block_of_a_stream() -> None:
+    """AES-128 of the zero block under the zero key (GCM test case 1 calls it H), xor 1."""
+    assert key_stream(Suite.AES, bytes(16), 16).hex() == "66e94bd4ef8a2c3b884cfa59ca342b2f"
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("start", [0, 64, 16 * (2**16 - 4), LIMIT - 3 * 64])
+def test_a_block_of_aes_is_that_of_its_number_xor_the_next_one(start: int) -> None:
+    """Each block by itself, also where the number takes another byte, and at the very end."""
+    secret, first = key(Suite.AES), start // 16
+    expected = b""
+    for number in range(first, first + 12):
+        block = Cipher(algorithms.AES(secret), modes.ECB()).encryptor().update(number.to_bytes(16, "big"))
+        expected += bytes(a ^ b for a, b in zip(block, (number + 1).to_bytes(16, "big"), strict=True))
+    assert key_stream(Suite.AES, secret, 12 * 16, start) == expected
 
 
 @pytest.mark.parametrize("suite", Suite)
 @pytest.mark.parametrize("dtype", WIDTHS)
 def test_lanes_are_the_little_endian_words_of_the_stream(suite: Suite, dtype: Any) -> None:
     vector = vector_of(dtype, 50)
-    expected = added(vector, key_stream(suite, key(suite), vector.nbytes, SKIP))
+    expected = added(vector, key_stream(suite, key(suite), vector.nbytes))
     add_masks([vector], [Mask(key(suite), 1)], suite)
     assert vector.tolist() == expected
 
@@ -117,18 +137,15 @@ def added(vector: Lanes, stream: bytes) -> list[int]:
     return [(lane + int.from_bytes(word, "little")) % 256**width for lane, word in both]
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("suite", Suite)
-@pytest.mark.parametrize("sizes", [(6, 1000), (8, 0), (0, 7), (1, 1, 1), (9, CHUNK + 5, 3), (6, GCM_FROM)])
-@pytest.mark.parametrize("faster", [False, True])
-def test_parts_lie_in_the_stream_one_after_another(
-    monkeypatch: pytest.MonkeyPatch, suite: Suite, sizes: tuple[int, ...], faster: bool
-) -> None:
-    """From byte 64, each from a multiple of 64 on, whatever its lanes are."""
-    monkeypatch.setattr(masks, "gcm_is_faster", lambda: faster)
+@pytest.mark.parametrize("sizes", [(6, 1000), (8, 0), (0, 7), (1, 1, 1), (9, CHUNK + 5, 3), (6, 2 * CHUNK)])
+def test_parts_lie_in_the_stream_one_after_another(suite: Suite, sizes: tuple[int, ...]) -> None:
+    """Each from a multiple of 64 on, whatever its lanes are."""
     lanes: tuple[type[np.unsignedinteger[Any]], ...] = (np.uint64, np.uint8, np.uint16)
     types = itertools.cycle(lanes)
     parts = [vector_of(dtype, size, size) for dtype, size in zip(types, sizes, strict=False)]
-    expected, at = [], 64
+    expected, at = [], 0
     for part in parts:
         expected.append(added(part, key_stream(suite, key(suite), part.nbytes, at)))
         at += 64 * -(-part.nbytes // 64)
@@ -168,7 +185,7 @@ def test_a_slice_is_masked_as_it_would_be_in_the_whole(suite: Suite, dtype: Any)
     per = 64 // np.dtype(dtype).itemsize
     cuts = [0, per, 7 * per, CHUNK // 64 * per + per, len(parts)]
     for low, high in itertools.pairwise(cuts):
-        masks._add([Place(SKIP + low // per * 64, parts[low:high])], there, suite)
+        masks._add(Slice(low // per * 64, [parts[low:high]]), there, suite)
     assert np.array_equal(whole, parts)
 
 
@@ -184,39 +201,38 @@ def test_threads_make_no_difference(suite: Suite, threads: int, extra: int) -> N
     assert np.array_equal(alone, shared)
 
 
-@pytest.mark.parametrize("faster", [False, True])
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("size", [GCM_FROM - SKIP - 8, GCM_FROM - SKIP, 3 * CHUNK + 40])
-def test_a_long_stream_is_that_of_ctr_by_either_cipher(
-    monkeypatch: pytest.MonkeyPatch, size: int, threads: int, faster: bool
-) -> None:
-    opened: list[bytes] = []
-    true = masks._gcm_stream
-
-    def noted(secret: bytes) -> CipherContext:
-        opened.append(secret)
-        return true(secret)
-
-    monkeypatch.setattr(masks, "gcm_is_faster", lambda: faster)
-    monkeypatch.setattr(masks, "_gcm_stream", noted)
-    expected = np.zeros(size // 8, np.uint64)
+@pytest.mark.parametrize("size", [CHUNK - 8, CHUNK, 3 * CHUNK + 40])
+def test_a_long_stream_is_that_of_ctr_by_either_cipher(size: int, threads: int) -> None:
+    """CTR of the numbers from 1 on, in one go."""
+    text = b"".join(number.to_bytes(16, "big") for number in range(1, size // 16 + 2))[:size]
+    expected, found = np.zeros(size // 8, np.uint64), np.zeros(size // 8, np.uint64)
     for number, combine in ((0, np.add), (1, np.subtract)):
-        made = Cipher(algorithms.AES(key(Suite.AES, number)), modes.CTR(bytes(15) + b"\4")).encryptor()
-        combine(expected, np.frombuffer(made.update(bytes(size)), "<u8"), out=expected)
-    found = np.zeros(size // 8, np.uint64)
+        made = Cipher(algorithms.AES(key(Suite.AES, number)), modes.CTR(bytes(16))).encryptor()
+        combine(expected, np.frombuffer(made.update(text), "<u8"), out=expected)
     there = [Mask(key(Suite.AES, number), 1 - 2 * number) for number in (0, 1)]
     add_masks([found], there, Suite.AES, threads=threads)
     assert np.array_equal(found, expected)
-    long = SKIP + size >= GCM_FROM
-    assert len(opened) == (2 if faster and long else 0)
 
 
-def test_no_other_stream_is_had_from_gcm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masks, "gcm_is_faster", lambda: True)
-    assert masks._takes_gcm(Suite.AES, SKIP, GCM_FROM)
-    assert not masks._takes_gcm(Suite.AES, 2 * SKIP, GCM_FROM)
-    assert not masks._takes_gcm(Suite.CHACHA, SKIP, GCM_FROM)
-    assert not masks._takes_gcm(Suite.AES, SKIP, masks.GCM_LIMIT + 1)
+@pytest.mark.parametrize(
+    ("found", "version", "faster"),
+    [
+        (["AVX2", "AVX512_ICL"], 0x30600000, True),
+        (["AVX2", "AVX512_ICL"], 0x40000030, True),
+        (["AVX2", "AVX512_ICL"], 0x30500040, False),
+        (["AVX2"], 0x40000030, False),
+    ],
+)
+def test_cfb_is_taken_where_openssl_and_processor_have_vaes(
+    monkeypatch: pytest.MonkeyPatch, found: list[str], version: int, faster: bool
+) -> None:
+    config = {"SIMD Extensions": {"found": found}}
+    monkeypatch.setattr(np, "show_config", lambda mode: config)
+    where = "fedkit.secagg.primitives.masks.backend.openssl_version_number"
+    monkeypatch.setattr(where, lambda: version)
+    assert masks.cfb_is_faster.__wrapped__() is faster
 
 
 def test_threads_share_all_bytes_and_small_vectors_stay_whole() -> None:
@@ -282,12 +298,11 @@ def test_vectors_that_cannot_be_masked(vector: Any) -> None:
         add_masks([np.zeros(1, np.uint64), vector], [], Suite.AES)
 
 
-def test_wrong_places_threads_keys_and_signs() -> None:
+def test_wrong_sizes_threads_keys_and_signs() -> None:
     vector = np.zeros(64, np.uint8)
+    masks._check_end(LIMIT)
     with pytest.raises(ValueError, match="ends after"):
-        masks._check([Place(masks.CHACHA_LIMIT - 63, vector)], Suite.CHACHA)
-    masks._check([Place(masks.CHACHA_LIMIT - 64, vector)], Suite.CHACHA)
-    assert key_stream(Suite.CHACHA, bytes(32), 64, masks.CHACHA_LIMIT - 64) != bytes(64)
+        masks._check_end(LIMIT + 1)
     with pytest.raises(ValueError, match="nothing"):
         add_masks([], [], Suite.AES)
     with pytest.raises(ValueError, match="thread"):
