@@ -68,11 +68,11 @@ except ConfigError as error:
 def test_nor_can_two_processes(tmp_path: Path) -> None:
     first = RunFolder(tmp_path / "run", resume=False)
     command = [sys.executable, "-c", _OTHER, str(first.path)]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert refused.returncode == 1
     assert "is in use by another process" in refused.stderr
     first.close()
-    assert subprocess.run(command, timeout=60).returncode == 0
+    assert subprocess.run(command, timeout=600).returncode == 0
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedkit import jobfile, wire
+from fedkit.aggregator import app as app_module
 from fedkit.aggregator.federation import EdgeFederation
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.registry import Roster
@@ -171,18 +172,22 @@ def test_odd_waits_are_refused(call: Callable[..., Any], wait: str) -> None:
     call(use)
 
 
-def test_a_poll_waits_until_there_is_something(site: Any, call: Callable[..., Any]) -> None:
+def test_a_poll_waits_until_there_is_something(
+    site: Any, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_module, "_LOOK", 1000.0)  # it is woken, or it ends without a task
     site.publish()
     app = site.fresh_app()
 
     async def use(device: Any) -> None:
         async with app._bells.running(None):
-            asking = asyncio.create_task(device.ask("GET", "/v1/tasks?wait=30"))
-            await asyncio.sleep(0.3)
-            assert not asking.done()
+            asking = asyncio.create_task(device.ask("GET", "/v1/tasks?wait=120"))
+            while not app._bells._waiting:
+                assert not asking.done()
+                await asyncio.sleep(0.01)
             sender = threading.Thread(target=site.federation.send, args=([site.task("alice")],))
             sender.start()
-            got = await asyncio.wait_for(asking, 4.0)  # sooner than a waiting poll looks by itself
+            got = await asking
             sender.join()
             assert len(got.json()["tasks"]) == 1
             assert (await device.ask("GET", "/v1/tasks?wait=1")).json()["tasks"] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ NAMES = ("a", "b", "slow")
 KEYS = {name: SigningKey(name.encode().ljust(32)) for name in NAMES}
 SERVER = SigningKey(bytes(32)).public
 ROUNDS = 4
-POLICY = RoundPolicy(quorum=1, deadline=6.0, late="carry", carry_rounds=3)
+POLICY = RoundPolicy(quorum=1, deadline=10.0, late="carry", carry_rounds=3)
 
 
 class Workload(NumpyWorkload):
@@ -47,7 +48,7 @@ class Workload(NumpyWorkload):
 
     def trainer(self, client: ClientId) -> NumpyTrainer:
         if client == "slow" and self.gate is not None:
-            assert self.gate.wait(60)
+            assert self.gate.wait(600)
         return super().trainer(client)
 
 
@@ -71,13 +72,19 @@ def live(name: ClientId, url: str, folder: Path, gate: threading.Event, stopped:
 
 
 class Opens:
-    """Lets the slow client go on once the first round is over."""
+    """Lets the slow client go on once the first round is over, and waits for what it sends."""
 
-    def __init__(self, gate: threading.Event) -> None:
-        self._gate = gate
+    def __init__(self, gate: threading.Event, federation: EdgeFederation) -> None:
+        self._gate, self._federation = gate, federation
 
     def round_ended(self, event: RoundEnded) -> None:
+        if self._gate.is_set():
+            return
         self._gate.set()
+        end = time.monotonic() + 600
+        while not self._federation._uploads.replies(self._federation._turn):
+            assert time.monotonic() < end, "the slow client does not come"
+            time.sleep(0.01)
 
 
 class Replay:
@@ -157,7 +164,8 @@ def test_a_slow_client_counts_in_a_later_round(tmp_path: Path, monkeypatch: pyte
         for thread in threads:
             thread.start()
         try:
-            got = go(EdgeFederation(journal, roster, wait_for=3, patience=60.0), Opens(gate))
+            federation = EdgeFederation(journal, roster, wait_for=3, patience=600.0)
+            got = go(federation, Opens(gate, federation))
         finally:
             stopped.set()
             gate.set()
@@ -169,7 +177,7 @@ def test_a_slow_client_counts_in_a_later_round(tmp_path: Path, monkeypatch: pyte
     late = [(r.round, r.carried["slow"]) for r in rounds if "slow" in r.carried]
     assert len(late) == 1, "once"
     at, carried = late[0]
-    assert 1 <= at <= 3
+    assert at == 1
     assert isinstance(carried, Carried)
     assert (carried.round, carried.outcome) == (0, Outcome.counted)
     assert all("slow" not in r.fates for r in rounds[1 : at + 1]), "it is not asked while it is at work"

@@ -30,7 +30,7 @@ def asked(site: Any) -> Iterator[httpx.Client]:
     site.federation.send([site.task("alice", 3), site.task("bob", 3)])
     site.leases.news("alice")
     desk, home = make(site), site.directory.parent
-    with opened(desk, "127.0.0.1", 0, home) as url, httpx.Client(base_url=url, timeout=20.0) as client:
+    with opened(desk, "127.0.0.1", 0, home) as url, httpx.Client(base_url=url, timeout=120.0) as client:
         assert (home / ADDRESS).read_text().strip() == url
         yield client
     assert not (home / ADDRESS).exists()

@@ -20,7 +20,7 @@ from fedkit.aggregator.meters import Meters
 from fedkit.secagg.identity import SigningKey
 from fedkit.signing import headers
 
-PATIENCE = 20.0
+PATIENCE = 120.0
 KEY = SigningKey(hashlib.sha256(b"alice").digest())
 SERVER = SigningKey(hashlib.sha256(b"server").digest()).public
 ROUTES = ("/v1/job", "/v1/tasks", "/v1/ack", "/v1/blobs/" + "0" * 64, "/v1/uploads", "/v1/uploads/00")

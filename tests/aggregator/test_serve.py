@@ -38,6 +38,7 @@ from fedkit.secagg.identity import SigningKey, Trust
 from fedkit.seeds import stream
 from fedkit.signing import headers
 from fedkit.tensors import pick
+from tests.ports import reserved
 
 OWN = '''
 import numpy as np
@@ -82,7 +83,7 @@ class Device:
         self.thread = threading.Thread(target=self.live)
 
     def live(self) -> None:
-        with httpx.Client(base_url=self.url, timeout=5.0) as self.client:
+        with httpx.Client(base_url=self.url, timeout=60.0) as self.client:
             while not self.stopped.is_set():
                 try:
                     self.turn()
@@ -156,20 +157,18 @@ def given(tmp_path: Path) -> Scenario:
 
 @contextmanager
 def devices(given: Scenario) -> Iterator[tuple[int, list[Device]]]:
-    """A free port, and devices that look for a server there."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    made = [Device(f"http://127.0.0.1:{port}", name, given) for name in KEYS]
-    for device in made:
-        device.thread.start()
-    try:
-        yield port, made
-    finally:
+    """A port, and devices that look for a server there."""
+    with reserved() as port:
+        made = [Device(f"http://127.0.0.1:{port}", name, given) for name in KEYS]
         for device in made:
-            device.stopped.set()
-        for device in made:
-            device.thread.join()
+            device.thread.start()
+        try:
+            yield port, made
+        finally:
+            for device in made:
+                device.stopped.set()
+            for device in made:
+                device.thread.join()
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -322,19 +321,21 @@ def test_places_for_devices_that_are_to_come(given: Scenario) -> None:
 
 def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(tmp_path: Path) -> None:
     """As it does for 40 ms where Nagle's algorithm meets delayed acknowledgements."""
-    journal, took = Journal(tmp_path), list[float]()
+    journal = Journal(tmp_path)
     journal.put(job=b"{}", job_id="0")
     with (
         Listener(App(journal, Roster(TRUST.roster, TRUST.server)).asgi, "127.0.0.1", 0) as server,
-        httpx.Client(timeout=20.0) as client,
+        httpx.Client(timeout=600.0) as client,
     ):
-        for _ in range(30):
+
+        def seconds() -> float:
             signed = headers(KEYS["c0"], "c0", TRUST.server, "GET", "/v1/tasks", b"", time.time())
             began = time.perf_counter()
             assert client.get(f"{server.url}/v1/tasks", headers=signed).status_code == 200
-            took.append(time.perf_counter() - began)
+            return time.perf_counter() - began
+
+        assert any(seconds() < 0.03 for _ in range(1000)), "on a busy machine most take longer, but not all"
     journal.close()
-    assert min(took) < 0.03
 
 
 def test_polls_are_let_go_when_the_server_stops(tmp_path: Path) -> None:
@@ -342,7 +343,7 @@ def test_polls_are_let_go_when_the_server_stops(tmp_path: Path) -> None:
     journal.put(job=b"{}", job_id="0")
     app = App(journal, Roster(TRUST.roster, TRUST.server))
     server = Listener(app.asgi, "127.0.0.1", 0, drain=app.drain)
-    with httpx.Client(timeout=20.0) as client:
+    with httpx.Client(timeout=600.0) as client:
         answers: list[int] = []
 
         def poll() -> None:
@@ -352,9 +353,9 @@ def test_polls_are_let_go_when_the_server_stops(tmp_path: Path) -> None:
         thread = threading.Thread(target=poll)
         with server:
             thread.start()
-            time.sleep(0.5)
-            began = time.monotonic()
+            while not app._bells._waiting:
+                assert thread.is_alive(), "it was answered at once"
+                time.sleep(0.01)
         thread.join()
-    assert answers == [503]
-    assert time.monotonic() - began < 5
     journal.close()
+    assert answers == [503], "had it waited to its end, it would be 200"

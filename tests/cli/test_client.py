@@ -105,6 +105,6 @@ def test_a_signal_ends_it_cleanly_while_nobody_answers(tmp_path: Path, how: sign
             first = said.readline()
             process.send_signal(how)
             rest = said.read()
-            assert process.wait(30) == 0
+            assert process.wait(600) == 0
     assert "ConnectError" in first
     assert "stopped; what is finished is safe" in rest

@@ -117,15 +117,15 @@ def test_a_new_plugin_installs_passes_its_test_and_is_found_by_name(
     fedkit("new", kind, name)
     site = folder / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "--target", str(site), f"./{name}"], check=True, timeout=120)
+    subprocess.run([*pip, "--target", str(site), f"./{name}"], check=True, timeout=600)
     environment = {**os.environ, "PYTHONPATH": str(site)}
     test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", name]
-    done = subprocess.run(test, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(test, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout
     assert "3 passed" in done.stdout
     script = "from fedkit.cli import main; main()"
     check = [sys.executable, "-c", script, "check", kind, name.lower()]
-    checked = subprocess.run(check, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    checked = subprocess.run(check, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert checked.returncode == 0, checked.stderr
 
 

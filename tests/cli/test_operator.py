@@ -36,7 +36,7 @@ def running(tmp_path: Path) -> Iterator[Path]:
         assert re.search("listening on https://", process.stderr.readline())
         yield tmp_path
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=600)
         assert process.returncode == 130
     finally:
         process.kill()
@@ -74,7 +74,7 @@ def test_of_one_that_runs_and_of_its_copy(
 
 def _told_of_a_run(fedkit: Any) -> dict[str, Any]:
     """The status, once the aggregator, which listens before that, has begun its run."""
-    ends = time.monotonic() + 60
+    ends = time.monotonic() + 600
     while True:
         made = fedkit("status", "--format", "json")
         told: dict[str, Any] = json.loads(made.stdout)

@@ -23,7 +23,7 @@ FEDKIT = [sys.executable, "-c", "from fedkit.cli import main; main()"]
 
 
 def _process(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*FEDKIT, *words], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([*FEDKIT, *words], capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_a_run_goes_into_a_new_folder_each_time_and_says_where_the_report_is(
@@ -230,12 +230,11 @@ def test_an_unexpected_exception_keeps_its_traceback(folder: Path) -> None:
 def test_ctrl_c_exits_130_and_the_words_it_gives_continue_the_run(folder: Path) -> None:
     words = ["run", "toy.toml", "rounds.count=200", "workload_options.sleep=0.05", "--out", "r"]
     process = subprocess.Popen([*FEDKIT, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
     rounds = folder / "r/rounds.jsonl"
-    while not (rounds.is_file() and rounds.stat().st_size) and time.monotonic() < deadline:
+    while not (rounds.is_file() and rounds.stat().st_size) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "fedkit: interrupted; continue with: fedkit run r --resume" in errors
     assert "Traceback" not in errors
@@ -330,6 +329,6 @@ def test_a_reader_that_has_seen_enough_ends_the_run_without_a_traceback(folder: 
     assert process.stderr is not None
     assert json.loads(process.stdout.readline())["event"] == "run_started"
     process.stdout.close()
-    assert process.wait(60) == 1
+    assert process.wait(600) == 1
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -13,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import reserved
+
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial-deploy.md"
-LIMIT = 240.0
+LIMIT = 600.0
 FEDKIT = f'{sys.executable} -c "import sys; from fedkit.cli import main; sys.exit(main())"'
 
 
@@ -58,14 +59,12 @@ class Terminals:
 
 @pytest.fixture
 def terminals(tmp_path: Path) -> Iterator[Terminals]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
-    made = Terminals(tmp_path, port)
-    yield made
-    for process in made.running.values():
-        if process.poll() is None:
+    with reserved() as port:
+        made = Terminals(tmp_path, port)
+        yield made
+        for process in made.running.values():
             process.kill()
-        process.wait(30)
+            process.wait(LIMIT)
 
 
 @pytest.mark.slow
@@ -95,4 +94,4 @@ def test_the_page_leads_to_a_model(tmp_path: Path, terminals: Terminals) -> None
     assert [p.poll() for p in clients] == [None, None], "they wait for the next run"
     for process in clients:
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(LIMIT) == 0

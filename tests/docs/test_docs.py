@@ -78,7 +78,7 @@ def run_console(block: Block, folder: Path) -> None:
             "COLUMNS": "200",
         }
         done = subprocess.run(
-            command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+            command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
         )
         output = done.stdout + done.stderr
         assert done.returncode == expected, f"{block.place}: {command}: {done.returncode}\n{output}"

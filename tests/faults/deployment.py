@@ -6,11 +6,11 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from fedkit.scenario import read
 from fedkit.secagg.identity import Trust
 from fedkit.secagg.rosterfile import write_trust
 from tests.faults.faultproxy import FaultProxy, Faults
+from tests.ports import reserved
 
 LIMIT = 600.0
 """Seconds that anything may take, on a machine that is busy with other things."""
@@ -129,7 +130,7 @@ class Party:
         """Send it a signal; what it ended with."""
         assert self._process is not None
         self._process.send_signal(how)
-        return self._process.wait(60)
+        return self._process.wait(LIMIT)
 
     def ended(self) -> int | None:
         """What it ended with; None while it runs."""
@@ -179,7 +180,8 @@ class Deployment:
         keys = {name: keyfile.make_key(self.folder / name).public for name in names}
         server = keyfile.make_key(self.folder / "server").public
         write_trust(self.folder / "roster.toml", Trust.of_roster(keys, server))
-        port = free_port()
+        self._stack = ExitStack()
+        port = self._stack.enter_context(reserved())
         self.proxy = FaultProxy(port, self.faults, self.seed)
         self.address = f"http{'s' * self.tls}://127.0.0.1:{port if self.direct else self.proxy.port}"
         more = [] if self.tls else ["--insecure-http"]
@@ -201,6 +203,7 @@ class Deployment:
         for party in self.parties:
             party.end()
         self.proxy.__exit__(kind, error, at)
+        self._stack.close()
         if error is not None:
             error.add_note(self.story())
 
@@ -265,10 +268,3 @@ class Deployment:
 def simulated(plan: Plan, folder: Path) -> dict[str, object]:
     """The summary of the run without processes, links and kills."""
     return dict(run_scenario(read(str(plan.write(folder)), ())).summary)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

@@ -73,9 +73,12 @@ class FaultProxy:
         self._thread.join()
 
     def darken(self) -> None:
-        """Nothing passes any more, and nobody is told."""
+        """From the return on nothing passes any more, and nobody is told."""
         self.met["outage"] += 1
+        dark = threading.Event()
         self._loop.call_soon_threadsafe(self.light.clear)
+        self._loop.call_soon_threadsafe(dark.set)
+        dark.wait()
 
     def lighten(self) -> None:
         """The link is back; connections from before it are not."""

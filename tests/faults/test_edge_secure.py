@@ -5,7 +5,6 @@ Clients and server are threads here, each with nothing but its folder from one l
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +38,7 @@ from fedkit_clients.edge.membership import Membership
 from fedkit_clients.edge.runtime import EdgeClient
 from fedkit_clients.edge.sessions import vouch
 from fedkit_clients.edge.transport import Transport
+from tests.ports import reserved
 
 NAMES = tuple(f"c{i}" for i in range(5))
 ROUNDS = 2
@@ -157,9 +157,11 @@ class Site:
 
 @contextmanager
 def site(given: Scenario, folder: Path) -> Iterator[Site]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with reserved() as port:
+        yield from lived(given, folder, port)
+
+
+def lived(given: Scenario, folder: Path, port: int) -> Iterator[Site]:
     server = make_key(folder / "server")
     keys = {name: make_key(folder / name) for name in NAMES}
     trust = Trust.of_roster({name: key.public for name, key in keys.items()}, server.public)
@@ -168,7 +170,7 @@ def site(given: Scenario, folder: Path) -> Iterator[Site]:
     for device in devices:
         device.thread.start()
     try:
-        yield Site(folder, given, Service(trust, server, port=port, wait_for=5, patience=60.0), devices)
+        yield Site(folder, given, Service(trust, server, port=port, wait_for=5, patience=600.0), devices)
     finally:
         for device in devices:
             device.stopped.set()

@@ -48,7 +48,7 @@ def test_an_outage_costs_time_only(deploy: Any) -> None:
         passed, done = deployment.proxy.passed, deployment.rounds_done()
         with pytest.raises(AssertionError, match="too long"):
             deployment.until(lambda done=done: deployment.rounds_done() > done + 1, 3)
-        assert deployment.proxy.passed - passed < 5_000
+        assert deployment.proxy.passed == passed
         deployment.proxy.lighten()
     deployment.finish()
     deployment.check()

@@ -27,7 +27,7 @@ from fedkit_clients.flower.programs import Programs
 
 MOST_NODES = 8
 """SuperNodes that are started unless more are asked for: each takes about 150 MB."""
-STARTING = 60.0
+STARTING = 300.0
 """Seconds that the ServerApp may take to begin."""
 
 

@@ -27,7 +27,7 @@ QUIET: Mapping[str, str] = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
-STARTING = 60.0
+STARTING = 300.0
 """Seconds that the SuperLink may take to answer."""
 CONNECTION = "fedkit-loopback"
 _HOST = "127.0.0.1"

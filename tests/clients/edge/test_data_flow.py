@@ -33,6 +33,7 @@ from fedkit_clients.edge.policy import DevicePolicy
 from fedkit_clients.edge.runtime import EdgeClient
 from fedkit_clients.edge.sessions import vouch
 from fedkit_clients.edge.transport import Transport
+from tests.ports import reserved
 
 PAGE = Path(__file__).parents[3] / "docs" / "data-flow.md"
 NAMES = tuple(f"c{i}" for i in range(4))
@@ -241,11 +242,10 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def tapped(folder: Path) -> Iterator[tuple[int, Tap]]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
-    tap = Tap(port)
-    yield port, tap
-    tap.close()
+    with reserved() as port:
+        tap = Tap(port)
+        yield port, tap
+        tap.close()
 
 
 def talk_of(folder: Path, text: str) -> Sequence[bytes]:
@@ -265,7 +265,7 @@ def talk_of(folder: Path, text: str) -> Sequence[bytes]:
         ]
         for device in devices:
             device.start()
-        service = Service(trust, server, port=port, wait_for=4, patience=60.0)
+        service = Service(trust, server, port=port, wait_for=4, patience=600.0)
         try:
             serve(given, service, folder / "journal", out=folder / "run")
         finally:

@@ -14,7 +14,7 @@ BENCH = Path(__file__).parents[2] / "bench" / "flower_bad_client.py"
 def test_fedkits_runs_are_unharmed_and_flowers_are_not() -> None:
     pytest.importorskip("flwr.serverapp")
     pytest.importorskip("sklearn")
-    done = subprocess.run([sys.executable, BENCH, "2"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, BENCH, "2"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     cells = [row.strip("| ").split(" | ") for row in done.stdout.splitlines()]
     rows = {first: rest[0] for first, *rest in cells if rest}

@@ -24,7 +24,7 @@ from fedkit_clients.flower.federation import FlowerFederation
 from fedkit_clients.flower.loopback import Loopback
 from fedkit_clients.flower.programs import Programs
 
-PATIENCE = 300.0
+PATIENCE = 600.0
 """Seconds after which something that does not happen counts as never happening."""
 WORK = '''
 """Points of two classes, three clients, of which one hangs in its second round."""
