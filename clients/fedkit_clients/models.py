@@ -116,7 +116,7 @@ class Network:
     def __init__(self, model: Model) -> None:
         self.layout = model.layout
         self.weight = np.zeros(self.layout.size, self.layout.dtype)
-        self.grad = np.zeros_like(self.weight)
+        self.grad = np.zeros(self.layout.size, self.layout.dtype)  # no memory before it is used
         self._layers = _pairs(self.layout.view(self.weight))
         self._grads = _pairs(self.layout.view(self.grad))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -39,7 +40,9 @@ LONGEST = 120
 MOST_VERSIONS = 10**12
 _LOOK = 5.0
 """Seconds after which a waiting poll looks again: a lease may have run out."""
-_PIECE = 1 << 16
+_PIECE = 1 << 15
+WRITERS = 4
+"""Uploads that are written and hashed at the same time: more take more memory, and no less time."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
@@ -65,6 +68,7 @@ class App:
         self._leases, self._releases = Leases(journal, self._blobs), Releases(journal, self._blobs)
         self._tellings = Tellings(journal, self._blobs, self._releases)
         self._uploads = Uploads(journal, journal.directory / "uploads")
+        self._writers = asyncio.Semaphore(WRITERS)
         self._bells, self._draining, self._opened = Bells(), False, False
         journal.listen(self._bells.ring)
         routes = [
@@ -186,9 +190,11 @@ class App:
         offset, body = request.headers.get("upload-offset", ""), request.scope["fedkit.body"]
         if not re.fullmatch(r"[0-9]{1,15}", offset):
             raise Refusal(400, "request", "Upload-Offset is missing or no number")
-        held, size = await run_in_threadpool(
-            self._uploads.append, _client(request), request.path_params["name"], int(offset), body
-        )
+        name = request.path_params["name"]
+        async with self._writers:
+            held, size = await run_in_threadpool(
+                self._uploads.append, _client(request), name, int(offset), body
+            )
         return Response(status_code=201 if held == size else 204, headers={"Upload-Offset": str(held)})
 
     def _run(self) -> str:

@@ -25,6 +25,8 @@ HEAD_LIMIT = 1 << 14
 """Most bytes of the head of a request."""
 PLACES = 4096
 """Connections at the same time, where the system allows as many open files."""
+BUFFER = 1 << 15
+"""Bytes that wait to be sent; half as many to be decrypted; one reading of a body: more has to wait."""
 _OTHER_FILES = 512
 AT_ONCE = _OTHER_FILES // 4
 """Connections that are opened before those that had to go are closed."""
@@ -116,6 +118,9 @@ class Careful(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(BUFFER)
+        if hasattr(transport, "set_read_buffer_limits"):  # TLS: what came and is not decrypted
+            transport.set_read_buffer_limits(BUFFER // 2)
         self._late = self.loop.call_later(HEAD_SECONDS, self.abort)
         self.places.enter(self)
 
@@ -132,6 +137,8 @@ class Careful(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self.cycle is not None and self.cycle.body and not self.cycle.response_complete:
+            self.flow.pause_reading()  # until the application asks for more
         self._watch()
 
     def on_response_complete(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import socket
 import ssl
 import threading
 import time
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,7 +20,8 @@ from starlette.types import Receive, Scope, Send
 from fedkit.aggregator import connections
 from fedkit.aggregator.connections import Careful, Places, room
 from fedkit.aggregator.listener import Listener
-from fedkit.keyfile import make_key
+from fedkit.keyfile import make_key, read_key
+from fedkit_clients.edge.tls import pinned
 
 PATIENCE = 120.0
 BIG = b"x" * (1 << 25)
@@ -116,6 +119,29 @@ def test_a_body_that_nobody_reads_does_not_go_on_for_ever() -> None:
             except OSError:
                 gone = True
         assert gone
+
+
+def test_of_a_body_nobody_keeps_more_than_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The application is slow, the peer is not: what has not been asked for waits in the network."""
+    monkeypatch.setattr(SSLProtocol, "max_size", connections.BUFFER)
+    parts, size = list[int](), 1 << 21
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        while scope["type"] == "http" and sum(parts) < size:
+            await asyncio.sleep(0.01)
+            parts.append(len((await receive())["body"]))
+        await app(scope, receive, send)
+
+    make_key(tmp_path)
+    with Listener(slow, "127.0.0.1", 0, tmp_path) as listener:
+        address = ("127.0.0.1", int(listener.url.rpartition(":")[2]))
+        with pinned(read_key(tmp_path).public).wrap_socket(peer(address)) as talker:
+            talker.sendall(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
+            talker.sendall(bytes(size))
+            assert talker.recv(1 << 16).startswith(b"HTTP/1.1 200")
+    assert max(parts) <= 2 * connections.BUFFER
 
 
 def test_who_does_not_take_the_answer_has_to_go(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,8 @@ class Plan:
     """What is run.
 
     hidden: width of the perceptron, 75 weights each. codecs: up, down, feedback. secure: in secure sessions.
-    quorum: of clients; 0: all, and then the simulation says which model comes out.
+    quorum: of clients; 0: all, and then the simulation says which model comes out. tested: examples that the
+    server evaluates on; 0: a fifth of those of the clients.
     """
 
     rounds: int
@@ -78,6 +79,7 @@ class Plan:
     codecs: tuple[str, str, str] = FINE
     secure: bool = False
     quorum: int = 0
+    tested: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,7 +93,8 @@ class Plan:
             draws = np.random.default_rng(0)
             x = draws.normal(size=(40 * self.clients, 64)).astype(np.float32)
             y = (x @ draws.normal(size=(64, 10))).argmax(axis=1)
-            np.savez(data, x=x, y=y, client=np.repeat(np.array(self.names), 40))
+            apart = {"x_test": x[: self.tested], "y_test": y[: self.tested]} if self.tested else {}
+            np.savez(data, x=x, y=y, client=np.repeat(np.array(self.names), 40), **apart)
         up, down, feedback = self.codecs
         text = _SCENARIO.format(
             data=data, hidden=self.hidden, rounds=self.rounds, clients=self.clients,
