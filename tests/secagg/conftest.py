@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -46,8 +46,8 @@ def sorted_order(clients: Sequence[ClientId]) -> Sequence[ClientId]:
 class Rehearsal:
     """A session of `n` clients. lose: clients that answer nothing from a stage on.
 
-    down, up: what happens to messages from and to the server. order: in which clients answer. sessions:
-    what clients remember, to be shared by several rehearsals. change: fields of the header.
+    down, up: what happens to messages from and to the server. order: in which clients answer. model: what
+    all of them train. sessions: what clients remember, to be shared by several rehearsals.
     """
 
     n: int
@@ -60,6 +60,7 @@ class Rehearsal:
     round: int = 1
     attempt: int = 0
     kind: Kind = "train"
+    model: bytes = b"model"
     floors: Floors | None = None
     lose: Mapping[ClientId, Stage] = field(default_factory=dict)
     down: Tamper = untouched
@@ -85,6 +86,7 @@ class Rehearsal:
         self.clients = {name: self.make_client(name) for name in self.names}
         self.vectors = {name: self.make_lanes(name, "vector") for name in self.names}
         self.tails = {name: self.make_tail(name) for name in self.names}
+        self.lie: tuple[Stage, Lie] | None = None
         self.refused: dict[ClientId, ProtocolRefused] = {}
         self.peer_refused: list[PeerRefused] = []
         self.seen: dict[tuple[Stage, ClientId], bytes] = {}  # what clients sent
@@ -107,7 +109,7 @@ class Rehearsal:
             round=self.round,
             kind=self.kind,
             attempt=self.attempt,
-            model=hashlib.sha256(b"model").digest(),
+            model=hashlib.sha256(self.model).digest(),
             encoding=self.encoding,
             policy=self.policy,
             clients=max(self.n, 1),
@@ -211,15 +213,35 @@ class Rehearsal:
             self.step()
         return self.server.result()
 
+    def next(self) -> Rehearsal:
+        """The next round of the same clients, with what they remember, and another model."""
+        model = f"after round {self.round}".encode()
+        return replace(self, round=self.round + 1, sessions=self.sessions, model=model)
+
+    def rounds(self, count: int = 2) -> Iterator[Rehearsal]:
+        """This round and those after it; each is made when the one before is over."""
+        session = self
+        yield session
+        for _ in range(count - 1):
+            session = session.next()
+            yield session
+
     def lying(self, stage: Stage, lie: Lie) -> Rehearsal:
         """The server tells everybody this lie at this stage; what clients expect is the truth before it."""
-        truth = self.expected()
+        truth, self.lie = self.expected(), (stage, lie)
         self.expected = lambda: truth  # type: ignore[method-assign]
         self.down = lambda at, name, body: lie(self, name, body) if at is stage else body
         return self
 
     def refusals(self) -> set[str]:
-        """The whole session; the rules by which clients refuse, each of them."""
+        """Two rounds, with the same lie in both; the rules by which clients refuse, each of them."""
+        rules = self.refusals_once()
+        again = self.next()
+        assert (again.lying(*self.lie) if self.lie else again).refusals_once() == rules
+        return rules
+
+    def refusals_once(self) -> set[str]:
+        """The same of this round alone."""
         with suppress(SecAggAborted):
             self.run()
         assert set(self.refused) == set(self.names) - set(self.lose)
@@ -227,9 +249,7 @@ class Rehearsal:
 
     def goes_on(self) -> bool:
         """Whether the same clients sum the next round, told nothing but the truth."""
-        after = replace(
-            self, round=self.round + 1, sessions=self.sessions, down=untouched, up=untouched, lose={}
-        )
+        after = replace(self.next(), down=untouched, up=untouched, lose={})
         return after.right(after.run()) and not after.refused
 
     def answered(self, stage: Stage) -> bool:
