@@ -234,10 +234,14 @@ class Rehearsal:
         return self
 
     def refusals(self) -> set[str]:
-        """Two rounds, with the same lie in both; the rules by which clients refuse, each of them."""
-        rules = self.refusals_once()
-        again = self.next()
-        assert (again.lying(*self.lie) if self.lie else again).refusals_once() == rules
+        """Two rounds, with the same lie in both; the rules by which clients refuse, each of them.
+
+        The third one, in which they are told nothing but the truth, has a sum.
+        """
+        rules, again = self.refusals_once(), self.next()
+        again = again.lying(*self.lie) if self.lie else again
+        assert again.refusals_once() == rules
+        assert not self.lie or again.goes_on()
         return rules
 
     def refusals_once(self) -> set[str]:

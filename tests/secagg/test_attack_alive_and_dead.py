@@ -8,7 +8,6 @@ others that it was lost, opens the boxes of those who collude, and takes off eve
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -146,18 +145,15 @@ def split(names: Sequence[ClientId], believing: int) -> Told:
 
 def test_refused_and_the_next_round_goes_on(rehearse: type[Rehearsal]) -> None:
     """However the lie is split: t of ten sign one set at most, and the victim has that status alone."""
-    first = rehearse(10, round=1)
-    for believing in range(1, 10):
-        attacker = Attacker(replace(first, sessions={}))
+    for believing, session in enumerate(rehearse(10).rounds(9), start=1):
+        attacker = Attacker(session)
         assert attacker.known.parameters.threshold == 7
         refused = attacker.tell(split(attacker.names, believing))
         many = max(believing, 10 - believing)
         assert set(refused.values()) == {"quorum"}
         assert len(refused) == (10 if many < 7 else 10 - many)
         assert not attacker.bare()
-        first = attacker.session
-    second = rehearse(10, round=2, sessions=first.sessions)
-    assert second.right(second.run())
+    assert session.goes_on()
 
 
 # Without what refuses it
@@ -179,16 +175,16 @@ def test_it_works_where_half_of_the_shares_are_enough(
     weakened(monkeypatch, off, 5)
     if not quorum:
         off("check_quorum")
-    for number in (1, 2):
-        attacker = Attacker(rehearse(10, round=number))
+    for session in rehearse(10).rounds():
+        attacker = Attacker(session)
         assert attacker.tell(split(attacker.names, 5)) == {}
         assert attacker.bare()
 
 
 def test_without_a_quorum_shares_still_do_not_suffice_for_both(rehearse: type[Rehearsal], off: Off) -> None:
     off("check_quorum")
-    for believing in range(1, 10):
-        attacker = Attacker(rehearse(10))
+    for believing, session in enumerate(rehearse(10).rounds(9), start=1):
+        attacker = Attacker(session)
         assert attacker.tell(split(attacker.names, believing)) == {}
         assert not attacker.bare()
 
@@ -205,31 +201,32 @@ def test_without_a_quorum_a_sum_is_of_fewer_than_anybody_was_told(
 ) -> None:
     """What t alone does not stop: n_min = 7 was promised to all, and the server has a sum of six."""
     policy = Policy(smallest=7)
-    attacker = Attacker(rehearse(10, policy=policy))
-    told, six = fewer_than_anybody_was_told(attacker.names)
-    assert attacker.tell(told) == dict.fromkeys(attacker.names, "quorum")
-    assert attacker.part(six) is None
+    told, six = fewer_than_anybody_was_told(rehearse(10).names)
+    for attacker in map(Attacker, rehearse(10, policy=policy).rounds()):
+        assert attacker.tell(told) == dict.fromkeys(attacker.names, "quorum")
+        assert attacker.part(six) is None
+    assert attacker.session.goes_on()
     off("check_quorum")
-    attacker = Attacker(rehearse(10, policy=policy))
-    assert attacker.tell(told) == {}
-    found = attacker.part(six)
-    assert found is not None
-    assert (found == attacker.session.sums(six)[0]).all()
+    for attacker in map(Attacker, rehearse(10, policy=policy).rounds()):
+        assert attacker.tell(told) == {}
+        found = attacker.part(six)
+        assert found is not None
+        assert (found == attacker.session.sums(six)[0]).all()
 
 
 def test_it_works_on_clients_that_believe_in_an_honest_server(rehearse: type[Rehearsal], off: Off) -> None:
     """t = c + 1, and nothing is agreed: so clients that insist on more refuse the header."""
     policy = Policy(mode=Mode.HONEST_SERVER)
-    believing = Attacker(rehearse(10, policy=policy))
-    assert believing.known.parameters.threshold == 4
-    assert believing.tell(split(believing.names, 5)) == {}
-    assert believing.bare()
+    for believing in map(Attacker, rehearse(10, policy=policy).rounds()):
+        assert believing.known.parameters.threshold == 4
+        assert believing.tell(split(believing.names, 5)) == {}
+        assert believing.bare()
     for check, rule in (("check_floors", "mode"), ("check_threshold", "threshold")):
         assert rehearse(10, policy=policy, floors=Floors()).refusals() == {rule}
         off(check)
-    tricked = Attacker(rehearse(10, policy=policy, floors=Floors()))
-    assert tricked.tell(split(tricked.names, 5)) == {}
-    assert tricked.bare()
+    for tricked in map(Attacker, rehearse(10, policy=policy, floors=Floors()).rounds()):
+        assert tricked.tell(split(tricked.names, 5)) == {}
+        assert tricked.bare()
 
 
 def with_one_colluder(session: Rehearsal) -> tuple[Attacker, dict[ClientId, str]]:
@@ -245,13 +242,13 @@ def test_a_policy_that_allows_for_more_losses_is_a_way_to_lower_t(
     """The header allows for 46 % of losses where the client would for 10 %: t = 6 of 11 instead of 8."""
     many = Policy(dropout=0.46)
     assert rehearse(11, policy=many, floors=Floors()).refusals() == {"threshold"}
-    attacker, refused = with_one_colluder(rehearse(11))
-    assert set(refused.values()) == {"quorum"}
-    assert not attacker.bare()
+    for attacker, refused in map(with_one_colluder, rehearse(11).rounds()):
+        assert set(refused.values()) == {"quorum"}
+        assert not attacker.bare()
     off("check_threshold")
-    attacker, refused = with_one_colluder(rehearse(11, policy=many, floors=Floors()))
-    assert refused == {}
-    assert attacker.bare()
+    for attacker, refused in map(with_one_colluder, rehearse(11, policy=many, floors=Floors()).rounds()):
+        assert refused == {}
+        assert attacker.bare()
 
 
 # One client asked for both
@@ -276,11 +273,12 @@ def test_asked_twice_with_the_other_status(
     rehearse: type[Rehearsal], off: Off, monkeypatch: pytest.MonkeyPatch, mode: Mode
 ) -> None:
     """A step is made once; a sum of a round, too; then secrets are erased; and shares are given away."""
-    attacker = Attacker(rehearse(10, policy=Policy(mode=mode)))
-    names = attacker.names
-    assert attacker.tell(dict.fromkeys(names, names)) == {}
-    assert attacker.tell(dict.fromkeys(names[1:], names[1:])) == dict.fromkeys(names[1:], "stage")
-    assert not attacker.bare()
+    names = tuple(rehearse(10).names)
+    for attacker in map(Attacker, rehearse(10, policy=Policy(mode=mode)).rounds()):
+        assert attacker.tell(dict.fromkeys(names, names)) == {}
+        assert attacker.tell(dict.fromkeys(names[1:], names[1:])) == dict.fromkeys(names[1:], "stage")
+        assert not attacker.bare()
+    assert attacker.session.goes_on()
 
     off("check_turn", "check_unsigned")
     attacker = Attacker(rehearse(10, policy=Policy(mode=mode)))
@@ -289,29 +287,32 @@ def test_asked_twice_with_the_other_status(
         attacker.tell(dict.fromkeys(names[1:], names[1:]))
 
     remembering(monkeypatch)
-    attacker = Attacker(rehearse(10, policy=Policy(mode=mode)))
-    for alive in (names, names[1:]):
-        assert attacker.tell(dict.fromkeys(alive, alive)) == {}
-    assert attacker.bare()
+    for attacker in map(Attacker, rehearse(10, policy=Policy(mode=mode)).rounds()):
+        for alive in (names, names[1:]):
+            assert attacker.tell(dict.fromkeys(alive, alive)) == {}
+        assert attacker.bare()
 
 
 def test_survivors_that_are_signed_once(rehearse: type[Rehearsal], off: Off) -> None:
     """Who signs two sets is a quorum for both."""
-    attacker = Attacker(rehearse(10))
-    names = attacker.names
-    body = Survivors(attacker.known.flags(names)).to_bytes()
-    attacker.session.answer(Stage.agree, "c001", body)
+    names = tuple(rehearse(10).names)
+    told = dict.fromkeys(names[1:], names[1:])
+
+    def signed_twice(session: Rehearsal) -> Attacker:
+        attacker = Attacker(session)
+        for name in names[1:]:
+            attacker._agree(name, names, told)
+            attacker._agree(name, names[1:], told)
+        return attacker
+
     for rule in ("stage", "second sum"):
-        again = Attacker(rehearse(10))
-        again.session.answer(Stage.agree, "c001", body)
-        with pytest.raises(ProtocolRefused) as caught:
-            again.session.answer(Stage.agree, "c001", Survivors(again.known.flags(names[1:])).to_bytes())
-        assert caught.value.rule == rule
+        for session in rehearse(10).rounds():
+            with pytest.raises(ProtocolRefused) as caught:
+                signed_twice(session)
+            assert caught.value.rule == rule
+        assert session.goes_on()
         off("check_turn")
     off("check_unsigned")
-    again = Attacker(rehearse(10))
-    told = dict.fromkeys(names[1:], names[1:])
-    for name in names[1:]:
-        again._agree(name, names, told)
-        again._agree(name, names[1:], told)
-    assert [len(again.signatures[name]) for name in names[1:]] == [2] * 9
+    for session in rehearse(10).rounds():
+        signatures = signed_twice(session).signatures
+        assert [len(signatures[name]) for name in names[1:]] == [2] * 9

@@ -49,15 +49,15 @@ def key_of_victim(session: Rehearsal) -> bytes:
 
 
 def test_no_key_is_given_away_before_training(rehearse: type[Rehearsal], off: Off) -> None:
-    for number in (1, 2):
-        session = rehearse(5, policy=Policy(mode=Mode.HONEST_SERVER), round=number).until(Stage.mask)
+    for session in rehearse(5, policy=Policy(mode=Mode.HONEST_SERVER)).rounds():
+        session.until(Stage.mask)
         with pytest.raises(ProtocolRefused) as caught:
             key_of_victim(session)
         assert caught.value.rule == "stage"
     off("check_turn")
-    session = rehearse(5, policy=Policy(mode=Mode.HONEST_SERVER)).until(Stage.mask)
-    advert = Advert.from_bytes(session.seen[Stage.advertise, VICTIM])
-    assert AgreementKey(key_of_victim(session)).public == advert.mask
+    for session in rehearse(5, policy=Policy(mode=Mode.HONEST_SERVER)).rounds():
+        advert = Advert.from_bytes(session.until(Stage.mask).seen[Stage.advertise, VICTIM])
+        assert AgreementKey(key_of_victim(session)).public == advert.mask
 
 
 # Seeds that can be guessed (Flower, Flamingo's prototype, OpenFL, FedML, FederatedScope)
@@ -100,13 +100,13 @@ def advert_of(session: Rehearsal, name: ClientId) -> Advert:
 
 
 def test_a_mask_is_not_to_be_guessed(rehearse: type[Rehearsal], monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in (1, 2):
-        assert guessed(rehearse(3, round=number)) is None
+    for session in rehearse(3).rounds():
+        assert guessed(session) is None
     monkeypatch.setattr(session_module, "mask_key", folded)
-    session = rehearse(3)
-    found = guessed(session)
-    assert found is not None
-    assert (found == session.tails[VICTIM]).all()
+    for session in rehearse(3).rounds():
+        found = guessed(session)
+        assert found is not None
+        assert (found == session.tails[VICTIM]).all()
 
 
 # Weights and metrics in clear beside the masks (Flower, FATE, FedML)
@@ -120,8 +120,8 @@ def in_clear(session: Rehearsal) -> bool:
 
 def test_weights_are_masked(rehearse: type[Rehearsal], monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, encoding in (("train", Encoding(40, 32, 3, "")), ("evaluate", Encoding(0, 64, 3, ""))):
-        for number in (1, 2):
-            assert not in_clear(rehearse(3, round=number, kind=kind, encoding=encoding))  # type: ignore[arg-type]
+        for session in rehearse(3, kind=kind, encoding=encoding).rounds():  # type: ignore[arg-type]
+            assert not in_clear(session)
     monkeypatch.setattr(Vault, "add_masks", lambda *_: None)
     monkeypatch.setattr(server, "remove_masks", lambda *_: None)
     assert in_clear(rehearse(3))

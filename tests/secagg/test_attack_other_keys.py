@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -109,25 +109,28 @@ def swapped(session: Rehearsal, helpers: Sequence[Helper]) -> bytes:
 
 def test_keys_swapped_by_the_server(rehearse: type[Rehearsal], off: Off) -> None:
     helpers = [keys_for(f"c{i:03}") for i in range(1, 5)]
-    session = rehearse(5).until(Stage.share)
-    assert refused(session, swapped(session, helpers)) == "signature"
+    for session in rehearse(5).rounds():
+        session.until(Stage.share)
+        assert refused(session, swapped(session, helpers)) == "signature"
+    assert session.goes_on()
     off("check_advert_signature")
-    session = rehearse(5).until(Stage.share)
-    spy(session, swapped(session, helpers))
-    assert (bare(session, helpers) == session.vectors[VICTIM]).all()
+    for session in rehearse(5).rounds():
+        session.until(Stage.share)
+        spy(session, swapped(session, helpers))
+        assert (bare(session, helpers) == session.vectors[VICTIM]).all()
 
 
-def puppets(rehearse: type[Rehearsal]) -> Rehearsal:
+def puppets(rehearse: type[Rehearsal]) -> Iterator[Rehearsal]:
     """All but the victim are the server's: right names, keys of its own. The victim has the true roster."""
-    session = rehearse(5)
-    true = session.trust
-    for name in session.names[1:]:
-        session.keys[name] = SigningKey(stream(0, "puppet", name).bytes(32))
-    session.trust = session.make_trust()
-    session.server = restarted(session)
-    session.clients = {name: session.make_client(name) for name in session.names}
-    session.clients[VICTIM]._trust = true
-    return session
+    for session in rehearse(5).rounds():
+        true = session.trust
+        for name in session.names[1:]:
+            session.keys[name] = SigningKey(stream(0, "puppet", name).bytes(32))
+        session.trust = session.make_trust()
+        session.server = restarted(session)
+        session.clients = {name: session.make_client(name) for name in session.names}
+        session.clients[VICTIM]._trust = true
+        yield session
 
 
 def restarted(session: Rehearsal) -> SecAggServer:
@@ -146,12 +149,12 @@ def less(session: Rehearsal, others: Sequence[ClientId]) -> Lanes:
 
 
 def test_a_server_that_plays_all_others(rehearse: type[Rehearsal], off: Off) -> None:
-    session = puppets(rehearse)
-    session.run()
-    assert {name: error.rule for name, error in session.refused.items()} == {VICTIM: "certificate"}
+    for session in puppets(rehearse):
+        session.run()
+        assert {name: error.rule for name, error in session.refused.items()} == {VICTIM: "certificate"}
     off("check_certificate")
-    session = puppets(rehearse)
-    assert (less(session, session.names[1:]) == session.vectors[VICTIM]).all()
+    for session in puppets(rehearse):
+        assert (less(session, session.names[1:]) == session.vectors[VICTIM]).all()
 
 
 def test_keys_that_another_ca_certifies(rehearse: type[Rehearsal], off: Off) -> None:
@@ -175,8 +178,8 @@ def test_a_session_without_identities(
     monkeypatch.setattr(server, "_check_arguments", lambda *_: None)
     assert rehearse(5, identities="none").refusals() == {"identities"}
     off("check_identities")
-    session = rehearse(5, identities="none")
-    assert (less(session, session.names[1:]) == session.vectors[VICTIM]).all()
+    for session in rehearse(5, identities="none").rounds():
+        assert (less(session, session.names[1:]) == session.vectors[VICTIM]).all()
 
 
 def with_last(session: Rehearsal, found: Roster, advert: Advert, key: SigningKey) -> bytes:
@@ -239,30 +242,30 @@ def test_a_key_that_everybody_shares(
 def test_neighbours_that_the_server_picked(rehearse: type[Rehearsal], off: Off) -> None:
     """Four clients collude, none or few of whom the graph puts beside the victim: it is told that all are."""
 
-    def start() -> tuple[Rehearsal, list[Helper], bytes]:
-        session = rehearse(12, policy=NOBODY, explicit=(4, 3)).until(Stage.share)
-        true = Roster.from_bytes(session.server.outbox()[VICTIM], session.n)
+    def start(session: Rehearsal) -> tuple[list[Helper], bytes]:
+        true = Roster.from_bytes(session.until(Stage.share).server.outbox()[VICTIM], session.n)
         near = {advert.client for advert in true.adverts}
         colluding = [name for name in session.names[1:] if name not in near][:4]
         vaults = [session.clients[name]._held for name in colluding]
         helpers = [Helper(n, v._mask, v._box) for n, v in zip(colluding, vaults, strict=True)]
         sent = [Advert.from_bytes(session.seen[Stage.advertise, name]) for name in colluding]
-        return session, helpers, replace(true, adverts=tuple(sent)).to_bytes()
+        return helpers, replace(true, adverts=tuple(sent)).to_bytes()
 
-    session, helpers, roster = start()
-    assert refused(session, roster) == "graph"
+    for session in rehearse(12, policy=NOBODY, explicit=(4, 3)).rounds():
+        assert refused(session, start(session)[1]) == "graph"
+    assert session.goes_on()
     off("check_graph")
-    session, helpers, roster = start()
-    spy(session, roster)
-    assert (bare(session, helpers) == session.vectors[VICTIM]).all()
+    for session in rehearse(12, policy=NOBODY, explicit=(4, 3)).rounds():
+        helpers, roster = start(session)
+        spy(session, roster)
+        assert (bare(session, helpers) == session.vectors[VICTIM]).all()
 
 
 # Other models
 
 
-def for_one(rehearse: type[Rehearsal]) -> Rehearsal:
+def for_one(session: Rehearsal) -> Rehearsal:
     """All but the victim were sent a model that nothing is learnt from (Pasquini et al., CCS 2022)."""
-    session = rehearse(5)
     true, other = session.expected(), session.expected()._replace(model=b"m" * 32)
     for name in session.names[1:]:
         session.vectors[name][:] = 0
@@ -277,12 +280,13 @@ def for_one(rehearse: type[Rehearsal]) -> Rehearsal:
 
 
 def test_another_model_for_one(rehearse: type[Rehearsal], off: Off) -> None:
-    session = for_one(rehearse)
-    session.run()
-    assert {name: error.rule for name, error in session.refused.items()} == {VICTIM: "model"}
+    for session in map(for_one, rehearse(5).rounds()):
+        session.run()
+        assert {name: error.rule for name, error in session.refused.items()} == {VICTIM: "model"}
+    assert session.goes_on()
     off("check_model")
-    session = for_one(rehearse)
-    assert (session.run().vector == session.vectors[VICTIM]).all()
+    for session in map(for_one, rehearse(5).rounds()):
+        assert (session.run().vector == session.vectors[VICTIM]).all()
 
 
 def test_another_header_for_one(rehearse: type[Rehearsal], off: Off, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,21 +294,22 @@ def test_another_header_for_one(rehearse: type[Rehearsal], off: Off, monkeypatch
     for name in ("check_advert_signature", "check_tag", "check_agreed"):
         monkeypatch.setattr(peer_rules, name, lambda *_: None)
 
-    def down(stage: Stage, name: ClientId, body: bytes) -> bytes:
-        if stage is not Stage.advertise or name != VICTIM:
-            return body
+    def two_headers(session: Rehearsal) -> Rehearsal:
         data = replace(session.header, model=b"m" * 32).to_bytes()
-        return Opening(data, session.signer.sign(header_text(data))).to_bytes()
+        body = Opening(data, session.signer.sign(header_text(data))).to_bytes()
+        for_one(session).down = lambda stage, name, true: (
+            body if (stage, name) == (Stage.advertise, VICTIM) else true
+        )
+        return session
 
-    session = for_one(rehearse)
-    session.down = down
-    assert session.refusals() == {"signature"}
+    for session in map(two_headers, rehearse(5).rounds()):
+        assert session.refusals_once() == {"signature"}
+    assert session.goes_on()
     off("check_advert_signature")
-    session = for_one(rehearse)
-    session.down = down
-    with suppress(SecAggAborted):
-        session.run()
-    assert session.refused[VICTIM].rule == "quorum"
-    known, others = session.clients[VICTIM]._session, session.clients["c001"]._session
-    assert known.clients == others.clients
-    assert known.context != others.context
+    for session in map(two_headers, rehearse(5).rounds()):
+        with suppress(SecAggAborted):
+            session.run()
+        assert session.refused[VICTIM].rule == "quorum"
+        known, others = session.clients[VICTIM]._session, session.clients["c001"]._session
+        assert known.clients == others.clients
+        assert known.context != others.context

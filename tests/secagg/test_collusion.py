@@ -107,30 +107,35 @@ def bare(liar: Liar, name: ClientId) -> bool:
 def test_two_of_four_and_the_server_have_the_other_two_if_three_are_enough(
     rehearse: type[Rehearsal],
 ) -> None:
-    liar = Liar(rehearse(4), colluding=(C, D))
-    assert not bare(liar, A)
-    liar.tell({A: (A, C, D), B: (B, C, D)})
-    assert bare(liar, A)
-    assert bare(liar, B)
+    for session in rehearse(4).rounds():
+        liar = Liar(session, colluding=(C, D))
+        assert not bare(liar, A)
+        liar.tell({A: (A, C, D), B: (B, C, D)})
+        assert bare(liar, A)
+        assert bare(liar, B)
 
 
 def test_nothing_is_had_where_all_four_must_be_in_the_sum(rehearse: type[Rehearsal]) -> None:
-    liar = Liar(rehearse(4, policy=Policy(smallest=4)), colluding=(C, D))
-    with pytest.raises(ProtocolRefused, match="3 survivors where 4 are the fewest") as refused:
-        liar.tell({A: (A, C, D), B: (B, C, D)})
-    assert refused.value.rule == "n_min"
-    honest = Liar(rehearse(4, policy=Policy(smallest=4)), colluding=(C, D))
+    for session in rehearse(4, policy=Policy(smallest=4)).rounds():
+        liar = Liar(session, colluding=(C, D))
+        with pytest.raises(ProtocolRefused, match="3 survivors where 4 are the fewest") as refused:
+            liar.tell({A: (A, C, D), B: (B, C, D)})
+        assert refused.value.rule == "n_min"
+    honest = Liar(session.next(), colluding=(C, D))
     honest.tell({A: (A, B, C, D), B: (A, B, C, D)})
     assert not bare(honest, A)
     assert not bare(honest, B)
 
 
 def test_one_of_four_and_the_server_have_nobody(rehearse: type[Rehearsal]) -> None:
-    liar = Liar(rehearse(4), colluding=(D,))
-    with pytest.raises(ProtocolRefused, match="2 holders signed these survivors; 3 are needed") as refused:
-        liar.tell({A: (A, B, D), B: (B, C, D), C: (A, C, D)})
-    assert refused.value.rule == "quorum"
-    agreed = Liar(rehearse(4), colluding=(D,))
+    for session in rehearse(4).rounds():
+        liar = Liar(session, colluding=(D,))
+        with pytest.raises(
+            ProtocolRefused, match="2 holders signed these survivors; 3 are needed"
+        ) as refused:
+            liar.tell({A: (A, B, D), B: (B, C, D), C: (A, C, D)})
+        assert refused.value.rule == "quorum"
+    agreed = Liar(session.next(), colluding=(D,))
     agreed.tell({A: (A, B, D), B: (A, B, D)})  # C is declared lost: it is told nothing
     assert not bare(agreed, A)
     assert not bare(agreed, B)
@@ -139,16 +144,19 @@ def test_one_of_four_and_the_server_have_nobody(rehearse: type[Rehearsal]) -> No
 
 def test_an_honest_server_is_believed_and_could_lie(rehearse: type[Rehearsal]) -> None:
     policy = Policy(mode=Mode.HONEST_SERVER)
-    liar = Liar(rehearse(4, policy=policy, identities="none"), colluding=())
-    assert liar.session.parameters.threshold == 2
-    liar.tell({A: (A, B, C), B: (A, B, C), C: (B, C, D), D: (B, C, D)})
-    assert bare(liar, A)
-    assert not bare(liar, B)
+    for session in rehearse(4, policy=policy, identities="none").rounds():
+        liar = Liar(session, colluding=())
+        assert liar.session.parameters.threshold == 2
+        liar.tell({A: (A, B, C), B: (A, B, C), C: (B, C, D), D: (B, C, D)})
+        assert bare(liar, A)
+        assert not bare(liar, B)
 
 
 def test_the_same_lies_do_not_move_clients_that_expect_them(rehearse: type[Rehearsal]) -> None:
-    liar = Liar(rehearse(4), colluding=())
-    with pytest.raises(ProtocolRefused, match="holders signed") as refused:
-        liar.tell({A: (A, B, C), B: (A, B, C), C: (B, C, D), D: (B, C, D)})
-    assert refused.value.rule == "quorum"
-    assert not bare(liar, A)
+    for session in rehearse(4).rounds():
+        liar = Liar(session, colluding=())
+        with pytest.raises(ProtocolRefused, match="holders signed") as refused:
+            liar.tell({A: (A, B, C), B: (A, B, C), C: (B, C, D), D: (B, C, D)})
+        assert refused.value.rule == "quorum"
+        assert not bare(liar, A)
+    assert session.goes_on()

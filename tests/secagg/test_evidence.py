@@ -154,6 +154,7 @@ def test_a_vector_that_is_not_signed_counts_and_proves_nothing(rehearse: type[Re
     assert session.server.answers.caught == {LIAR: "two different mask messages"}
     assert session.server.answers.evidence == ()
     assert session.right(session.run())
+    assert session.goes_on()
 
 
 def test_shares_are_not_signed(rehearse: type[Rehearsal]) -> None:
@@ -187,6 +188,7 @@ def test_nobody_is_caught_by_what_another_key_says(rehearse: type[Rehearsal], id
         session.server.receive(LIAR, replace(made, signature=signature).to_bytes())
     assert not session.server.answers.caught
     assert session.right(session.run())
+    assert session.goes_on()
 
 
 def test_who_agrees_again_says_the_same(rehearse: type[Rehearsal]) -> None:

@@ -5,7 +5,7 @@ Where one check of the server is switched off, that client alone stops the sessi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -55,13 +55,24 @@ def sending(session: Rehearsal, stage: Stage, craft: Craft) -> Rehearsal:
     return session
 
 
-def refused(session: Rehearsal) -> tuple[SecureSum, set[str]]:
-    """The sum of the others, and the rules that the liar broke: nobody else is refused anything."""
-    found = session.run()
-    assert session.right(found)
-    assert {error.client for error in session.peer_refused} == {LIAR}
-    assert not session.refused
-    assert not session.server.offences
+def lies(first: Rehearsal, stage: Stage, craft: Craft) -> Iterator[Rehearsal]:
+    """Two rounds in which the liar sends this."""
+    for session in first.rounds():
+        yield sending(session, stage, craft)
+
+
+def refused(sessions: Iterable[Rehearsal]) -> tuple[SecureSum, set[str]]:
+    """The sum of the others, and the rules that the liar broke: nobody else is refused anything.
+
+    Of the last session; all are so. The round after it is told the truth, and the liar is in its sum.
+    """
+    for session in sessions:
+        found = session.run()
+        assert session.right(found)
+        assert {error.client for error in session.peer_refused} == {LIAR}
+        assert not session.refused
+        assert not session.server.offences
+    assert session.goes_on()
     return found, {error.rule for error in session.peer_refused}
 
 
@@ -110,15 +121,14 @@ ADVERTS: Mapping[str, tuple[str, Craft]] = {
 def test_an_advert_that_lies(rehearse: type[Rehearsal], lax: Off, rule: str) -> None:
     """A server that passes it on loses the session: all others refuse the roster."""
     check, craft = ADVERTS[rule]
-    for number in (1, 2):
-        found, rules = refused(sending(rehearse(5, round=number), Stage.advertise, craft))
-        assert rules == {rule}
-        assert LIAR not in found.members
+    found, rules = refused(lies(rehearse(5), Stage.advertise, craft))
+    assert rules == {rule}
+    assert LIAR not in found.members
     lax(check)
-    session = sending(rehearse(5), Stage.advertise, craft)
-    with pytest.raises(SecAggAborted):
-        session.run()
-    assert {session.refused[name].rule for name in session.names if name != LIAR} == {rule}
+    for session in lies(rehearse(5), Stage.advertise, craft):
+        with pytest.raises(SecAggAborted):
+            session.run()
+        assert {session.refused[name].rule for name in session.names if name != LIAR} == {rule}
 
 
 def test_an_advert_of_another(rehearse: type[Rehearsal], lax: Off) -> None:
@@ -127,7 +137,7 @@ def test_an_advert_of_another(rehearse: type[Rehearsal], lax: Off) -> None:
     def craft(session: Rehearsal, _: bytes) -> bytes:
         return session.seen[Stage.advertise, PEER]
 
-    assert refused(sending(rehearse(5), Stage.advertise, craft))[1] == {"owner"}
+    assert refused(lies(rehearse(5), Stage.advertise, craft))[1] == {"owner"}
     lax("check_owner")
     with pytest.raises(KeyError, match=LIAR):
         sending(rehearse(5), Stage.advertise, craft).run()
@@ -173,7 +183,7 @@ def test_messages_of_the_round_before(rehearse: type[Rehearsal], lax: Off, stage
     """Of six, five are enough. What is taken unchecked spoils the sum, or is found later at some cost."""
     rule, checks = REPLAYS[stage]
     craft = of_round_before(stage)
-    found, rules = refused(sending(rehearse(6, round=2), stage, craft))
+    found, rules = refused(lies(rehearse(6, round=2), stage, craft))
     assert rules == {rule}
     assert (LIAR in found.members) == (stage in (Stage.agree, Stage.unmask))
     lax(*checks)
@@ -200,7 +210,7 @@ def test_a_vector_of_another_length(
             session, bytes(parts(session, body).vector)[:4] * lanes, bytes(parts(session, body).tail)
         )
 
-    assert refused(sending(rehearse(5), Stage.mask, craft))[1] == {"malformed"}
+    assert refused(lies(rehearse(5), Stage.mask, craft))[1] == {"malformed"}
 
     def any_length(data: bytes, _: int, tail: int) -> Masked:
         reader = Reader(data, Masked.kind)
@@ -219,45 +229,61 @@ def test_a_vector_of_another_length(
 def test_a_client_that_counts_for_more(rehearse: type[Rehearsal], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its tail says 2: nobody can say whose it was, so there is no sum."""
 
-    def session() -> Rehearsal:
-        made = rehearse(5)
-        made.tails[LIAR][0] = 2
-        return made
+    def sessions() -> Iterator[Rehearsal]:
+        for made in rehearse(5).rounds():
+            made.tails[LIAR][0] = 2
+            yield made
 
-    with pytest.raises(SecAggAborted, match="counts 6 clients, not 5") as caught:
-        session().run()
-    assert not caught.value.retry
+    for session in sessions():
+        with pytest.raises(SecAggAborted, match="counts 6 clients, not 5") as caught:
+            session.run()
+        assert not caught.value.retry
+    assert session.goes_on()
     monkeypatch.setattr(server_module, "miscounted", lambda *_: "")
-    assert session().run().tail[0] == 6
+    for session in sessions():
+        assert session.run().tail[0] == 6
 
 
 def test_equivocation(rehearse: type[Rehearsal]) -> None:
     """The first of two vectors counts; the pair is kept once, however many more come."""
+    for session in rehearse(5).rounds():
+        contradict(session)
+        without_liar(session)
+        assert session.right(session.run())
+    for session in rehearse(5).rounds():
+        contradict(session)
+        session.server.answers._said[Stage.mask].clear()  # a server that has forgotten what came
+        assert session.server.receive(LIAR, other_vector(session, 0))
+        without_liar(session)
+        with pytest.raises(SecAggAborted, match="masked wrongly"):
+            session.run()
 
-    def other(session: Rehearsal, lane: int) -> bytes:
-        sent = parts(session, session.seen[Stage.mask, LIAR])
-        vector = bytearray(sent.vector)
-        vector[4 * lane] ^= 1
-        return masked(session, bytes(vector), bytes(sent.tail))
 
-    session = rehearse(5).until(Stage.mask)
-    outbox = session.server.outbox()
+def other_vector(session: Rehearsal, lane: int) -> bytes:
+    sent = parts(session, session.seen[Stage.mask, LIAR])
+    vector = bytearray(sent.vector)
+    vector[4 * lane] ^= 1
+    return masked(session, bytes(vector), bytes(sent.tail))
+
+
+def without_liar(session: Rehearsal) -> None:
+    """The others send their vectors."""
+    session.lose = {LIAR: Stage.mask}
+    session.step()
+    session.lose = {}
+
+
+def contradict(session: Rehearsal) -> None:
+    """The liar's vector is taken, twenty others are not."""
+    outbox = session.until(Stage.mask).server.outbox()
     first = session.ask(LIAR, outbox[LIAR])
     assert first is not None
     assert session.server.receive(LIAR, first)
     for lane in range(20):
         with pytest.raises(PeerRefused, match="two different mask messages"):
-            session.server.receive(LIAR, other(session, lane))
+            session.server.receive(LIAR, other_vector(session, lane))
     assert not session.server.receive(LIAR, first)
     assert session.server.offences == (Offence((LIAR,), "two different mask messages"),)
-    session.server.answers._said[Stage.mask].clear()  # a server that has forgotten what came
-    assert session.server.receive(LIAR, other(session, 0))
-    for name in session.names:
-        if name != LIAR:
-            session.deliver(name, session.ask(name, outbox[name]) or b"")
-    session.server.advance()
-    with pytest.raises(SecAggAborted, match="masked wrongly"):
-        session.run()
 
 
 # Shares
@@ -285,8 +311,7 @@ LIES: Mapping[str, Craft] = {
 @pytest.mark.parametrize("lie", LIES)
 def test_shares_that_are_wrong(rehearse: type[Rehearsal], monkeypatch: pytest.MonkeyPatch, lie: str) -> None:
     """They are noticed by what owners published; others are taken, and the holder is named."""
-    for number in (1, 2):
-        session = sending(rehearse(6, round=number), Stage.unmask, LIES[lie])
+    for session in lies(rehearse(6), Stage.unmask, LIES[lie]):
         assert session.right(session.run())
         assert session.server.offences == (Offence((LIAR,), WRONG_SHARES),)
     monkeypatch.setattr(recovery.Recovery, "_holds", lambda *_: True)
@@ -307,10 +332,11 @@ def test_wrong_shares_of_everybody_are_little_work(
         return values(others, *known)
 
     monkeypatch.setattr(recovery, "values", counting)
-    session = sending(rehearse(20), Stage.unmask, LIES["bad"])
-    assert session.right(session.run())
-    assert session.server.offences == (Offence((LIAR,), f"{WRONG_SHARES}, unless 7 others lied"),)
-    assert len(compared) == 3
+    for session in lies(rehearse(20), Stage.unmask, LIES["bad"]):
+        compared.clear()
+        assert session.right(session.run())
+        assert session.server.offences == (Offence((LIAR,), f"{WRONG_SHARES}, unless 7 others lied"),)
+        assert len(compared) == 3
 
 
 FALSE = "shares of another secret than it published, unless 3 of its holders lied"
@@ -319,22 +345,20 @@ FALSE = "shares of another secret than it published, unless 3 of its holders lie
 def test_a_commitment_to_something_else(rehearse: type[Rehearsal], monkeypatch: pytest.MonkeyPatch) -> None:
     """The owner is named. Unchecked, it could deal what it likes and choose later what it masked with."""
 
-    def session() -> Rehearsal:
-        return sending(rehearse(6), Stage.advertise, committing)
-
     def committing(made: Rehearsal, body: bytes) -> bytes:
         lied = advert(commitment=b"x" * 32)(made, body)
         made.clients[LIAR]._advert = Advert.from_bytes(lied)
         return lied
 
-    lied = session()
-    with pytest.raises(SecAggAborted, match=FALSE):
-        lied.run()
-    assert lied.server.offences == (Offence((LIAR,), FALSE),)
+    for lied in lies(rehearse(6), Stage.advertise, committing):
+        with pytest.raises(SecAggAborted, match=FALSE):
+            lied.run()
+        assert lied.server.offences == (Offence((LIAR,), FALSE),)
+    assert lied.goes_on()
     monkeypatch.setattr(recovery, "opens", lambda *_: True)
-    lied = session()
-    assert lied.right(lied.run())
-    assert lied.server.offences == ()
+    for lied in lies(rehearse(6), Stage.advertise, committing):
+        assert lied.right(lied.run())
+        assert lied.server.offences == ()
 
 
 def test_shares_of_who_never_shared(rehearse: type[Rehearsal], lax: Off) -> None:
@@ -344,11 +368,11 @@ def test_shares_of_who_never_shared(rehearse: type[Rehearsal], lax: Off) -> None
         link = session.server._intake._link(LIAR)
         return replace(lied, tag=link.tag(Stage.unmask, lied.claims)).to_bytes()
 
-    def session() -> Rehearsal:
-        return sending(rehearse(6, lose={"c005": Stage.share}), Stage.unmask, craft)
+    def sessions() -> Iterator[Rehearsal]:
+        return lies(rehearse(6, lose={"c005": Stage.share}), Stage.unmask, craft)
 
-    assert refused(session())[1] == {"owners"}
+    assert refused(sessions())[1] == {"owners"}
     lax("check_owners")
-    taken = session()
-    assert taken.right(taken.run())
-    assert not taken.peer_refused
+    for taken in sessions():
+        assert taken.right(taken.run())
+        assert not taken.peer_refused

@@ -87,17 +87,19 @@ def test_figures_that_no_honest_clients_make(
 ) -> None:
     """One client's tail turns the total into one that cannot be; unchecked it would be divided by."""
 
-    def lied(round: int) -> Rehearsal:
-        session = start(rehearse, round)
+    def lied(session: Rehearsal) -> Rehearsal:
+        packed(session)
         session.tails[LIAR][lane] = np.uint64(value % 2**64)
         return session
 
-    for round in (1, 2):
+    for session in start(rehearse).rounds():
         with pytest.raises(SecAggAborted, match="no honest clients can make") as caught:
-            opened(lied(round))
+            opened(lied(session))
         assert not caught.value.retry
-    true = opened(start(rehearse))
+    after = session.next()
+    packed(after)
+    true = opened(after)
     assert true.mean().vector.tolist() == [1.0] * 4
     monkeypatch.setattr(securesum, "_demand_possible", lambda *_: None)
-    found = opened(lied(1))
+    found = opened(lied(after.next()))
     assert (found.weight, found.metrics) != (true.weight, true.metrics)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
@@ -49,7 +49,7 @@ def strange(session: Rehearsal, _: ClientId, __: bytes) -> bytes:
 HEADERS: Mapping[str, tuple[str, Lie]] = {
     "server": ("check_server", strange),
     "job": ("check_expected", header(job="another")),
-    "round": ("check_expected", header(round=2)),
+    "round": ("check_expected", header(round=7)),
     "kind": ("check_expected", header(kind="evaluate")),
     "attempt": ("check_expected", header(attempt=1)),
     "model": ("check_model", header(model=b"m" * 32)),
@@ -65,9 +65,7 @@ HEADERS: Mapping[str, tuple[str, Lie]] = {
 @pytest.mark.parametrize("rule", HEADERS)
 def test_a_header_that_lies(rehearse: type[Rehearsal], off: Off, rule: str) -> None:
     check, lie = HEADERS[rule]
-    session = rehearse(5).lying(Stage.advertise, lie)
-    assert session.refusals() == {rule}
-    assert session.goes_on()
+    assert rehearse(5).lying(Stage.advertise, lie).refusals() == {rule}
     off(check)
     assert rehearse(5).lying(Stage.advertise, lie).answered(Stage.advertise)
 
@@ -84,18 +82,20 @@ def test_fewer_clients_than_the_client_wants(rehearse: type[Rehearsal], off: Off
         off(check)
     assert rehearse(5, floors=floors).refusals() == {"n_min"}
     off("check_enough")
-    session = rehearse(5, floors=floors)
-    assert session.right(session.run())
+    for session in rehearse(5, floors=floors).rounds():
+        assert session.right(session.run())
 
 
 def test_a_sid_that_is_stale(rehearse: type[Rehearsal], off: Off) -> None:
     """A session of the first round is opened again in the second."""
     first = rehearse(5).until(Stage.share)
-    stale = header(sid=first.header.sid, round=2)
-    second = rehearse(5, round=2, sessions=first.sessions)
-    assert second.lying(Stage.advertise, stale).refusals() == {"sid"}
+    for second in (first.next(), first.next().next()):
+        stale = header(sid=first.header.sid, round=second.round, model=second.header.model)
+        assert second.lying(Stage.advertise, stale).refusals_once() == {"sid"}
+    assert second.goes_on()
     off("check_sid")
-    again = rehearse(5, round=2, sessions=first.sessions)
+    again = second.next().next()
+    stale = header(sid=first.header.sid, round=again.round, model=again.header.model)
     assert again.lying(Stage.advertise, stale).answered(Stage.advertise)
 
 
@@ -106,13 +106,13 @@ def test_more_losses_allowed_than_the_client_would_and_so_fewer_shares(
     many = Policy(dropout=0.46)
     assert Floors().parameters(11).colluding == 4
     assert rehearse(11, policy=many, floors=Floors()).refusals() == {"threshold"}
-    agreed = rehearse(11, policy=many)
-    assert agreed.right(agreed.run())
+    for agreed in rehearse(11, policy=many).rounds():
+        assert agreed.right(agreed.run())
     off("check_threshold")
-    session = rehearse(11, policy=many, floors=Floors())
-    assert session.right(session.run())
-    assert session.server.parameters is not None
-    assert session.server.parameters.colluding == 0
+    for session in rehearse(11, policy=many, floors=Floors()).rounds():
+        assert session.right(session.run())
+        assert session.server.parameters is not None
+        assert session.server.parameters.colluding == 0
 
 
 @pytest.mark.parametrize("explicit", [(9, 6), (4, 3)])
@@ -120,11 +120,11 @@ def test_k_and_t_that_the_client_never_agreed_to(
     rehearse: type[Rehearsal], off: Off, explicit: tuple[int, int]
 ) -> None:
     assert rehearse(10, policy=NOBODY, explicit=explicit, floors=Floors(NOBODY)).refusals() == {"threshold"}
-    both = rehearse(10, policy=NOBODY, explicit=explicit, floors=Floors(NOBODY, explicit))
-    assert both.right(both.run())
+    for both in rehearse(10, policy=NOBODY, explicit=explicit, floors=Floors(NOBODY, explicit)).rounds():
+        assert both.right(both.run())
     off("check_threshold")
-    session = rehearse(10, policy=NOBODY, explicit=explicit, floors=Floors(NOBODY))
-    assert session.right(session.run())
+    for session in rehearse(10, policy=NOBODY, explicit=explicit, floors=Floors(NOBODY)).rounds():
+        assert session.right(session.run())
 
 
 class Lax(Header):
@@ -140,19 +140,19 @@ def test_k_and_t_that_keep_no_policy(
 ) -> None:
     """Two neighbours and two shares: one who colludes is enough, though the policy expects one of 20."""
 
-    def session() -> Rehearsal:
-        made = rehearse(20, explicit=(2, 2))
-        made.server.header = Lax(*(getattr(made.header, field.name) for field in fields(Header)))
-        return made
+    def sessions() -> Iterator[Rehearsal]:
+        for made in rehearse(20, explicit=(2, 2)).rounds():
+            made.server.header = Lax(*(getattr(made.header, field.name) for field in fields(Header)))
+            yield made
 
-    assert session().refusals() == {"parameters"}
+    assert [session.refusals_once() for session in sessions()] == [{"parameters"}] * 2
     monkeypatch.setattr(rules, "parameters_of", lambda header, n: assess(n, 2, 2, header.policy))
-    assert session().refusals() == {"threshold"}
+    assert [session.refusals_once() for session in sessions()] == [{"threshold"}] * 2
     off("check_threshold")
-    lied = session()
-    assert lied.right(lied.run())
-    assert lied.server.parameters is not None
-    assert lied.server.parameters.privacy == 0.0  # log2: certain to fail
+    for lied in sessions():
+        assert lied.right(lied.run())
+        assert lied.server.parameters is not None
+        assert lied.server.parameters.privacy == 0.0  # log2: certain to fail
 
 
 # The roster
@@ -218,9 +218,7 @@ ROSTERS: Mapping[str, tuple[str, Lie]] = {
 @pytest.mark.parametrize("rule", ROSTERS)
 def test_a_roster_that_lies(rehearse: type[Rehearsal], off: Off, rule: str) -> None:
     check, lie = ROSTERS[rule]
-    session = rehearse(5).lying(Stage.share, lie)
-    assert session.refusals() == {rule}
-    assert session.goes_on()
+    assert rehearse(5).lying(Stage.share, lie).refusals() == {rule}
     off(check)
     assert rehearse(5).lying(Stage.share, lie).answered(Stage.share)
 
@@ -287,7 +285,10 @@ def test_a_graph_that_is_not_found_is_no_session(
     def none(*_: object) -> NoReturn:
         raise ConfigError("no graph of 5 clients was found")
 
-    monkeypatch.setattr(session_module, "neighbours", none)
-    with pytest.raises(SecAggAborted, match="no graph of 5 clients was found") as caught:
-        rehearse(5).run()
+    session = rehearse(5)
+    with monkeypatch.context() as patch:
+        patch.setattr(session_module, "neighbours", none)
+        with pytest.raises(SecAggAborted, match="no graph of 5 clients was found") as caught:
+            session.run()
     assert caught.value.retry
+    assert session.goes_on()

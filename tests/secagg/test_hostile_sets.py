@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -101,9 +102,7 @@ LIES: Mapping[tuple[Stage, str], tuple[str, Mapping[str, object], Lie]] = {
 @pytest.mark.parametrize(("stage", "rule"), LIES)
 def test_sets_that_lie(rehearse: type[Rehearsal], off: Off, stage: Stage, rule: str) -> None:
     check, setting, lie = LIES[stage, rule]
-    session = rehearse(**setting).lying(stage, lie)  # type: ignore[arg-type]
-    assert session.refusals() == {rule}
-    assert session.goes_on()
+    assert rehearse(**setting).lying(stage, lie).refusals() == {rule}  # type: ignore[arg-type]
     off(check)
     assert rehearse(**setting).lying(stage, lie).answered(stage)  # type: ignore[arg-type]
 
@@ -156,10 +155,10 @@ def test_a_sum_of_two(rehearse: type[Rehearsal], off: Off, monkeypatch: pytest.M
     lost = {"c002": Stage.mask}
     assert rehearse(3, lose=lost).refusals() == {"n_min"}
     off("check_enough")
-    session = rehearse(3, lose=lost)
-    found = session.run()
-    assert found.members == ("c000", "c001")
-    assert (found.vector - session.vectors["c001"] == session.vectors["c000"]).all()
+    for session in rehearse(3, lose=lost).rounds():
+        found = session.run()
+        assert found.members == ("c000", "c001")
+        assert (found.vector - session.vectors["c001"] == session.vectors["c000"]).all()
 
 
 def test_a_client_that_is_told_that_it_is_lost(rehearse: type[Rehearsal], off: Off) -> None:
@@ -180,14 +179,14 @@ def test_half_are_told_that_somebody_did_not_share(
     """Who shared is in what survivors sign. Masked with different others, they do not cancel."""
     lie = sharers(lambda known, _: range(len(known.clients) - 1))
 
+    def to_half(session: Rehearsal, name: ClientId, body: bytes) -> bytes:
+        return lie(session, name, body) if name < "c005" else body
+
     def session() -> Rehearsal:
-        made = rehearse(10, lose={"c009": Stage.mask})
-        made.down = lambda stage, name, body: (
-            lie(made, name, body) if stage is Stage.mask and name < "c005" else body
-        )
-        for name in ("check_tag", "check_agreed"):  # the server lies to others, not to itself
-            monkeypatch.setattr(peer_rules, name, lambda *_: None)
-        return made
+        return rehearse(10, lose={"c009": Stage.mask}).lying(Stage.mask, to_half)
+
+    for name in ("check_tag", "check_agreed"):  # the server lies to others, not to itself
+        monkeypatch.setattr(peer_rules, name, lambda *_: None)
 
     assert session().refusals() == {"quorum"}
     off("check_quorum")
@@ -206,22 +205,25 @@ def test_a_graph_that_falls_apart(rehearse: type[Rehearsal], monkeypatch: pytest
         remove_masks(*given)  # type: ignore[arg-type]
 
     settings = {"policy": Policy(corrupt=0.0), "explicit": (2, 2)}
-    cycle = around(rehearse(10, **settings))  # type: ignore[arg-type]
-    lost = {cycle[0]: Stage.mask, cycle[3]: Stage.mask}
-    with pytest.raises(SecAggAborted, match="parts of the sum could show"):
-        rehearse(10, lose=lost, **settings).run()  # type: ignore[arg-type]
+    for session in rehearse(10, **settings).rounds():  # type: ignore[arg-type]
+        cycle = around(session)
+        session.lose = {cycle[0]: Stage.mask, cycle[3]: Stage.mask}
+        with pytest.raises(SecAggAborted, match="parts of the sum could show"):
+            session.run()
     monkeypatch.setattr(Session, "connected", lambda *_: True)
     monkeypatch.setattr(server_module, "remove_masks", spying)
-    session = rehearse(10, lose=lost, **settings)  # type: ignore[arg-type]
-    assert session.right(session.run())
-    known, roster, _, secrets = kept[0][:4]
-    part = cycle[1:3]
-    assert (part_of(session, part, known, roster, secrets) == session.sums(part)[0]).all()  # type: ignore[arg-type]
+    for session in rehearse(10, **settings).rounds():  # type: ignore[arg-type]
+        cycle = around(session)
+        session.lose = {cycle[0]: Stage.mask, cycle[3]: Stage.mask}
+        assert session.right(session.run())
+        known, roster, _, secrets = kept[-1][:4]
+        part = cycle[1:3]
+        assert (part_of(session, part, known, roster, secrets) == session.sums(part)[0]).all()  # type: ignore[arg-type]
 
 
 def around(session: Rehearsal) -> list[ClientId]:
     """The clients in the order of their cycle."""
-    known = session.until(Stage.mask).clients["c000"]._session
+    known = replace(session, sessions={}, lose={}).until(Stage.mask).clients["c000"]._session
     order = [0, int(known.graph[0][0])]
     while len(order) < session.n:
         left = [int(n) for n in known.graph[order[-1]] if n not in order]

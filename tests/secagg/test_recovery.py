@@ -101,18 +101,21 @@ def test_wrong_shares_are_worked_round_and_their_senders_named(
 ) -> None:
     session = lying(rehearse(10, policy=WIDE), liars)
     assert session.right(session.run())
+    assert session.goes_on()
     assert told(session) == [f"{liar}: wrong shares{doubt}" for liar in liars]
 
 
 def test_a_wrong_share_that_is_not_needed_is_not_looked_at(rehearse: type[Rehearsal]) -> None:
     session = lying(rehearse(10, policy=WIDE), ["c009"])
     assert session.right(session.run())
+    assert session.goes_on()
     assert told(session) == []
 
 
 def test_a_wrong_share_of_a_lost_client_is_noticed(rehearse: type[Rehearsal]) -> None:
     session = lying(rehearse(10, policy=WIDE, lose={"c004": Stage.mask}), ["c001"], ["c004"])
     assert session.right(session.run())
+    assert session.goes_on()
     assert told(session) == ["c001 or c004: a wrong share, unless 3 others lied"]
 
 
@@ -122,10 +125,12 @@ def test_of_one_wrong_share_it_is_not_known_whose_lie_it_is(
     """Whether the holder lies or the owner dealt it so: it comes to the same."""
     session = lying(rehearse(10, policy=WIDE), ["c000"], ["c003"])
     assert session.right(session.run())
+    assert session.goes_on()
     assert told(session) == ["c000 or c003: a wrong share"]
     monkeypatch.setattr(Vault, "deal", forging(3, [0]))
     session = rehearse(10, policy=WIDE)
     assert session.right(session.run())
+    assert session.goes_on()
     assert told(session) == ["c000 or c003: a wrong share"]
 
 
@@ -134,6 +139,7 @@ def test_two_wrong_shares_of_one_owner(rehearse: type[Rehearsal], monkeypatch: p
     monkeypatch.setattr(Vault, "deal", forging(3, [1, 5]))
     session = rehearse(10, policy=WIDE)
     assert session.right(session.run())
+    assert session.goes_on()
     doubt = ", unless 3 others lied"
     pairs = ("c001 or c003", "c003 or c005")
     assert told(session) == [f"{pair}: a wrong share{doubt}" for pair in pairs]
@@ -152,6 +158,7 @@ def test_liars_whose_errors_cancel_frame_nobody(rehearse: type[Rehearsal]) -> No
     }
     lying(session, errors, ["c004"], errors)
     assert session.right(session.run())
+    assert session.goes_on()
     assert told(session) == []
 
 
@@ -165,6 +172,7 @@ def test_liars_who_bend_all_shares_are_not_ruled_out(rehearse: type[Rehearsal]) 
     }
     lying(session, errors, session.names[3:], errors)
     assert session.right(session.run())
+    assert session.goes_on()
     assert told(session) == [f"{name}: wrong shares, unless 3 others lied" for name in ("c003", "c004")]
 
 
@@ -173,6 +181,7 @@ def test_on_a_sparse_graph(rehearse: type[Rehearsal]) -> None:
         rehearse(40, explicit=(16, 12), policy=Policy(corrupt=0.0), lose={"c020": Stage.mask}), ["c007"]
     )
     assert session.right(session.run())
+    assert session.goes_on()
     assert told(session) == ["c007: wrong shares, unless 5 others lied"]
 
 

@@ -22,9 +22,8 @@ ME = "c001"
 POLICIES = [Policy(), Policy(mode=Mode.HONEST_SERVER)]
 
 
-def resting(rehearse: type[Rehearsal], **options: Any) -> Rehearsal:
-    """A rehearsal in which every client is a new process at every message."""
-    session = rehearse(5, **options)
+def resting(session: Rehearsal) -> Rehearsal:
+    """Every client is a new process at every message."""
     answer = session.answer
 
     def afresh(stage: Stage, name: str, body: bytes) -> bytes:
@@ -40,18 +39,19 @@ def resting(rehearse: type[Rehearsal], **options: Any) -> Rehearsal:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_sums_of_clients_that_rest_are_right(rehearse: type[Rehearsal], policy: Policy) -> None:
-    session = resting(rehearse, policy=policy)
-    found = session.run()
-    assert len(found.members) == 5
-    assert not session.refused
-    assert session.right(found)
+    for session in map(resting, rehearse(5, policy=policy).rounds()):
+        found = session.run()
+        assert len(found.members) == 5
+        assert not session.refused
+        assert session.right(found)
 
 
 def test_lost_clients_are_made_up_for(rehearse: type[Rehearsal]) -> None:
-    session = resting(rehearse, policy=Policy(mode=Mode.HONEST_SERVER), lose={"c004": Stage.mask})
-    found = session.run()
-    assert len(found.members) == 4
-    assert session.right(found)
+    sessions = rehearse(5, policy=Policy(mode=Mode.HONEST_SERVER), lose={"c004": Stage.mask}).rounds()
+    for session in map(resting, sessions):
+        found = session.run()
+        assert len(found.members) == 4
+        assert session.right(found)
 
 
 @pytest.mark.parametrize("stage", [Stage.share, Stage.mask, Stage.agree, Stage.unmask])

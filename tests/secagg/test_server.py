@@ -189,6 +189,7 @@ def test_a_copy_is_acknowledged_at_any_later_time(rehearse: type[Rehearsal], sta
     if not session.server.done:
         assert not session.server.receive(ME, body)
     assert session.right(session.run())
+    assert session.goes_on()
 
 
 @pytest.mark.parametrize("stage", list(Stage)[:-1])
@@ -202,6 +203,7 @@ def test_who_is_late_is_refused(rehearse: type[Rehearsal], stage: Stage) -> None
     assert session.server.lost() == {ME: stage}
     assert (ME in session.server.outbox()) is False
     assert session.right(session.run())
+    assert session.goes_on()
 
 
 def test_who_was_lost_answers_no_later_stage(rehearse: type[Rehearsal]) -> None:
@@ -250,6 +252,7 @@ def test_two_vectors_of_one_client(rehearse: type[Rehearsal]) -> None:
     first, second = answer(session), answer(twin)
     conflicts(session, first, second)
     assert session.right(session.run())
+    assert session.goes_on()
 
 
 def test_two_answers_of_one_holder(rehearse: type[Rehearsal]) -> None:
@@ -283,6 +286,7 @@ def test_who_was_dropped_may_still_answer(rehearse: type[Rehearsal]) -> None:
     session = rehearse(3)
     session.server.drop(ME)
     assert session.right(session.run())
+    assert session.goes_on()
 
 
 def test_the_members_of_each_stage(rehearse: type[Rehearsal]) -> None:
