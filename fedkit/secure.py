@@ -15,6 +15,7 @@ import numpy as np
 from fedkit.aggregate import WeightedSum
 from fedkit.codecs import CodecContext
 from fedkit.collect import Collected, Notify, told
+from fedkit.cores import mask_threads
 from fedkit.errors import SecAggAborted
 from fedkit.federation import Federation, Plan, Verdict, Witness, server_trust, witness
 from fedkit.history import Fate, Outcome, SecureRecord
@@ -150,7 +151,9 @@ class SecureCollector:
             server=agreement.public,
         )
         signer = trust.signer if trust is not None else None
-        server = SecAggServer(header, believed, invited, signer=signer, agreement=agreement)
+        server = SecAggServer(
+            header, believed, invited, signer=signer, agreement=agreement, threads=mask_threads()
+        )
         quorum = self._plan.quorum if key.kind == "train" else 1  # as in the clear
         limits = (self._plan.want, quorum, job.cohort)
         return Session(self._federation, server, header, *limits, invited)

@@ -34,7 +34,8 @@ class Credentials:
     """Who the clients of this process are in secure sessions, and what they insist on.
 
     random: where the secrets of a client's session come from. sessions: what a client remembers of others.
-    witnessed: in simulation, what `SecureClients.witness` tells is kept.
+    witnessed: in simulation, what `SecureClients.witness` tells is kept. threads: how many add the masks of
+    one client; in simulation one, as clients share the cores.
     """
 
     trust: Trust
@@ -43,6 +44,7 @@ class Credentials:
     random: Callable[[Key], Random]
     sessions: Callable[[ClientId], Sessions]
     witnessed: bool = False
+    threads: int = 1
 
 
 def nameless(floors: Floors) -> Credentials:
@@ -187,8 +189,14 @@ class SecureClients:
 
     def _machine(self, key: Key) -> SecAggClient:
         who, client = self._known(), key.client
-        sessions = who.sessions(client)
-        return SecAggClient(who.identity(client), who.trust, who.floors, sessions, random=who.random(key))
+        return SecAggClient(
+            who.identity(client),
+            who.trust,
+            who.floors,
+            who.sessions(client),
+            random=who.random(key),
+            threads=who.threads,
+        )
 
     def _advance(self, machine: SecAggClient, held: _Held, stage: Stage, body: bytes) -> bytes:
         if stage is Stage.mask:

@@ -108,6 +108,20 @@ def secure(record: RoundRecord) -> SecureRecord:
     return record.secagg
 
 
+def test_masks_are_removed_by_the_threads_that_there_are_cores_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    class Noted(SecAggServer):
+        def __init__(self, *given: Any, threads: int, **more: Any) -> None:
+            made.append(threads)
+            super().__init__(*given, threads=threads, **more)
+
+    monkeypatch.setattr("fedkit.secure.mask_threads", lambda: 3)
+    monkeypatch.setattr("fedkit.secure.SecAggServer", Noted)
+    assert secure(go(rounds=2).history.rounds[-1]).verified
+    assert made == [3, 3]
+
+
 def crashing(monkeypatch: pytest.MonkeyPatch, stage: Stage, names: str, rounds: Sequence[int] = (0,)) -> None:
     """These devices crash at this stage."""
 

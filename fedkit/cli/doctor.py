@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from fedkit.cli.output import Format, FormatOption, echo_json, echo_table
+from fedkit.cores import usable
 
 _LIBRARIES = ("numpy", "cryptography", "safetensors", "typer", "rich", "httpx")
 _HIDDEN = ("dev", "all")
@@ -35,7 +36,7 @@ def _findings() -> Iterator[tuple[str, str, str]]:
     for name in _LIBRARIES:
         yield name, _version(name) or "missing", "" if _version(name) else f"pip install {name}"
     yield from _extras()
-    yield "cores", str(_cores()), ""
+    yield "cores", str(usable()), ""
     yield "memory", _memory(), ""
     yield ("accelerator", *_accelerator())
     yield ("data", *_data())
@@ -64,12 +65,6 @@ def _extras() -> Iterator[tuple[str, str, str]]:
         found = ", ".join(f"{name} {_version(name) or 'missing'}" for name in names)
         missing = any(not _version(name) for name in names)
         yield f"extra {extra}", found, f"pip install 'fedkit[{extra}]'" if missing else ""
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory() -> str:

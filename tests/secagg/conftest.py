@@ -62,6 +62,7 @@ class Rehearsal:
     kind: Kind = "train"
     model: bytes = b"model"
     floors: Floors | None = None
+    threads: int = 1
     lose: Mapping[ClientId, Stage] = field(default_factory=dict)
     down: Tamper = untouched
     up: Tamper = untouched
@@ -82,6 +83,7 @@ class Rehearsal:
             self.names,
             signer=self.signer if self.trust.server else None,
             agreement=self.agreement,
+            threads=self.threads,
         )
         self.clients = {name: self.make_client(name) for name in self.names}
         self.vectors = {name: self.make_lanes(name, "vector") for name in self.names}
@@ -136,6 +138,7 @@ class Rehearsal:
             self.floors or Floors(self.policy, self.explicit),
             self.sessions.setdefault(name, MemorySessions()),
             random=self.stream("client", name).bytes,
+            threads=self.threads,
         )
 
     def make_lanes(self, name: ClientId, purpose: str) -> Lanes:

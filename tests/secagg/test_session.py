@@ -16,6 +16,7 @@ from fedkit.secagg.closing import Masked, Opened
 from fedkit.secagg.header import Encoding
 from fedkit.secagg.messages import Advert, Stage
 from fedkit.secagg.parameters import Mode, Policy
+from fedkit.secagg.primitives import masks
 from fedkit.secagg.primitives.masks import Lanes
 from fedkit.secagg.primitives.suite import Suite
 from fedkit.secagg.session import Session, mask_both, pair_mask, self_mask
@@ -45,6 +46,21 @@ def test_the_sum_is_exact(rehearse: type[Rehearsal], n: int, policy: Policy) -> 
 def test_every_width_and_suite(rehearse: type[Rehearsal], width: int, suite: Suite) -> None:
     for session in rehearse(4, encoding=Encoding(37, width, 5, "x"), suite=suite).rounds():
         assert session.right(session.run())
+
+
+@pytest.mark.parametrize("suite", Suite)
+def test_threads_make_no_difference(
+    rehearse: type[Rehearsal], monkeypatch: pytest.MonkeyPatch, suite: Suite
+) -> None:
+    """Of server or clients: the vectors that are sent are the same, and so is the sum."""
+    monkeypatch.setattr(masks, "CHUNK", 64)  # of which these vectors have three
+    sent = []
+    for threads in (1, 2, 3):
+        session = rehearse(4, encoding=Encoding(48, 32, 5, "x"), suite=suite, threads=threads)
+        assert session.right(session.run())
+        sent.append([session.seen[Stage.mask, name] for name in session.names])
+    assert len(list(masks._cuts(4 * 48, 3))) == 3
+    assert sent[0] == sent[1] == sent[2]
 
 
 def test_a_vector_of_nothing_but_a_tail(rehearse: type[Rehearsal]) -> None:

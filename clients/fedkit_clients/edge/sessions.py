@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 from fedkit import fields
+from fedkit.cores import mask_threads
 from fedkit.errors import CheckpointError, WireError
 from fedkit.messages import Kind
 from fedkit.runfolder import replace_file, sync
@@ -105,7 +106,14 @@ def vouch(membership: Membership, directory: Path, floors: Floors) -> Credential
     `directory`.
     """
     identity, sessions = membership.identity, lru_cache(maxsize=1)(lambda _: DiskSessions(directory))
-    return Credentials(membership.trust, floors, lambda _: identity, lambda _: RANDOM, sessions)
+    return Credentials(
+        membership.trust,
+        floors,
+        lambda _: identity,
+        lambda _: RANDOM,
+        sessions,
+        threads=mask_threads(),
+    )
 
 
 def _line(row: Row) -> bytes:

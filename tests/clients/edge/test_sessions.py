@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from fedkit.errors import CheckpointError
 from fedkit.messages import Kind
+from fedkit.secagg.identity import Floors, SigningKey, Trust
 from fedkit.secagg.memory import MemorySessions, Sessions
 from fedkit_clients.edge import sessions
-from fedkit_clients.edge.sessions import NAME, DiskSessions
+from fedkit_clients.edge.membership import Membership
+from fedkit_clients.edge.sessions import NAME, DiskSessions, vouch
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 SIDS = [bytes([n]) * 32 for n in range(3)]
@@ -29,6 +31,14 @@ ROW = st.tuples(
     st.sampled_from(KINDS),
     st.sampled_from(MODELS),
 )
+
+
+def test_a_device_masks_with_the_threads_that_it_has_cores_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "mask_threads", lambda: 3)
+    who = Membership("https://a.example", "a", SigningKey(bytes(32)), Trust.none())
+    assert vouch(who, tmp_path, Floors()).threads == 3
 
 
 def do(row: tuple[str, bytes, str, int, Kind, bytes], of: Sessions) -> object:
