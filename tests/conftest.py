@@ -1,4 +1,4 @@
-"""What all tests share: data that is required in CI, no threads fighting for cores, Ctrl-C that is heard."""
+"""What all tests share: data that is required in CI, Ctrl-C that is heard, programs that start fast."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ def pytest_configure() -> None:
     """A shell ignores SIGINT for what it runs in the background, and so would programs that tests start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of programs are started: compiled once
 
 
 @pytest.hookimpl(wrapper=True)

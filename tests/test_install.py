@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -14,10 +15,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.mark.slow
 def test_import_needs_numpy_and_cryptography_only(tmp_path: Path) -> None:
-    venv.create(tmp_path / "venv", with_pip=True)
+    venv.create(tmp_path / "venv")
     python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
-    subprocess.run([*pip, "numpy", "cryptography"], check=True, timeout=600)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--quiet",
+        "--python",
+        str(python),
+        "install",
+    ]
+    subprocess.run([*pip, "install", "numpy", "cryptography"], check=True, timeout=600)
     code = (
         "import fedkit, sys; assert not {'torch', 'safetensors', 'typer', 'rich', 'httpx'} & set(sys.modules)"
     )

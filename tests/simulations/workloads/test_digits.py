@@ -5,6 +5,7 @@ import pytest
 
 from fedkit.config import Population
 from fedkit.errors import ConfigError
+from fedkit_simulations.workloads import digits as module
 from fedkit_simulations.workloads.digits import digits
 
 pytest.importorskip("sklearn")
@@ -61,6 +62,15 @@ def test_unknown_model_names_the_nearest() -> None:
 
 
 def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ConfigError, match=r"pip install 'fedkit\[demo\]'"):
         digits()
+
+
+def test_the_images_are_those_that_scikit_learn_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = module._images()
+    monkeypatch.setattr(module, "FILE", "datasets/no such file")
+    theirs = module._images()
+    np.testing.assert_array_equal(ours[0], theirs[0])
+    np.testing.assert_array_equal(ours[1], theirs[1])
+    assert [part.dtype for part in (*ours, *theirs)] == [np.float32, np.int64] * 2
