@@ -62,7 +62,7 @@ class App:
         meters: Meters | None = None,
         places: Places | None = None,
     ) -> None:
-        self._journal, self._lease = journal, lease
+        self._journal, self._registry, self._lease = journal, registry, lease
         self._blobs = Blobs(journal.directory / "blobs")
         self._blobs.check()
         self._leases, self._releases = Leases(journal, self._blobs), Releases(journal, self._blobs)
@@ -122,6 +122,7 @@ class App:
         settled = [[*wire.key_row(key), str(verdict)] for key, verdict in verdicts]
         offers = [self._offer(lease, held) for lease in leases if lease.version]
         return {
+            "ca": self._registry.trust.next_ca.hex(),
             "messages": [{"bytes": one.bytes, "frame": one.frame} for one in leases if not one.version],
             "now": self._journal.now(),
             "settled": settled,

@@ -20,10 +20,10 @@ from fedkit.aggregator.refusal import Refusal
 from fedkit.ca.certificates import Certified, read_certificate, read_revocations
 from fedkit.ca.mailbox import Mailbox
 from fedkit.ca.requests import Grant, Request, read_grant, read_request
-from fedkit.ca.succession import FILE
+from fedkit.ca.succession import FILE, Succession, read_succession
 from fedkit.errors import CryptoError, RunFailed, WireError
 from fedkit.messages import ClientId
-from fedkit.secagg.identity import Trust
+from fedkit.secagg.identity import Trust, fingerprint
 
 log = logging.getLogger("fedkit.aggregator")
 
@@ -36,13 +36,17 @@ LOOK = 1.0
 
 
 class Enrolment:
-    """The registry of an aggregator whose devices a CA certifies. trust: of kind `ca`."""
+    """The registry of an aggregator whose devices a CA certifies. trust: of kind `ca`, at the start.
+
+    Once another CA is announced in the mailbox both are believed, and from the end of that time the new one.
+    """
 
     def __init__(
         self, journal: Journal, trust: Trust, room: int = 0, clock: Callable[[], float] = time.time
     ) -> None:
         self._journal, self._trust, self._clock = journal, trust, clock
-        self._members = Members(journal, room, clock)
+        self._members = Members(journal, trust.cas, room, clock)
+        self._heir: Succession | None = None
         self._mailbox = Mailbox(journal.directory / "enrol")
         self._lock, self._stamp, self._looked = threading.Lock(), tuple[int, ...](), -LOOK
         self._rates = Rates(A_SECOND, BURST)
@@ -51,9 +55,10 @@ class Enrolment:
         self._look()
 
     @property
-    def server(self) -> bytes:
-        """The aggregator's own key."""
-        return self._trust.server
+    def trust(self) -> Trust:
+        """Whose certificates are believed now."""
+        self._look()
+        return self._trust
 
     def key(self, client: ClientId) -> bytes:
         """The key of its certificate. Refusal 403: `client`, `revoked`, `expired`."""
@@ -113,10 +118,10 @@ class Enrolment:
     def succession(self) -> bytes:
         """The announcement of a new CA. Refusal 404 `unknown`: there is none."""
         self._demand_patience()
-        data = self._mailbox.get(FILE)
-        if not data or not self._trust.next_ca:
+        self._look()
+        if self._heir is None or not self._trust.next_ca:
             raise Refusal(404, "unknown", "no new CA is announced")
-        return data
+        return self._heir.data()
 
     def _keep(self, request: Request) -> None:
         """Write a request down. Refusal: its invite is used up.
@@ -153,7 +158,7 @@ class Enrolment:
         if request.until < self._clock():
             raise Refusal(403, "expired", "the invite is over: ask for another")
         try:
-            request.check(self._trust.cas, self._clock())
+            request.check(self.trust.cas, self._clock())
         except CryptoError as error:
             raise Refusal(403, "invite", str(error)) from None
         if request.renews and self._members.key(request.client) != request.by:
@@ -166,11 +171,38 @@ class Enrolment:
                 return
             try:
                 stamp = self._mailbox.stamp()
+                if stamp != self._stamp:
+                    self._hear()
+                self._believe()
                 if stamp != self._stamp and self._empty():
                     self._stamp = stamp
             except (OSError, RunFailed) as error:
                 log.error("the exchange with the CA cannot be read: %s", error)
             self._looked = time.monotonic()
+
+    def _hear(self) -> None:
+        """Take the announcement of a new CA, if there is one and it is of the CA that is believed."""
+        data = self._mailbox.get(FILE)
+        if not data or (self._heir is not None and data == self._heir.data()):
+            return
+        try:
+            heir = read_succession(data)
+            heir.applied(self._trust, self._clock())
+        except (CryptoError, WireError) as error:
+            log.error("the announcement of a new CA is not taken: %s", error)
+            return
+        self._heir = heir
+
+    def _believe(self) -> None:
+        """Believe whom the announcement says at this time."""
+        if self._heir is None:
+            return
+        trust = self._heir.applied(self._trust, self._clock())
+        if trust != self._trust:
+            both = "both it and the one before are" if trust.next_ca else "it alone is"
+            log.warning("a new CA takes over, %s believed: %s", both, fingerprint(self._heir.ca))
+            self._trust = trust
+            self._members.believe(trust.cas)
 
     def _empty(self) -> bool:
         """Take revocations and some answers; whether that was all."""

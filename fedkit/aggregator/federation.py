@@ -20,6 +20,7 @@ from fedkit.federation import Arrival, Request, ServerTrust, Standing, Traffic, 
 from fedkit.job import Job
 from fedkit.messages import ClientId, Key, Kind
 from fedkit.secagg.closing import Masked
+from fedkit.secagg.identity import RANDOM, SigningKey
 from fedkit.secagg.messages import BOX_BYTES
 from fedkit.securesum import encoding_of
 from fedkit.tensors import State
@@ -40,9 +41,9 @@ _NEIGHBOURS = 1 << 13
 class EdgeFederation:
     """Clients of a registry, reached through a journal.
 
-    trust: identities for secure sessions; None: there are none. wait_for: before a round, wait until so
-    many clients can be reached, for at most `patience` seconds; then go on with those that there are. reach:
-    seconds for which a client counts as reachable after a request.
+    signer: the aggregator's own key, for secure sessions; None: there are none. wait_for: before a round,
+    wait until so many clients can be reached, for at most `patience` seconds; then go on with those that
+    there are. reach: seconds for which a client counts as reachable after a request.
     """
 
     durable = True
@@ -53,7 +54,7 @@ class EdgeFederation:
         journal: Journal,
         registry: Registry,
         *,
-        trust: ServerTrust | None = None,
+        signer: SigningKey | None = None,
         wait_for: int = 1,
         patience: float = 600.0,
         reach: float = REACH,
@@ -63,7 +64,7 @@ class EdgeFederation:
         blobs = Blobs(journal.directory / "blobs")
         self._leases, self._releases = Leases(journal, blobs), Releases(journal, blobs)
         self._uploads = Uploads(journal, journal.directory / "uploads")
-        self._trust = trust
+        self._signer = signer
         self._turn = 0
         self._beaten = journal.now()
         self._lost: dict[ClientId, float] = {}
@@ -84,8 +85,10 @@ class EdgeFederation:
         self._layout = job.layout
 
     def trust(self) -> ServerTrust | None:
-        """The identities that secure sessions rest on."""
-        return self._trust
+        """The identities that secure sessions rest on now."""
+        if self._signer is None:
+            return None
+        return ServerTrust(self._registry.trust, self._signer, lambda *_: RANDOM)
 
     def publish(self, release: Release) -> None:
         """Make a version of the model a blob."""

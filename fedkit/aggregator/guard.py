@@ -126,7 +126,11 @@ class Guard:
         if abs(now - at) > SKEW:
             raise Refusal(401, "skew", f"signed {at - now:+.0f} s from now, {SKEW} s are allowed")
         nonce, version = headers["fedkit-nonce"], scope["fedkit.version"]
-        digest, time_told, server = headers["content-digest"], headers["fedkit-time"], self._registry.server
+        digest, time_told, server = (
+            headers["content-digest"],
+            headers["fedkit-time"],
+            self._registry.trust.server,
+        )
         signed = statement(server, scope["method"], _target(scope), digest, time_told, nonce, told, version)
         if not verify(key, signed, bytes.fromhex(headers["fedkit-signature"])):
             raise Refusal(

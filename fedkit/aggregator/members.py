@@ -21,16 +21,24 @@ class _Member:
     serial: str
     key: bytes
     ends: int
+    ca: bytes
 
 
 class Members:
     """The enrolled devices: for each the newest certificate that it has fetched.
 
-    room: as many as may be there; those that come later wait. clock: unix time.
+    cas: whose certificates are good, now; `believe` changes them. room: as many as may be there; those that
+    come later wait. clock: unix time.
     """
 
-    def __init__(self, journal: Journal, room: int = 0, clock: Callable[[], float] = time.time) -> None:
-        self._journal, self._room, self._clock = journal, room, clock
+    def __init__(
+        self,
+        journal: Journal,
+        cas: Sequence[bytes],
+        room: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._journal, self._cas, self._room, self._clock = journal, tuple(cas), room, clock
         self._told = False
         self._load()
 
@@ -41,8 +49,9 @@ class Members:
             raise Refusal(403, "client", f"client {client!r} has not enrolled here")
         if member.serial in self._revoked:
             raise Refusal(403, "revoked", f"the certificate of client {client!r} was revoked")
-        if member.ends <= self._clock():
-            told = f"the certificate of client {client!r} has expired: join again with a new invite"
+        if not self._good(member):
+            why = "has expired" if member.ca in self._cas else "is of a CA that is not believed any more"
+            told = f"the certificate of client {client!r} {why}: join again with a new invite"
             raise Refusal(403, "expired", told)
         return member.key
 
@@ -56,22 +65,21 @@ class Members:
 
     def clients(self) -> Sequence[ClientId]:
         """Those whose certificates are good, sorted."""
-        now, members, revoked = self._clock(), self._members, self._revoked
-        return sorted(
-            client
-            for client in self.known()
-            if members[client].ends > now and members[client].serial not in revoked
-        )
+        members = self._members
+        return sorted(client for client in self.known() if self._good(members[client]))
+
+    def believe(self, cas: Sequence[bytes]) -> None:
+        """From now on certificates of these CAs are good."""
+        self._cas = tuple(cas)
 
     def admit(self, db: Connection, made: Certified) -> None:
         """Write a certificate down; it counts at once unless the device must first fetch its new key's."""
         member = self._members.get(made.client)
-        good = member is not None and member.serial not in self._revoked and member.ends > self._clock()
-        active = not good or member is None or member.key == made.key
+        active = member is None or not self._good(member) or member.key == made.key
         db.execute(
-            "INSERT OR IGNORE INTO members (serial, client, key, begins, ends, active)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (made.serial, made.client, made.key, made.begins, made.ends, active),
+            "INSERT OR IGNORE INTO members (serial, client, key, begins, ends, active, ca)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (made.serial, made.client, made.key, made.begins, made.ends, active, made.ca),
         )
 
     def fetched(self, serial: str) -> None:
@@ -101,9 +109,13 @@ class Members:
     def _load(self) -> None:
         with self._journal.transaction() as db:
             rows = db.execute(
-                "SELECT client, serial, key, ends FROM members WHERE active ORDER BY turn"
+                "SELECT client, serial, key, ends, ca FROM members WHERE active ORDER BY turn"
             ).fetchall()
             lists = db.execute("SELECT value FROM meta WHERE name LIKE 'revoked %'").fetchall()
         self._revoked = frozenset(serial for (told,) in lists for serial in str(told).split(","))
         self._order = list(dict.fromkeys(row[0] for row in rows))
-        self._members = {client: _Member(serial, key, ends) for client, serial, key, ends in rows}
+        self._members = {client: _Member(*row) for client, *row in rows}
+
+    def _good(self, member: _Member) -> bool:
+        in_time = member.ends > self._clock() and member.serial not in self._revoked
+        return in_time and member.ca in self._cas

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from fedkit.aggregator.refusal import Refusal
 from fedkit.messages import ClientId
+from fedkit.secagg.identity import Trust
 
 
 class Registry(Protocol):
     """The devices of an aggregator. It is asked from several threads."""
 
     @property
-    def server(self) -> bytes:
-        """The aggregator's own key: requests that were signed for another are not for it."""
+    def trust(self) -> Trust:
+        """Whose keys are believed now, and the aggregator's own, for which requests are signed."""
         ...
 
     def key(self, client: ClientId) -> bytes:
@@ -34,10 +35,10 @@ class Registry(Protocol):
 
 
 class Roster:
-    """Devices whose keys were exchanged by hand: always the same. server: the aggregator's own key."""
+    """Devices whose keys were exchanged by hand: always the same. trust: of kind `roster`."""
 
-    def __init__(self, keys: Mapping[ClientId, bytes], server: bytes) -> None:
-        self._keys, self.server = dict(keys), server
+    def __init__(self, trust: Trust) -> None:
+        self.trust, self._keys = trust, trust.roster
 
     def key(self, client: ClientId) -> bytes:
         """The client's key. Refusal 403 `client`."""

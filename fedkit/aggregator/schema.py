@@ -54,7 +54,10 @@ CREATE TABLE tellings (
 """
 """Differences told by that of another version; frame: their blob, empty where there is no such way."""
 
-MIGRATIONS: tuple[str, ...] = (FIRST, SESSIONS, PROTOCOL, ENROLMENT, TELLINGS)
+ISSUER = "ALTER TABLE members ADD COLUMN ca BLOB NOT NULL DEFAULT x''"
+"""Who signed a certificate: it is good while that CA is believed."""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, SESSIONS, PROTOCOL, ENROLMENT, TELLINGS, ISSUER)
 """In order; add to the end."""
 
 

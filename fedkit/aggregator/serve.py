@@ -27,11 +27,10 @@ from fedkit.aggregator.registry import Registry, Roster
 from fedkit.aggregator.tls import demand_loopback
 from fedkit.config import Scenario
 from fedkit.errors import ConfigError
-from fedkit.federation import ServerTrust
 from fedkit.launch import Built, build, run_built
 from fedkit.messages import ClientId, Metrics
 from fedkit.rounds import Result
-from fedkit.secagg.identity import RANDOM, SigningKey, Trust, fingerprint
+from fedkit.secagg.identity import SigningKey, Trust, fingerprint
 from fedkit.tensors import Tensors
 from fedkit.trainer import Trainer, Workload
 
@@ -143,7 +142,7 @@ def serve(
         if listening is not None:
             listening(server.url)
         _await_devices(journal, registry, built, most)
-        by = f"CA {service.trust.ca.hex()}" if service.trust.kind == "ca" else ""
+        by = "of a CA" if service.trust.kind == "ca" else ""  # not which: another may take over
         workload = Deployed(built.workload, registry.known(), most, by)
 
         def go(resume: bool) -> Result:
@@ -177,7 +176,7 @@ def _most(service: Service, built: Built) -> int:
 def _registry(service: Service, journal: Journal, room: int) -> Registry:
     trust = service.trust
     if trust.kind == "roster":
-        return Roster(trust.roster, trust.server)
+        return Roster(trust)
     return Enrolment(journal, trust, room)
 
 
@@ -202,7 +201,7 @@ def _federation(
     return EdgeFederation(
         journal,
         registry,
-        trust=ServerTrust(service.trust, service.signer, lambda *_: RANDOM),
+        signer=service.signer,
         wait_for=min(wanted if service.wait_for is None else service.wait_for, room),
         patience=built.policy.deadline if service.patience is None else service.patience,
     )

@@ -1,12 +1,13 @@
 """A CA in a directory of its own, best on a machine that is no aggregator: it invites, certifies, revokes.
 
-identity.pem   its key, which never leaves it    ledger.jsonl   what was issued and revoked
-ca.pem         its certificate, for aggregators  crl.pem        its list of revocations, for aggregators
-next-ca.json   its word on who comes after it    previous.pem   the certificate of whom it comes after
+identity.pem   its key, which never leaves it    ledger.jsonl       what was issued and revoked
+ca.pem         its certificate, for aggregators  crl.pem            its list of revocations, for aggregators
+next-ca.json   that another comes after it       previous-ca.json   that it comes after another
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,16 +17,16 @@ from fedkit.ca import certificates
 from fedkit.ca.invites import Invite
 from fedkit.ca.ledger import LEDGER, Issued, Ledger
 from fedkit.ca.requests import Grant, Request
-from fedkit.ca.succession import FILE, Succession, announce
+from fedkit.ca.succession import FILE, Succession, announce, read_succession
 from fedkit.ca.texts import check_party, sanction_text
-from fedkit.errors import ConfigError, CryptoError, nearest
+from fedkit.errors import ConfigError, CryptoError, WireError, nearest
 from fedkit.keyfile import make_key, read_key
 from fedkit.messages import ClientId
 from fedkit.runfolder import lock_file, replace_file
 from fedkit.secagg import identity
 from fedkit.secagg.identity import SigningKey
 
-CERTIFICATE, REVOCATIONS, PREVIOUS = "ca.pem", "crl.pem", "previous.pem"
+CERTIFICATE, REVOCATIONS, PREVIOUS = "ca.pem", "crl.pem", "previous-ca.json"
 OVERLAP = timedelta(days=365)
 """How long an old CA is believed beside the new one: two lives of a certificate."""
 INVITED = timedelta(days=7)
@@ -33,7 +34,7 @@ INVITED = timedelta(days=7)
 
 
 def _now() -> datetime:
-    return datetime.now(UTC)
+    return datetime.fromtimestamp(time.time(), UTC)
 
 
 def make_authority(directory: Path, clock: Callable[[], datetime] = _now) -> bytes:
@@ -53,9 +54,7 @@ class Authority:
     def __init__(self, directory: Path, clock: Callable[[], datetime] = _now) -> None:
         self._directory, self._clock = directory, clock
         self._key = read_key(directory)
-        previous = directory / PREVIOUS
-        before = (certificates.ca_key(previous.read_bytes()),) if previous.exists() else ()
-        self._cas = (self.public, *before)
+        self._before, self._after = _announced(directory / PREVIOUS), _announced(directory / FILE)
         if not (directory / CERTIFICATE).exists():
             raise ConfigError(f"{directory} is no CA: make one with `fedkit ca init`")
         self._lock = lock_file(directory / "lock")
@@ -78,8 +77,19 @@ class Authority:
         """Its key."""
         return self._key.public
 
+    @property
+    def cas(self) -> tuple[bytes, ...]:
+        """The CAs whose invites it honours: itself, and for a while the one that it comes after."""
+        before = self._before
+        good = before is not None and self._clock().timestamp() <= before.until
+        return (self.public, before.before) if before is not None and good else (self.public,)
+
     def invite(self, client: ClientId, address: str, server: bytes, life: timedelta = INVITED) -> Invite:
-        """The right to enrol once as `client` with the aggregator of that address and key."""
+        """The right to enrol once as `client` with the aggregator of that address and key.
+
+        ConfigError: nobody can have that name or key, or another CA has taken over.
+        """
+        self._demand_reign()
         try:
             check_party(client, server)
         except CryptoError as error:
@@ -89,7 +99,11 @@ class Authority:
         return Invite(address, self.public, server, client, expires, once.secret, sanction)
 
     def answer(self, request: Request, life: timedelta = certificates.LIFE) -> Grant:
-        """Certify what is asked for, once; a grant that says why not, if it must not be."""
+        """Certify what is asked for, once; a grant that says why not, if it must not be.
+
+        ConfigError: another CA has taken over.
+        """
+        self._demand_reign()
         if known := self._ledger.issued.get(request.id):
             return self._grant(known)
         try:
@@ -112,7 +126,11 @@ class Authority:
         return self._grant(issued)
 
     def revoke(self, client: ClientId) -> int:
-        """Revoke all certificates of a client; how many that were. ConfigError: it has none."""
+        """Revoke all certificates of a client; how many that were.
+
+        ConfigError: it has none, or another CA has taken over.
+        """
+        self._demand_reign()
         given = [made for made in self._ledger.issued.values() if made.client == client]
         if not given:
             names = {made.client for made in self._ledger.issued.values()}
@@ -130,13 +148,22 @@ class Authority:
     def succeed(self, directory: Path, overlap: timedelta = OVERLAP) -> Succession:
         """Make a new CA in `directory`, which knows what this one has issued, and announce it.
 
-        ConfigError: there is one already.
+        From now on this one certifies and revokes nothing: there is one ledger that grows. ConfigError: there
+        is a CA already, or one has taken over from this, or this is still taking over from another.
         """
-        public = make_authority(directory, self._clock)
-        replace_file(directory / PREVIOUS, (self._directory / CERTIFICATE).read_bytes())
+        self._demand_reign()
+        if self._before is not None and len(self.cas) > 1:
+            told = f"{datetime.fromtimestamp(self._before.until, UTC):%Y-%m-%d}"
+            raise ConfigError(
+                f"the CA in {self._directory} is itself taking over, until {told}: the next has to wait"
+            )
+        make_authority(directory, self._clock)
+        until = int((self._clock() + overlap).timestamp())
+        made = announce(self._key, read_key(directory), until)
         replace_file(directory / LEDGER, self._ledger.data())
-        made = announce(self._key, public, int((self._clock() + overlap).timestamp()))
+        replace_file(directory / PREVIOUS, made.data())
         replace_file(self._directory / FILE, made.data())
+        self._after = made
         return made
 
     def publish(self) -> bytes:
@@ -147,10 +174,18 @@ class Authority:
         replace_file(self._directory / REVOCATIONS, data)
         return data
 
+    def _demand_reign(self) -> None:
+        """ConfigError if another CA has taken over."""
+        if self._after is not None:
+            raise ConfigError(
+                f"the CA in {self._directory} has announced another, {identity.fingerprint(self._after.ca)}: "
+                f"give the folder of that (--ca); if it is lost, remove {self._directory / FILE}"
+            )
+
     def _demand(self, request: Request) -> None:
         """CryptoError unless the request may be granted."""
         now = self._clock().timestamp()
-        request.check(self._cas, now)
+        request.check(self.cas, now)
         given = list(self._ledger.issued.values())
         for made in given:
             if made.key == request.key.hex() and made.client != request.client:
@@ -176,3 +211,11 @@ class Authority:
             return Grant(issued.id, refused="the certificate was revoked")
         vouch = identity.Authority(self._key).certify(issued.client, bytes.fromhex(issued.key))
         return Grant(issued.id, issued.certificate, vouch.signature)
+
+
+def _announced(path: Path) -> Succession | None:
+    """The announcement in a file, if there is one. ConfigError: it is damaged."""
+    try:
+        return read_succession(path.read_bytes()) if path.exists() else None
+    except WireError as error:
+        raise ConfigError(f"{path}: {error}: restore a copy") from None

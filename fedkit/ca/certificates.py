@@ -27,13 +27,14 @@ EARLIER = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Certified:
-    """What a device's certificate says. serial: in hex; begins, ends: unix seconds."""
+    """What a device's certificate says. serial: in hex; begins, ends: unix seconds; ca: who signed it."""
 
     client: ClientId
     key: bytes
     serial: str
     begins: int
     ends: int
+    ca: bytes
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,15 @@ def read_certificate(pem: bytes, cas: tuple[bytes, ...]) -> Certified:
         authority = found.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except (ValueError, x509.ExtensionNotFound) as error:
         raise CryptoError(f"not a device's certificate: {error}") from None
-    _check_issuer(found, cas)
+    ca = _issuer(found, cas)
     if authority or len(names) != 1 or not isinstance(public, Ed25519PublicKey):
         raise CryptoError("not a device's certificate: it names no client, or has another kind of key")
     client = names[0].value
     if not isinstance(client, str):
         raise CryptoError("not a device's certificate: its client is no text")
     begins, ends = found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp()
-    return Certified(client, public.public_bytes_raw(), f"{found.serial_number:x}", int(begins), int(ends))
+    key, serial = public.public_bytes_raw(), f"{found.serial_number:x}"
+    return Certified(client, key, serial, int(begins), int(ends), ca)
 
 
 def revoke(
@@ -128,7 +130,7 @@ def read_revocations(pem: bytes, ca: bytes) -> Revocations:
         number = found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except (ValueError, x509.ExtensionNotFound) as error:
         raise CryptoError(f"not a list of revocations: {error}") from None
-    _check_issuer(found, (ca,))
+    _issuer(found, (ca,))
     return Revocations(number, frozenset(f"{one.serial_number:x}" for one in found))
 
 
@@ -137,14 +139,16 @@ def pem(made: x509.Certificate | x509.CertificateRevocationList) -> bytes:
     return made.public_bytes(Encoding.PEM)
 
 
-def _check_issuer(found: x509.Certificate | x509.CertificateRevocationList, cas: tuple[bytes, ...]) -> None:
-    """CryptoError unless one of these keys signed it with Ed25519."""
+def _issuer(found: x509.Certificate | x509.CertificateRevocationList, cas: tuple[bytes, ...]) -> bytes:
+    """Which of these keys signed it with Ed25519. CryptoError: none did."""
     if isinstance(found, x509.Certificate):
         told, kind = found.tbs_certificate_bytes, found.signature_algorithm_oid
     else:
         told, kind = found.tbs_certlist_bytes, found.signature_algorithm_oid
-    if kind != SignatureAlgorithmOID.ED25519 or not any(verify(ca, told, found.signature) for ca in cas):
+    signed = [ca for ca in cas if verify(ca, told, found.signature)]
+    if kind != SignatureAlgorithmOID.ED25519 or not signed:
         raise CryptoError("it is not signed by the CA that is trusted here")
+    return signed[0]
 
 
 def _ca_name(public: bytes) -> x509.Name:

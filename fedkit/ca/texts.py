@@ -32,9 +32,9 @@ def sanction_text(client: ClientId, once: bytes, expires: int) -> bytes:
     return text("invite", client_header(client), once.hex(), str(expires))
 
 
-def next_text(ca: bytes, until: int) -> bytes:
-    """The old CA's word that `ca` comes after it, and that both are believed until then."""
-    return text("next-ca", ca.hex(), str(until))
+def next_text(before: bytes, ca: bytes, until: int) -> bytes:
+    """The word of two CAs that `ca` comes after `before`, and that both are believed until then."""
+    return text("next-ca", before.hex(), ca.hex(), str(until))
 
 
 def octets(value: object, name: str, size: int) -> bytes:

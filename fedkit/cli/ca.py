@@ -123,7 +123,7 @@ def take(
         try:
             if file.name == FILE:
                 hand_over(directory, read_succession(line))
-                typer.echo("the new CA is announced: start the aggregator again")
+                typer.echo("the new CA is announced")
                 return
             found = fields.mapping(fields.parse(line, "a line"), "a line")
             if "crl" in found:
@@ -170,7 +170,9 @@ def rotate(
     """Let a new CA take over: the old one announces it, and devices learn of it by the aggregator."""
     from fedkit.ca.authority import Authority
     from fedkit.ca.succession import FILE
+    from fedkit.cli.invite import REMEMBERED
     from fedkit.cli.succession import hand_over
+    from fedkit.runfolder import replace_file
     from fedkit.secagg.identity import fingerprint
 
     if directory is not None:
@@ -182,7 +184,9 @@ def rotate(
         hand_over(directory, made)
     else:
         typer.echo(f"on the aggregator's machine: fedkit ca import {ca / FILE}")
-    typer.echo(f"then start the aggregator again, and from now on use --ca {new}")
+    if (ca / REMEMBERED).exists():
+        replace_file(new / REMEMBERED, (ca / REMEMBERED).read_bytes())
+    typer.echo(f"from now on invite, approve, sign and revoke with --ca {new}: {ca} does none of it any more")
 
 
 @app.command("list")

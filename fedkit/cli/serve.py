@@ -148,10 +148,12 @@ def _trust(directory: Path, own: bytes, ca: Path | None, roster: Path) -> Trust:
         trust = Trust.of_ca(ca_key(ca.read_bytes()), own)
     except CryptoError as error:
         raise ConfigError(f"--ca {ca}: {error}") from None
-    if kept.exists() and trust.ca not in succeeded(directory, read_trust(kept)).cas:
+    believed = succeeded(directory, trust)
+    if not kept.exists():
+        write_trust(kept, trust)
+    elif believed != succeeded(directory, read_trust(kept)):
         raise ConfigError(f"{kept} names another CA than {ca}: devices of that are here already")
-    write_trust(kept, trust)
-    return succeeded(directory, trust)
+    return believed
 
 
 def _aggregator() -> tuple[Callable[..., Result], type[Service]]:

@@ -16,14 +16,15 @@ KEPT = "trust.toml"
 
 
 def succeeded(directory: Path, trust: Trust) -> Trust:
-    """What is believed now that a new CA was announced, if one was. ConfigError: by another than the old."""
+    """What is believed now that a new CA was announced, if one was. ConfigError: the file is damaged."""
     path = directory / WITHIN / FILE
     if trust.kind != "ca" or not path.exists():
         return trust
     try:
-        return read_succession(path.read_bytes()).applied(trust, time.time())
-    except (CryptoError, WireError) as error:
+        made = read_succession(path.read_bytes())
+    except WireError as error:
         raise ConfigError(f"{path}: {error}: remove it, or hand over the right one") from None
+    return made.applied(trust, time.time()) if made.concerns(trust) else trust
 
 
 def hand_over(directory: Path, made: Succession) -> None:

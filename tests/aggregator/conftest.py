@@ -28,14 +28,14 @@ from fedkit.downlink import Release
 from fedkit.job import Job
 from fedkit.messages import EncodedUpdate, Key, Task
 from fedkit.plugins import codec, strategy
-from fedkit.secagg.identity import SigningKey
+from fedkit.secagg.identity import SigningKey, Trust
 from fedkit.signing import headers
 from fedkit.tensors import Layout, flat
 
 LAYOUT = Layout(("w", "b"), ((3, 2), (2,)), ("float32", "float32"))
 KEYS = {name: SigningKey(hashlib.sha256(name.encode()).digest()) for name in ("alice", "bob", "ward 7")}
 SERVER = SigningKey(hashlib.sha256(b"server").digest()).public
-ROSTER = Roster({name: key.public for name, key in KEYS.items()}, SERVER)
+ROSTER = Roster(Trust.of_roster({name: key.public for name, key in KEYS.items()}, SERVER))
 
 
 @cache

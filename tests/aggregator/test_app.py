@@ -21,6 +21,7 @@ from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.registry import Roster
 from fedkit.federation import Verdict
 from fedkit.messages import EncodedUpdate, Key
+from fedkit.secagg.identity import Trust
 
 
 def sha(data: bytes) -> str:
@@ -323,6 +324,6 @@ def test_a_run_keeps_its_id_and_another_has_another(site: Any, tmp_path: Path) -
     run = site.journal.meta("run")
     assert site.again().journal.meta("run") == run
     journal = Journal(tmp_path / "other")
-    EdgeFederation(journal, Roster({}, b"")).open(site.job)
+    EdgeFederation(journal, Roster(Trust.none())).open(site.job)
     assert journal.meta("run") != run
     journal.close()

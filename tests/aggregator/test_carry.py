@@ -26,11 +26,12 @@ from fedkit.job import Job
 from fedkit.messages import ClientId, Key, Task
 from fedkit.participant import Participant
 from fedkit.rounds import Result
-from fedkit.secagg.identity import SigningKey
+from fedkit.secagg.identity import SigningKey, Trust
 from fedkit.tensors import State
 from fedkit_clients import NumpyWorkload, Softmax
 from fedkit_clients.edge import EdgeClient, Transport, runtime
 from fedkit_clients.edge.answers import Refused, Unreachable
+from fedkit_clients.edge.root import Root
 from fedkit_clients.numpy_trainer import NumpyTrainer
 from fedkit_strategies import FedAvg
 
@@ -62,7 +63,7 @@ def make_workload(gate: threading.Event | None = None) -> Workload:
 
 
 def live(name: ClientId, url: str, folder: Path, gate: threading.Event, stopped: threading.Event) -> None:
-    client = EdgeClient(Transport(url, name, KEYS[name], SERVER), name, make_workload(gate), folder)
+    client = EdgeClient(Transport(url, name, KEYS[name], SERVER), name, make_workload(gate), Root(folder))
     while not stopped.is_set():
         try:
             client.step()
@@ -154,7 +155,7 @@ def test_a_slow_client_counts_in_a_later_round(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(runtime, "LONGEST", 2)
     monkeypatch.setattr(runtime, "HASTE", 0.0)
     gate, stopped, journal = threading.Event(), threading.Event(), Journal(tmp_path / "journal")
-    roster = Roster({name: key.public for name, key in KEYS.items()}, SERVER)
+    roster = Roster(Trust.of_roster({name: key.public for name, key in KEYS.items()}, SERVER))
     app = App(journal, roster)
     with Listener(app.asgi, "127.0.0.1", 0, drain=app.drain) as server:
         threads = [

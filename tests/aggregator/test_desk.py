@@ -22,6 +22,7 @@ from fedkit.aggregator.meters import Meters
 from fedkit.aggregator.progress import Progress
 from fedkit.aggregator.registry import Roster
 from fedkit.errors import ConfigError
+from fedkit.secagg.identity import SigningKey, Trust
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ def asked(site: Any) -> Iterator[httpx.Client]:
 
 
 def make(site: Any) -> Desk:
-    registry = Roster({name: bytes(32) for name in ("alice", "bob", "ward 7")}, b"")
+    keys = {name: SigningKey(name.encode().ljust(32)).public for name in ("alice", "bob", "ward 7")}
+    registry = Roster(Trust.of_roster(keys, SigningKey(bytes(32)).public))
     return Desk(site.journal, registry, Meters(), Progress(), Places(), site.directory.parent)
 
 
@@ -135,7 +137,7 @@ def test_pending_enrolments_and_certificates_are_told(site: Any, asked: httpx.Cl
     with site.journal.transaction() as db:
         db.execute("INSERT INTO enrolments (id, client, request, at) VALUES ('1', 'carol', x'00', 1.0)")
         db.execute("INSERT INTO enrolments VALUES ('2', 'dave', NULL, x'00', 1.0, x'00')")
-        db.execute("INSERT INTO members VALUES (1, 's', 'alice', x'00', 1, 1800000000, 1)")
+        db.execute("INSERT INTO members VALUES (1, 's', 'alice', x'00', 1, 1800000000, 1, x'00')")
     told = asked.get("/status", headers=token(site)).json()
     assert told["enrolments"] == ["carol"]
     assert {row["client"]: row["certificate"] for row in told["clients"]} == {

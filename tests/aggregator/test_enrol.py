@@ -22,6 +22,7 @@ from fedkit.ca.authority import Authority, make_authority
 from fedkit.ca.invites import Invite
 from fedkit.ca.mailbox import Mailbox
 from fedkit.ca.requests import Grant, Request, make_request, read_grant, read_request
+from fedkit.ca.succession import announce
 from fedkit.secagg.identity import SigningKey, Trust
 from fedkit.signing import content_digest, headers
 
@@ -331,8 +332,8 @@ def test_while_a_ca_takes_over_both_are_believed(
     town.join()
     made = town.authority.succeed(tmp_path / "new")
     town.authority.__exit__(None, None, None)
+    town.authority = Authority(tmp_path / "new", lambda: town.now)
     app = App(town.journal, town.enrolment, clock=lambda: town.now.timestamp())
-    town.box.put("next-ca.json", made.data())
 
     async def ask(device: Any) -> None:
         got = await device.client.get("/v1/enrol/next", headers=strange(b""))
@@ -340,11 +341,13 @@ def test_while_a_ca_takes_over_both_are_believed(
 
     wanted = 404, b""
     call(ask, app=app)
-    town.trust = made.applied(town.trust, town.now.timestamp())
-    town.open()
-    app, wanted = App(town.journal, town.enrolment, clock=lambda: town.now.timestamp()), (200, made.data())
+    town.box.put("next-ca.json", announce(OTHER, KEY, made.until).data())
     call(ask, app=app)
-    town.authority = Authority(tmp_path / "new", lambda: town.now)
+    town.box.put("next-ca.json", made.data())
+    wanted = 200, made.data()
+    call(ask, app=app)
+    assert app._news("ward 7", 0)["ca"] == made.ca.hex()
+    assert town.enrolment.trust.cas == (made.before, made.ca)
     town.later(90)
     name = town.enrolment.take(town.renewal().data())
     town.approve()
@@ -355,6 +358,32 @@ def test_while_a_ca_takes_over_both_are_believed(
     assert town.enrolment.answer(name) is not None
     town.trust = Trust.of_ca(KEY.public, SERVER.public)
     refused(lambda: town.open().answer(name), 403, "expired")
+
+
+def test_when_its_time_is_over_the_old_ca_is_believed_no_more(
+    town: Town, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its certificates may be good for longer; the aggregator runs on all the time."""
+    invite = town.authority.invite("ward 8", "https://h:1", SERVER.public, timedelta(days=60))
+    waiting = make_request("ward 8", OTHER, invite.once, invite.expires, invite.sanction)
+    first = town.join()
+    made = town.authority.succeed(tmp_path / "new", timedelta(days=30))
+    town.box.put("next-ca.json", made.data())
+    town.later(29)
+    assert town.enrolment.clients() == ["ward 7"]
+    town.later(2)
+    refused(lambda: town.enrolment.key("ward 7"), 403, "expired")
+    refused(lambda: town.enrolment.answer(first), 403, "expired")
+    refused(lambda: town.enrolment.take(waiting.data()), 403, "invite")
+    assert town.enrolment.clients() == []
+    assert town.enrolment.trust.cas == (made.ca,)
+    assert "it alone is believed" in caplog.text
+    town.authority.__exit__(None, None, None)
+    town.authority = Authority(tmp_path / "new", lambda: town.now)
+    for enrolment in (town.enrolment, town.again()):
+        refused(lambda enrolment=enrolment: enrolment.key("ward 7"), 403, "expired")  # type: ignore[misc]
+    town.join()
+    assert town.enrolment.key("ward 7") == KEY.public, "who has expired joins again"
 
 
 def test_a_fleet_is_taken_in_parts(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,13 +29,13 @@ from fedkit.federation import Verdict
 from fedkit.job import Job
 from fedkit.messages import EncodedUpdate, Task
 from fedkit.plugins import codec, strategy
-from fedkit.secagg.identity import SigningKey
+from fedkit.secagg.identity import SigningKey, Trust
 from fedkit.signing import headers
 from fedkit.tensors import Layout, flat
 
 KEYS = {name: SigningKey(hashlib.sha256(name.encode()).digest()) for name in ("alice", "bob", "ward 7")}
 SERVER = SigningKey(hashlib.sha256(b"server").digest()).public
-ROSTER = Roster({name: key.public for name, key in KEYS.items()}, SERVER)
+ROSTER = Roster(Trust.of_roster({name: key.public for name, key in KEYS.items()}, SERVER))
 
 
 def job() -> Job:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fedkit.aggregator.listener import Listener
 from fedkit.aggregator.meters import Meters
-from fedkit.secagg.identity import SigningKey
+from fedkit.secagg.identity import SigningKey, Trust
 from fedkit.signing import headers
 
 PATIENCE = 120.0
@@ -69,7 +69,7 @@ def server(site: Any) -> Iterator[Server]:
     from fedkit.aggregator.app import App
     from fedkit.aggregator.registry import Roster
 
-    app = App(site.journal, Roster({"alice": KEY.public}, SERVER), meters=Meters())
+    app = App(site.journal, Roster(Trust.of_roster({"alice": KEY.public}, SERVER)), meters=Meters())
     with Listener(app.asgi, "127.0.0.1", 0) as listener:
         host, port = listener.url.removeprefix("http://").split(":")
         made = Server(site, (host, int(port)))

@@ -324,7 +324,7 @@ def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(tmp_path: P
     journal = Journal(tmp_path)
     journal.put(job=b"{}", job_id="0")
     with (
-        Listener(App(journal, Roster(TRUST.roster, TRUST.server)).asgi, "127.0.0.1", 0) as server,
+        Listener(App(journal, Roster(TRUST)).asgi, "127.0.0.1", 0) as server,
         httpx.Client(timeout=600.0) as client,
     ):
 
@@ -341,7 +341,7 @@ def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(tmp_path: P
 def test_polls_are_let_go_when_the_server_stops(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.put(job=b"{}", job_id="0")
-    app = App(journal, Roster(TRUST.roster, TRUST.server))
+    app = App(journal, Roster(TRUST))
     server = Listener(app.asgi, "127.0.0.1", 0, drain=app.drain)
     with httpx.Client(timeout=600.0) as client:
         answers: list[int] = []

@@ -22,6 +22,7 @@ from fedkit.aggregator.tellings import Tellings
 from fedkit.downlink import DIGEST, Downlink, Follower, Release
 from fedkit.job import Job
 from fedkit.plugins import codec, strategy
+from fedkit.secagg.identity import Trust
 from fedkit.tensors import Flat, Layout, flat
 
 LAYOUT = Layout(("w",), ((4000,),), ("float32",))
@@ -44,7 +45,7 @@ class Site:
     def __post_init__(self) -> None:
         self.job, self.journal = make_job(), Journal(self.directory)
         self.blobs = Blobs(self.directory / "blobs")
-        self.federation = EdgeFederation(self.journal, Roster({}, b""))
+        self.federation = EdgeFederation(self.journal, Roster(Trust.none()))
         self.federation.open(self.job)
         self.downlink = Downlink(self.job.codec_down, LAYOUT, self.job.model_seed, "first")
         self.made: dict[int, Release] = {}
@@ -130,7 +131,7 @@ def test_a_version_that_is_replaced_takes_what_was_told_of_it_along(site: Site) 
 
 
 def test_an_offer_names_it(site: Site) -> None:
-    app = App(site.journal, Roster({}, b""))
+    app = App(site.journal, Roster(Trust.none()))
     lease = Lease(1, "a" * 64, 9, 4)
     offers: list[Any] = [app._offer(lease, held) for held in (3, 0)]
     assert [offer["difference"]["told_by"] for offer in offers] == [3, 0]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedkit.ca.apart import demand_apart
-from fedkit.ca.authority import Authority, make_authority
+from fedkit.ca.authority import OVERLAP, Authority, make_authority
 from fedkit.ca.certificates import read_certificate, read_revocations
 from fedkit.ca.requests import make_request
 from fedkit.ca.succession import announce, read_succession
@@ -139,28 +141,55 @@ def test_a_new_ca_knows_what_the_old_one_did(office: Any, tmp_path: Path) -> Non
     assert trust.cas == (office.authority.public, made.ca)
     with Authority(tmp_path / "new", lambda: office.now) as new:
         renewed = new.answer(make_request("ward 7", KEY, KEY, until(office)))
-        assert read_certificate(renewed.certificate.encode(), (made.ca,)).client == "ward 7"
+        found = read_certificate(renewed.certificate.encode(), trust.cas)
+        assert (found.client, found.ca) == ("ward 7", made.ca)
         assert trust.vouches("ward 7", KEY.public, renewed.voucher)
         assert not new.answer(office.request(invite, OTHER)).refused, "invites of the old one still hold"
         assert new.revoke("ward 7") == 2
-    with pytest.raises(ConfigError, match="holds a key already"):
-        office.authority.succeed(tmp_path / "new")
+        office.now += OVERLAP + timedelta(seconds=1)
+        assert new.cas == (new.public,), "and then no more"
 
 
-def test_only_the_old_ca_announces_and_both_are_believed_for_a_while(office: Any) -> None:
-    trust, new = Trust.of_ca(office.authority.public, SERVER.public), SigningKey(b"n" * 32)
-    for forger in (new, SERVER, OTHER):
-        with pytest.raises(CryptoError, match="not signed by the old one"):
-            announce(forger, new.public, until(office)).applied(trust, 0.0)
-    old = SigningKey(b"a" * 32)
-    trust, made = Trust.of_ca(old.public, SERVER.public), announce(old, new.public, 1000)
+def test_one_ledger_grows_at_a_time(office: Any, tmp_path: Path) -> None:
+    request = office.request(office.invite(), KEY)
+    office.authority.succeed(tmp_path / "new")
+    for late in (
+        office.invite,
+        lambda: office.authority.answer(request),
+        lambda: office.authority.revoke("ward 7"),
+        lambda: office.authority.succeed(tmp_path / "newer"),
+    ):
+        with pytest.raises(ConfigError, match="has announced another"):
+            late()
+    assert not (tmp_path / "newer").exists()
+    (tmp_path / "new" / "previous-ca.json").write_text("{}")
+    with pytest.raises(ConfigError, match="restore a copy"):
+        Authority(tmp_path / "new")
+
+
+def test_both_cas_announce_and_both_are_believed_for_a_while(office: Any) -> None:
+    old, new = SigningKey(b"a" * 32), SigningKey(b"n" * 32)
+    made = announce(old, new, 1000)
     assert read_succession(made.data()) == made
-    assert made.applied(trust, 1000.0).cas == (old.public, new.public)
-    assert made.applied(trust, 1001.0).cas == (new.public,)
-    assert made.applied(Trust.of_ca(new.public, SERVER.public), 0.0).cas == (new.public,)
-    for data in (b"", b"{}", b" " * 2000, made.data().replace(new.public.hex().encode(), b"0" * 64)):
+    for ca in (old, new):  # by whichever a device was invited
+        trust = Trust.of_ca(ca.public, SERVER.public)
+        assert made.applied(trust, 1000.0).cas == (old.public, new.public)
+        assert made.applied(made.applied(trust, 1000.0), 1000.0).cas == (old.public, new.public)
+        assert made.applied(made.applied(trust, 1000.0), 1001.0).cas == (new.public,)
+    with pytest.raises(CryptoError, match="of another one"):
+        made.applied(Trust.of_ca(OTHER.public, SERVER.public), 0.0)
+
+
+@pytest.mark.parametrize(("signer", "which"), [("signature", "old"), ("consent", "new")])
+def test_nobody_else_can_announce(signer: str, which: str) -> None:
+    old, new = SigningKey(b"a" * 32), SigningKey(b"n" * 32)
+    made, forged = announce(old, new, 1000), announce(OTHER, SERVER, 1000)
+    with pytest.raises(CryptoError, match=f"not signed by the {which} one"):
+        replace(made, **{signer: getattr(forged, signer)})
+    data = made.data().replace(getattr(made, signer).hex().encode(), getattr(forged, signer).hex().encode())
+    for broken in (b"", b"{}", b" " * 2000, data, made.data().replace(new.public.hex().encode(), b"0" * 64)):
         with pytest.raises(WireError):
-            read_succession(data)
+            read_succession(broken)
 
 
 def test_the_vector_of_an_announcement() -> None:
@@ -168,5 +197,7 @@ def test_the_vector_of_an_announcement() -> None:
     told, old, server = vector["next"], bytes.fromhex(vector["invite"]["ca"]), vector["invite"]["server"]
     made = read_succession(told["body"].encode())
     assert made.data().decode() == told["body"]
-    assert next_text(made.ca, made.until).decode() == told["signed"]
+    assert next_text(made.before, made.ca, made.until).decode() == told["signed"]
+    assert made.before == old
+    assert made == announce(SigningKey(b"\x01" * 32), SigningKey(b"\x05" * 32), made.until)
     assert made.applied(Trust.of_ca(old, bytes.fromhex(server)), 0.0).next_ca == made.ca

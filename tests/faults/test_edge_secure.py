@@ -35,6 +35,7 @@ from fedkit_clients.edge import runtime
 from fedkit_clients.edge.answers import Refused, Unreachable
 from fedkit_clients.edge.joined import Joined
 from fedkit_clients.edge.membership import Membership
+from fedkit_clients.edge.root import Root
 from fedkit_clients.edge.runtime import EdgeClient
 from fedkit_clients.edge.sessions import vouch
 from fedkit_clients.edge.transport import Transport
@@ -126,7 +127,7 @@ class Device:
         membership = Membership(self.url, self.name, self.key, self.trust)
         transport = Transport(self.url, self.name, self.key, self.trust.server)
         who = lambda floors: vouch(membership, self.folder, floors)  # noqa: E731
-        client = EdgeClient(transport, self.name, self.workload, self.folder, vouch=who)
+        client = EdgeClient(transport, self.name, self.workload, Root(self.folder), vouch=who)
         try:
             while not self.stopped.is_set():
                 try:

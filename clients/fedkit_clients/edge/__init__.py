@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fedkit_clients.edge.enrolment import join, rotate
     from fedkit_clients.edge.membership import Membership, member, of_roster, read_membership
-    from fedkit_clients.edge.runtime import EdgeClient, serve
+    from fedkit_clients.edge.root import Root
+    from fedkit_clients.edge.runtime import EdgeClient
+    from fedkit_clients.edge.start import serve
     from fedkit_clients.edge.transport import Transport
 
 __all__ = [
     "EdgeClient",
     "Membership",
+    "Root",
     "Transport",
     "join",
     "member",
@@ -24,7 +27,9 @@ __all__ = [
 _HOMES = {
     "enrolment": ("join", "rotate"),
     "membership": ("Membership", "member", "of_roster", "read_membership"),
-    "runtime": ("EdgeClient", "serve"),
+    "root": ("Root",),
+    "runtime": ("EdgeClient",),
+    "start": ("serve",),
     "transport": ("Transport",),
 }
 

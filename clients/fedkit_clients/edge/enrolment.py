@@ -1,6 +1,6 @@
 """How a device becomes a client: it asks with an invite, waits for the CA, and keeps what it is given.
 
-The same with a new key: `rotate`. The same certificate for longer: renewal.py.
+The same with a new key: `rotate`. What a client does of it while it runs: renewal.py.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -20,13 +21,14 @@ from fedkit.ca.invites import Invite, read_invite
 from fedkit.ca.requests import ANSWER_LIMIT, Grant, Request, make_request, read_grant, read_request
 from fedkit.ca.succession import Succession, read_succession
 from fedkit.errors import ConfigError, CryptoError, FedkitError, WireError
-from fedkit.runfolder import lock_file, replace_file
+from fedkit.runfolder import replace_file
 from fedkit.secagg.identity import SigningKey, Trust
 from fedkit.signing import VERSION, content_digest
 from fedkit_clients.edge.answers import TIMEOUT, Answer, Refused, Unreachable, read_short, reason
 from fedkit_clients.edge.audit import Audit
 from fedkit_clients.edge.link import address_of
-from fedkit_clients.edge.membership import ABOUT, Membership, keep, read_membership
+from fedkit_clients.edge.membership import ABOUT, Membership, keep, read_membership, read_place
+from fedkit_clients.edge.root import Root
 from fedkit_clients.edge.tls import pinned
 
 log = logging.getLogger("fedkit.edge")
@@ -121,26 +123,25 @@ def join(
     proxy: str = "",
     *,
     transport: httpx.BaseTransport | None = None,
+    clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Become the client of an invite; `directory` then holds a Membership. Running it again goes on.
 
-    wait: seconds. ConfigError: the invite is none, or refused, or the folder is of another client.
+    wait: seconds. ConfigError: the invite is none, or refused, or the folder is of another client or in use.
     Unreachable: no answer within that time.
     """
     invite = read_invite(token)
-    _demand_same(directory, invite)
-    key = keyfile.own_key(directory)
-    request = make_request(invite.client, key, invite.once, invite.expires, invite.sanction)
-    desk = Desk(invite.address, invite.server, proxy, transport)
-    try:
-        grant = _granted(desk, request, wait, sleep)
-    except Refused as error:
-        raise ConfigError(f"client {invite.client!r} cannot join: {error}") from None
-    finally:
-        desk.close()
     trust = Trust.of_ca(invite.ca, invite.server)
-    keep(directory, admitted(invite.address, trust, request, key, grant))
+    with closing(Desk(invite.address, invite.server, proxy, transport)) as desk, closing(Root(directory)):
+        _demand_same(directory, invite)
+        key = keyfile.own_key(directory)
+        request = make_request(invite.client, key, invite.once, invite.expires, invite.sanction)
+        try:
+            granted = _granted(desk, request, wait, sleep)
+        except Refused as error:
+            raise ConfigError(f"client {invite.client!r} cannot join: {error}") from None
+        admit(directory, Asked(invite.address, trust, request, key), *granted, clock())
 
 
 def rotate(
@@ -154,26 +155,44 @@ def rotate(
 ) -> None:
     """Replace the device's key by a new one, which the CA certifies on the word of the old one.
 
-    ConfigError: the client is running, or has not joined by an invite, or is refused. Unreachable: no answer
-    within `wait` seconds; run again, it goes on with the same new key.
+    Whatever interrupts it, the client goes on with the same new key (renewal.py), and so does this when it is
+    run again. ConfigError: the client is running, or has not joined by an invite, or is refused. Unreachable:
+    no answer within `wait` seconds.
     """
-    held, folder = read_membership(directory), directory / ROTATION
-    if not held.certificate:
-        raise ConfigError(f"{directory} is of a roster: make a new key there, and write it into the roster")
-    with closing(lock_file(directory / "lock")):
-        if (folder / keyfile.NAME).exists() and keyfile.read_key(folder).public == held.key.public:
-            shutil.rmtree(folder)  # left by a crash when all was done
-        key = keyfile.own_key(folder)
-        request = wished(folder / REQUEST, held, key, clock())
-        desk = Desk(held.address, held.trust.server, proxy, transport)
-        try:
-            grant = _granted(desk, request, wait, sleep)
-        except Refused as error:
-            raise ConfigError(f"client {held.client!r} cannot change its key: {error}") from None
-        finally:
-            desk.close()
-        keep(directory, admitted(held.address, held.trust, request, key, grant))
-        shutil.rmtree(folder)
+    read_place(directory)
+    with closing(Root(directory)):
+        held = read_membership(directory)
+        if not held.certificate:
+            raise ConfigError(
+                f"{directory} is of a roster: make a new key there, and write it into the roster"
+            )
+        next_key(directory, held)  # done with, if a crash has left it
+        key = keyfile.own_key(directory / ROTATION)
+        request = wished(directory / REQUEST, held, key, clock())
+        with closing(Desk(held.address, held.trust.server, proxy, transport)) as desk:
+            try:
+                granted = _granted(desk, request, wait, sleep)
+            except Refused as error:
+                give_up(directory, error)
+                raise ConfigError(f"client {held.client!r} cannot change its key: {error}") from None
+            admit(directory, Asked(held.address, held.trust, request, key), *granted, clock())
+
+
+def next_key(directory: Path, held: Membership) -> SigningKey:
+    """The key that a device asks to have certified: the one that `rotate` has made, else its own."""
+    folder = directory / ROTATION
+    if not (folder / keyfile.NAME).exists():
+        return held.key
+    key = keyfile.read_key(folder)
+    if key.public == held.key.public:
+        shutil.rmtree(folder)  # left by a crash when all was done
+    return key
+
+
+def give_up(directory: Path, refusal: Refused) -> None:
+    """Forget a new key that the CA has refused; other refusals may be mended."""
+    if refusal.word == "refused" and (directory / ROTATION).exists():
+        _done(directory)
 
 
 def wished(path: Path, held: Membership, key: SigningKey, now: float) -> Request:
@@ -191,20 +210,50 @@ def wished(path: Path, held: Membership, key: SigningKey, now: float) -> Request
     return made
 
 
-def admitted(address: str, trust: Trust, request: Request, key: SigningKey, grant: Grant) -> Membership:
-    """What a device is by this answer. ConfigError: it is not the CA's, or not for this request."""
+@dataclass(frozen=True)
+class Asked:
+    """A request that is under way. trust: whom the device believes as yet; key: what is to be certified."""
+
+    address: str
+    trust: Trust
+    request: Request
+    key: SigningKey = field(repr=False)
+
+
+def admit(directory: Path, asked: Asked, grant: Grant, heir: Succession | None, now: float) -> Membership:
+    """Be what the CA has granted, on the disk, too. heir: the announcement of a CA that takes over, if there
+    is one: the grant may be of that.
+
+    ConfigError: it is not the CA's, or not for this request.
+    """
+    trust, request = asked.trust, asked.request
+    if heir is not None:
+        trust = heir.applied(trust, now) if heir.concerns(trust) else trust
     pem = grant.certificate.encode()
     try:
-        made = read_certificate(pem, trust.cas)
+        found = read_certificate(pem, trust.cas)
     except CryptoError as error:
         raise ConfigError(f"the aggregator's answer is not of the CA: {error}") from None
-    if (made.client, made.key) != (request.client, request.key):
+    if (found.client, found.key) != (request.client, request.key):
         raise ConfigError("the aggregator's answer is a certificate for another client or key: it lies")
-    return Membership(address, request.client, key, trust, grant.voucher, pem)
+    made = Membership(asked.address, request.client, asked.key, trust, grant.voucher, pem)
+    keep(directory, made, heir if trust is not asked.trust else None)
+    _done(directory)
+    return made
 
 
-def _granted(desk: Desk, request: Request, wait: float, sleep: Callable[[float], None]) -> Grant:
-    """Ask, and look for the answer until it is there. Unreachable: not within `wait` seconds."""
+def _done(directory: Path) -> None:
+    """Nothing is under way any more."""
+    shutil.rmtree(directory / ROTATION, ignore_errors=True)
+    (directory / REQUEST).unlink(missing_ok=True)
+
+
+def _granted(
+    desk: Desk, request: Request, wait: float, sleep: Callable[[float], None]
+) -> tuple[Grant, Succession | None]:
+    """Ask, and look for the answer until it is there, and whether a CA takes over. Unreachable: not within
+    `wait` seconds.
+    """
     end, pause, asked = time.monotonic() + wait, POLL[0], False
     last: FedkitError = Unreachable("the CA has not answered yet (fedkit ca approve): run it again to go on")
     while True:
@@ -214,7 +263,7 @@ def _granted(desk: Desk, request: Request, wait: float, sleep: Callable[[float],
                 asked = True
                 log.info("the aggregator has the request; waiting for the CA (fedkit ca approve)")
             if grant := desk.answer(request.id):
-                return grant
+                return grant, desk.succession()
         except Unreachable as error:
             if str(error) != str(last):
                 log.info("%s", error)
@@ -229,9 +278,9 @@ def _demand_same(directory: Path, invite: Invite) -> None:
     """ConfigError if the folder is that of another client, or of another aggregator."""
     if not (directory / ABOUT).exists():
         return
-    held = read_membership(directory)
-    if (held.client, held.trust.server) != (invite.client, invite.server):
+    address, client, trust = read_place(directory)
+    if (client, trust.server) != (invite.client, invite.server):
         raise ConfigError(
-            f"{directory} is that of client {held.client!r} at {held.address}, and the invite is for "
+            f"{directory} is that of client {client!r} at {address}, and the invite is for "
             f"{invite.client!r} at {invite.address}: give another --dir"
         )

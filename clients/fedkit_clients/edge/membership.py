@@ -4,6 +4,7 @@ A directory of a device that has joined holds
 
     identity.pem      its key                    aggregator.toml   address and id of the client
     trust.toml        whom it believes           certificate.pem, voucher   the CA's word, where a CA gives it
+    next-ca.json      which CA takes over from which, once that was heard
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedkit import keyfile, toml
-from fedkit.ca.certificates import read_certificate
+from fedkit.ca.certificates import EARLIER, read_certificate
 from fedkit.ca.succession import FILE, Succession, read_succession
 from fedkit.errors import ConfigError, CryptoError, DataError, WireError, nearest
 from fedkit.keyfile import read_key
@@ -29,6 +30,7 @@ from fedkit.secagg.rosterfile import read_trust, write_trust
 ABOUT, TRUST, CERTIFICATE, VOUCHER = "aggregator.toml", "trust.toml", "certificate.pem", "voucher"
 READY, DONE = "next", "ready"
 _KEYS = ("address", "client")
+_FILES = (FILE, keyfile.NAME, TRUST, CERTIFICATE, VOUCHER, ABOUT)
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,19 @@ class Membership:
     @property
     def half(self) -> float:
         """When the certificate is half over, in unix seconds; infinite without one."""
+        return (self._validity[0] + EARLIER.total_seconds() + self.ends) / 2
+
+    @property
+    def ends(self) -> float:
+        """When it is over."""
+        return self._validity[1]
+
+    @property
+    def _validity(self) -> tuple[float, float]:
         if not self.certificate:
-            return math.inf
+            return math.inf, math.inf
         made = read_certificate(self.certificate, self.trust.cas)
-        return (made.begins + made.ends) / 2
+        return made.begins, made.ends
 
     @property
     def identity(self) -> Identity:
@@ -77,52 +88,57 @@ class Membership:
 
 def read_membership(directory: Path) -> Membership:
     """What `fedkit join` has written. DataError: it has not; ConfigError: a file is damaged."""
-    _settle(directory)
-    path = directory / ABOUT
+    address, client, trust = read_place(directory)
+    trust, key = believed(directory, trust, time.time()), read_key(_at(directory, keyfile.NAME).parent)
+    if trust.kind != "ca":
+        return Membership(address, client, key, trust)
+    certificate = _read(_at(directory, CERTIFICATE))
+    try:
+        voucher = bytes.fromhex(_read(_at(directory, VOUCHER)).decode("ascii"))
+        read_certificate(certificate, trust.cas)
+    except (CryptoError, ValueError) as error:
+        raise ConfigError(
+            f"{directory}: {CERTIFICATE} or {VOUCHER} is damaged, or of a CA whose time is over ({error}): "
+            "join again with a new invite"
+        ) from None
+    return Membership(address, client, key, trust, voucher, certificate)
+
+
+def read_place(directory: Path) -> tuple[str, ClientId, Trust]:
+    """Where a device has joined and as whom, and whom it believed then: what holds also with an old
+    certificate. DataError: it has not joined; ConfigError: a file is damaged.
+    """
+    path = _at(directory, ABOUT)
     if not path.exists():
         raise DataError(
             f"{path} is missing: join with `fedkit join TOKEN --dir {directory}`, or give a roster"
         )
     about = _about(path)
-    trust, key = believed(directory, read_trust(directory / TRUST), time.time()), read_key(directory)
-    if trust.kind != "ca":
-        return Membership(about["address"], about["client"], key, trust)
-    certificate = _read(directory / CERTIFICATE)
-    try:
-        voucher = bytes.fromhex(_read(directory / VOUCHER).decode("ascii"))
-        read_certificate(certificate, trust.cas)
-    except (CryptoError, ValueError) as error:
-        raise ConfigError(
-            f"{directory}: {CERTIFICATE} or {VOUCHER} is damaged ({error}): join again"
-        ) from None
-    return Membership(about["address"], about["client"], key, trust, voucher, certificate)
-
-
-def announced(directory: Path, made: Succession, trust: Trust) -> None:
-    """Write down that a new CA takes over from that of `trust`; the announcement was checked.
-
-    The old one first: it may itself have taken over, by an announcement that this one replaces.
-    """
-    write_trust(directory / TRUST, Trust.of_ca(trust.ca, trust.server))
-    replace_file(directory / FILE, made.data())
+    return about["address"], about["client"], read_trust(_at(directory, TRUST))
 
 
 def believed(directory: Path, trust: Trust, now: float) -> Trust:
-    """What is believed by what was announced to a device with this trust. ConfigError: it is damaged."""
-    path = directory / FILE
+    """What is believed by what was announced to a device with this trust. ConfigError: it is damaged.
+
+    An announcement of other CAs is from before the device joined anew, and says nothing.
+    """
+    path = _at(directory, FILE)
     if trust.kind != "ca" or not path.exists():
         return trust
     try:
-        return read_succession(path.read_bytes()).applied(trust, now)
-    except (CryptoError, WireError) as error:
+        made = read_succession(path.read_bytes())
+    except WireError as error:
         raise ConfigError(f"{path}: {error}: remove it") from None
+    return made.applied(trust, now) if made.concerns(trust) else trust
 
 
-def keep(directory: Path, made: Membership) -> None:
+def keep(directory: Path, made: Membership, heir: Succession | None = None) -> None:
     """Write a membership of a CA: all of it or, after a crash, what was there before.
 
-    The files are laid ready in a folder of their own; `read_membership` finishes what a crash has stopped.
+    heir: the announcement by which `made` believes its CAs, if it was not written before. The files are laid
+    ready in a folder of their own; `settle` finishes what a crash has stopped. Who calls this has a Root.
     """
+    settle(directory)
     ready = directory / READY
     shutil.rmtree(ready, ignore_errors=True)
     ready.mkdir(parents=True)
@@ -131,23 +147,31 @@ def keep(directory: Path, made: Membership) -> None:
     (ready / CERTIFICATE).write_bytes(made.certificate)
     (ready / VOUCHER).write_text(made.voucher.hex(), encoding="ascii")
     (ready / ABOUT).write_text(toml.dumps({"address": made.address, "client": made.client}), encoding="utf-8")
+    if heir is not None:
+        (ready / FILE).write_bytes(heir.data())
     for path in ready.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
     replace_file(ready / DONE, b"")
-    _settle(directory)
+    settle(directory)
 
 
-def _settle(directory: Path) -> None:
-    """Put in place what lies ready and whole."""
+def settle(directory: Path) -> None:
+    """Put in place what lies ready and whole; to be called by who has the directory to itself."""
     ready = directory / READY
     if not (ready / DONE).exists():
         return
-    for name in (keyfile.NAME, TRUST, CERTIFICATE, VOUCHER, ABOUT):
+    for name in _FILES:
         if (ready / name).exists():
             (ready / name).replace(directory / name)
     sync(directory)
     shutil.rmtree(ready)
+
+
+def _at(directory: Path, name: str) -> Path:
+    """Where a file is now: what lies ready and whole counts, though it is not in place yet."""
+    ready = directory / READY
+    return ready / name if (ready / DONE).exists() and (ready / name).exists() else directory / name
 
 
 def member(

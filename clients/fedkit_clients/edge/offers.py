@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedkit import fields
+from fedkit.ca.texts import octets
 from fedkit.errors import WireError, shown
 from fedkit.federation import Verdict
 from fedkit.fields import Fields
@@ -48,13 +49,14 @@ class Offer:
 @dataclass(frozen=True, slots=True)
 class News:
     """One answer to a poll, verdicts before tasks. now: on the clock of the run. messages: frames of what
-    secure sessions say; each is named until it is answered.
+    secure sessions say; each is named until it is answered. ca: the key of a CA that takes over, if one does.
     """
 
     now: float
     settled: tuple[tuple[Key, Verdict], ...]
     offers: tuple[Offer, ...]
     messages: tuple[Blob, ...] = ()
+    ca: bytes = b""
 
 
 def read_news(data: bytes) -> News:
@@ -64,7 +66,9 @@ def read_news(data: bytes) -> News:
     offers = [_offer(fields.mapping(row, "task")) for row in fields.items(top.get("tasks"), "tasks")]
     said = fields.items(top.get("messages"), "messages")
     messages = [_blob_of(fields.mapping(row, "message"), "frame") for row in said]
-    return News(fields.number(top.get("now"), "now"), tuple(settled), tuple(offers), tuple(messages))
+    named = fields.text(top.get("ca"), "ca")
+    ca = octets(named, "ca", 32) if named else b""
+    return News(fields.number(top.get("now"), "now"), tuple(settled), tuple(offers), tuple(messages), ca)
 
 
 def _settled(row: object) -> tuple[Key, Verdict]:

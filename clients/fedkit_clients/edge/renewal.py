@@ -1,4 +1,7 @@
-"""A certificate is renewed when it is half over, while the client goes on with the same key."""
+"""While a client runs: its certificate is renewed when half over, and a CA that takes over is believed.
+
+A change of key that was interrupted goes on here, too.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedkit.errors import ConfigError, CryptoError, RunFailed
-from fedkit.secagg.identity import fingerprint
+from fedkit.secagg.identity import SigningKey, Trust, fingerprint
 from fedkit_clients.edge.answers import Refused, Unreachable
-from fedkit_clients.edge.enrolment import REQUEST, Desk, admitted, wished
-from fedkit_clients.edge.membership import Membership, announced, believed, keep
+from fedkit_clients.edge.enrolment import REQUEST, Asked, Desk, admit, give_up, next_key, wished
+from fedkit_clients.edge.membership import Membership, believed, keep
 
 log = logging.getLogger("fedkit.edge")
 
-EVERY, DAY = 3600.0, 86_400.0
-"""Seconds between two looks while a certificate is due, and while none is."""
+AGAIN, EVERY, DAY, SHORTEST = 30.0, 3600.0, 86_400.0, 1.0
+"""Most seconds between two looks without a link, while a certificate is due, while none is; and the least."""
 
 
 class Renewal:
@@ -35,50 +38,85 @@ class Renewal:
     ) -> None:
         self._directory, self.held, self._desk = directory, held, desk
         self._clock, self._steady = clock, steady
-        self._half, self._next = held.half, steady() if held.certificate else math.inf
+        self._next = steady() if held.certificate else math.inf
+        self._named = b""
+        self._half = self._patience = 0.0
+        self._measure()
+
+    def due(self, named: bytes = b"") -> bool:
+        """Whether it is time to look. named: the CA that takes over, by the aggregator's word."""
+        if named and self.held.certificate and named not in (self._named, *self.held.trust.cas):
+            self._named, self._next = named, self._steady()
+        return self._steady() >= self._next
 
     def look(self) -> bool:
         """If it is time: hear of a new CA, ask for a certificate, fetch it. What goes wrong is logged, and
-        tried again. Returns whether the client has another voucher, or believes another CA, than before.
+        tried again. Returns whether the client has another key or voucher, or believes another CA.
         """
-        if self._steady() < self._next:
+        if not self.due():
             return False
-        before, self._next = (self.held.trust, self.held.voucher), self._steady() + EVERY
+        before, self._next = (self.held.trust, self.held.voucher), self._steady() + self._patience
         try:
-            with closing(self._desk()) as desk:
-                self._hear(desk)
-                if self._clock() >= self._half:
-                    self._renew(desk)
-                else:
-                    self._next = self._steady() + DAY
+            self._look()
         except Unreachable as error:
-            due = self._clock() >= self._half
-            log.info("%s: %s", "the certificate is not renewed yet" if due else "no news of the CA", error)
+            self._named, self._next = b"", self._steady() + min(AGAIN, self._patience)
+            log.info("the CA cannot be asked: %s", error)
         except (ConfigError, CryptoError, Refused, RunFailed, OSError) as error:
             log.error("the certificate cannot be renewed: %s", error)
         return before != (self.held.trust, self.held.voucher)
 
-    def _hear(self, desk: Desk) -> None:
-        """Believe the CA that takes over, if the old one says so."""
-        heir, now = desk.succession(), self._clock()
-        trust = believed(self._directory, self.held.trust, now)
-        if heir is None or (made := heir.applied(trust, now)) == self.held.trust:
+    def _look(self) -> None:
+        now, key = self._clock(), next_key(self._directory, self.held)
+        self._believe(believed(self._directory, self.held.trust, now))
+        asks = now >= self._half or key.public != self.held.key.public
+        hears = self._named not in (b"", *self.held.trust.cas)
+        if hears or asks:
+            with closing(self._desk()) as desk:
+                if hears:
+                    self._hear(desk, now)
+                if asks:
+                    self._renew(desk, key, now)
+        if not asks:
+            self._next = self._next_time()
+
+    def _measure(self) -> None:
+        """Of the certificate: when it is half over, and how long to wait then between two looks."""
+        self._half = self.held.half
+        if self.held.certificate:
+            self._patience = min(EVERY, max(SHORTEST, (self.held.ends - self._half) / 20))
+
+    def _next_time(self) -> float:
+        """When there is something to do: at half of the certificate, and each day the clock is looked at."""
+        return self._steady() + min(DAY, max(SHORTEST, self._half - self._clock()))
+
+    def _believe(self, trust: Trust) -> None:
+        if trust != self.held.trust:
+            self.held = replace(self.held, trust=trust)
+
+    def _hear(self, desk: Desk, now: float) -> None:
+        """Believe the CA that takes over, if it and the one that is believed say so."""
+        heir = desk.succession()
+        if heir is None or not heir.concerns(self.held.trust):
+            log.error("a new CA is named, and the one that is believed does not say so")
             return
-        held = replace(self.held, trust=made)
-        announced(self._directory, heir, trust)
-        self.held = held
+        self._believe(heir.applied(self.held.trust, now))
+        keep(self._directory, self.held, heir)
         log.warning("a new CA takes over: %s", fingerprint(heir.ca))
 
-    def _renew(self, desk: Desk) -> None:
-        path, held = self._directory / REQUEST, self.held
-        request = wished(path, held, held.key, self._clock())
-        desk.ask(request)
-        grant = desk.answer(request.id)
+    def _renew(self, desk: Desk, key: SigningKey, now: float) -> None:
+        held = self.held
+        request = wished(self._directory / REQUEST, held, key, now)
+        try:
+            desk.ask(request)
+            grant = desk.answer(request.id)
+        except Refused as error:
+            give_up(self._directory, error)
+            raise
         if grant is None:
-            log.info("the certificate is half over: the CA is asked for the next")
+            log.info("the CA is asked for a certificate")
             return
-        made = admitted(held.address, held.trust, request, held.key, grant)
-        keep(self._directory, made)
-        path.unlink(missing_ok=True)
-        self.held, self._half = made, made.half
+        asked = Asked(held.address, held.trust, request, key)
+        self.held = admit(self._directory, asked, grant, desk.succession(), now)
+        self._measure()
+        self._next = self._next_time()
         log.info("the certificate is renewed")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fedkit.errors import ConfigError
 from fedkit.runfolder import lock_file
+from fedkit_clients.edge.membership import settle
 from fedkit_clients.edge.spool import Spool, write_file
 
 _RUN = re.compile(r"[0-9a-f]{16}")
@@ -22,28 +23,32 @@ class Root:
     """The directory of a client, which one process has to itself; ConfigError if another has it."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = lock_file(directory / "lock")
+        except ConfigError:
+            told = f"{directory} is in use: stop the client, or the command, that runs there"
+            raise ConfigError(told) from None
         except OSError as error:
             raise ConfigError(f"{directory} cannot be used: {error.strerror}") from error
+        settle(directory)
 
     def job(self) -> tuple[str, bytes] | None:
         """The run that was joined last, and its job as it came."""
-        path = self._directory / "job"
+        path = self.directory / "job"
         run, _, data = path.read_bytes().partition(b"\n") if path.exists() else (b"", b"", b"")
         return (run.decode(), data) if run.isascii() and _RUN.fullmatch(run.decode()) else None
 
     def begin(self, run: str, job: str, data: bytes) -> Spool:
         """The spool of a run; what is left of others is removed."""
         if self.job() != (run, data):
-            write_file(self._directory / "job", run.encode() + b"\n" + data)
+            write_file(self.directory / "job", run.encode() + b"\n" + data)
         name = f"{job}-{run}"
-        for folder in self._directory.iterdir():
+        for folder in self.directory.iterdir():
             if folder.is_dir() and folder.name != name and _FOLDER.fullmatch(folder.name):
                 shutil.rmtree(folder)
-        return Spool(self._directory / name)
+        return Spool(self.directory / name)
 
     def close(self) -> None:
         """Let another process have it."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,20 +16,15 @@ from pathlib import Path
 from fedkit.errors import WireError
 from fedkit.federation import Verdict
 from fedkit.messages import ClientId
-from fedkit.secagg.identity import Floors
-from fedkit.secureclient import Credentials
 from fedkit.trainer import Workload
 from fedkit_clients.edge.answers import OtherRun, Refused, Unreachable
 from fedkit_clients.edge.backoff import Backoff
 from fedkit_clients.edge.device import Device
-from fedkit_clients.edge.enrolment import Desk
 from fedkit_clients.edge.joined import Joined, Vouch, begin
-from fedkit_clients.edge.membership import Membership
 from fedkit_clients.edge.models import Fetch
 from fedkit_clients.edge.offers import Blob, Offer
 from fedkit_clients.edge.renewal import Renewal
 from fedkit_clients.edge.root import Root
-from fedkit_clients.edge.sessions import vouch
 from fedkit_clients.edge.spool import Spool, newest_first, read_task, remove
 from fedkit_clients.edge.transport import Transport
 
@@ -50,7 +44,7 @@ _UNWANTED = frozenset((404, 409, 411, 413))
 class EdgeClient:
     """One client of one aggregator.
 
-    directory: its spool. device: what its owner has decided. vouch: who it is in secure sessions; None: it
+    root: its directory. device: what its owner has decided. vouch: who it is in secure sessions; None: it
     takes part in none. renewal: keeps its certificate good. sleep: how to wait, for tests.
     """
 
@@ -59,7 +53,7 @@ class EdgeClient:
         transport: Transport,
         client: ClientId,
         workload: Workload,
-        directory: Path,
+        root: Root,
         *,
         device: Device | None = None,
         vouch: Vouch | None = None,
@@ -68,7 +62,7 @@ class EdgeClient:
     ) -> None:
         self._device = device if device is not None else Device()
         self._transport, self._client, self._workload, self._sleep = transport, client, workload, sleep
-        self._root = Root(directory)
+        self._root = root
         self._vouch, self._renewal = vouch, renewal
         self._backoff, self._patience = Backoff(client), PATIENCE
         self._offers: dict[int, Offer] = {}
@@ -83,8 +77,6 @@ class EdgeClient:
             if self._device.rests(self._sleep):
                 continue
             gained = self._transport.gained
-            if self._renewal is not None and self._renewal.look():
-                self._joined = None  # and begins from the disk, as who it is now
             try:
                 self.step()
                 self._backoff.reset()
@@ -102,6 +94,7 @@ class EdgeClient:
         After an OSError (a full disk) what is in RAM is forgotten: the next step begins from the disk.
         """
         try:
+            self._renew()
             self._step(self._joined or self._join())
         except OtherRun as error:
             log.warning("%s", error)
@@ -109,6 +102,12 @@ class EdgeClient:
         except OSError:
             self._joined = None
             raise
+
+    def _renew(self) -> None:
+        """Between sessions, see to the certificate; then begin from the disk, as who the client is now."""
+        between = self._joined is None or not self._joined.talk.open
+        if self._renewal is not None and between and self._renewal.look():
+            self._joined, self._transport.key = None, self._renewal.held.key
 
     def _step(self, joined: Joined) -> None:
         fault: Unreachable | Refused | None = None
@@ -179,6 +178,8 @@ class EdgeClient:
             self._take(joined, offer)
             self._transport.acknowledge([offer.id], [])
             del self._offers[offer.id]
+        if self._renewal is not None and not joined.talk.open and self._renewal.due(news.ca):
+            return  # no session begins before it is known whom to believe in it
         for blob in news.messages:
             self._hear(joined, blob)
 
@@ -239,47 +240,6 @@ class EdgeClient:
                     raise
                 log.warning("the reply to round %d is not wanted: %s", key.round, error)
                 joined.settle(key, Verdict.unwanted)
-
-
-def serve(membership: Membership, workload: Workload, directory: Path, device: Device | None = None) -> None:
-    """Be one client of an aggregator until SIGTERM or Ctrl-C (KeyboardInterrupt for both).
-
-    directory: its spool. device: what its owner has decided. ConfigError: the address, the job or the
-    workload cannot be.
-    """
-    device = device if device is not None else Device()
-    transport = Transport(
-        membership.address,
-        membership.client,
-        membership.key,
-        membership.trust.server,
-        meter=device.meter,
-        audit=device.audit,
-        proxy=device.policy.proxy,
-    )
-    try:
-        renewal = Renewal(directory, membership, partial(_desk, membership, device))
-
-        def who(floors: Floors) -> Credentials:
-            return vouch(renewal.held, directory, floors)
-
-        edge = EdgeClient(
-            transport, membership.client, workload, directory, device=device, vouch=who, renewal=renewal
-        )
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            edge.run()
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            edge.close()
-            device.meter.keep()
-    finally:
-        transport.close()
-
-
-def _desk(membership: Membership, device: Device) -> Desk:
-    proxy, server = device.policy.proxy, membership.trust.server
-    return Desk(membership.address, server, proxy, audit=device.audit)
 
 
 def _framed(joined: Joined, blob: Blob) -> bytes:

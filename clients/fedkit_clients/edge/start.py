@@ -6,20 +6,30 @@ import json
 import logging
 import signal
 import sys
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from fedkit import workloads
 from fedkit.config import Options, Population
 from fedkit.errors import ConfigError, FedkitError
 from fedkit.oneline import told
+from fedkit.secagg.identity import Floors
+from fedkit.secureclient import Credentials
+from fedkit.trainer import Workload
 from fedkit_clients.edge.audit import Audit
 from fedkit_clients.edge.device import Device
-from fedkit_clients.edge.membership import member
+from fedkit_clients.edge.enrolment import Desk
+from fedkit_clients.edge.membership import Membership, member, read_place
 from fedkit_clients.edge.meter import Meter
 from fedkit_clients.edge.modelout import ModelOut
 from fedkit_clients.edge.policy import NAME, read_policy
-from fedkit_clients.edge.runtime import serve
+from fedkit_clients.edge.renewal import Renewal
+from fedkit_clients.edge.root import Root
+from fedkit_clients.edge.runtime import EdgeClient
+from fedkit_clients.edge.sessions import vouch
+from fedkit_clients.edge.transport import Transport
 
 TRAFFIC = "traffic.json"
 """Where the bytes of the month are kept."""
@@ -65,14 +75,64 @@ def main(text: str) -> int:
 def go(start: Start) -> None:
     """Be that client until a signal; raises what `serve` raises, ConfigError for settings that cannot be."""
     directory = Path(start.directory)
-    membership = member(directory, start.address, Path(start.roster), start.name)
+    if not start.address:
+        read_place(directory)  # before a folder is made for what has not joined
+    with closing(Root(directory)) as root:
+        membership = member(directory, start.address, Path(start.roster), start.name)
+        serve(membership, _workload(start), root, _device(start))
+
+
+def _workload(start: Start) -> Workload:
+    return workloads.make(start.workload, start.options, start.population, start.seed)
+
+
+def _device(start: Start) -> Device:
+    directory = Path(start.directory)
     policy = read_policy(Path(start.policy) if start.policy else directory / NAME)
-    device = Device(
+    return Device(
         policy,
         start.workload,
         Meter(directory / TRAFFIC, policy.monthly_bytes),
         Audit(Path(start.audit)) if start.audit else None,
         ModelOut(Path(start.model_out)) if start.model_out else None,
     )
-    workload = workloads.make(start.workload, start.options, start.population, start.seed)
-    serve(membership, workload, directory, device)
+
+
+def serve(membership: Membership, workload: Workload, root: Root, device: Device | None = None) -> None:
+    """Be one client of an aggregator until SIGTERM or Ctrl-C (KeyboardInterrupt for both).
+
+    root: its directory, to be closed by the caller. device: what its owner has decided. ConfigError: the
+    address, the job or the workload cannot be.
+    """
+    device = device if device is not None else Device()
+    transport = Transport(
+        membership.address,
+        membership.client,
+        membership.key,
+        membership.trust.server,
+        meter=device.meter,
+        audit=device.audit,
+        proxy=device.policy.proxy,
+    )
+    try:
+        renewal = Renewal(root.directory, membership, partial(_desk, membership, device))
+
+        def who(floors: Floors) -> Credentials:
+            return vouch(renewal.held, root.directory, floors)
+
+        edge = EdgeClient(
+            transport, membership.client, workload, root, device=device, vouch=who, renewal=renewal
+        )
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            edge.run()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            device.meter.keep()
+    finally:
+        transport.close()
+
+
+def _desk(membership: Membership, device: Device) -> Desk:
+    proxy, server = device.policy.proxy, membership.trust.server
+    return Desk(membership.address, server, proxy, audit=device.audit)

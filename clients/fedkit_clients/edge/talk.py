@@ -30,6 +30,11 @@ class Talk:
         """Whether something is to be answered, or an answer to be uploaded."""
         return bool(self._asked or self._answers)
 
+    @property
+    def open(self) -> bool:
+        """Whether there is a session that was heard of and has no verdict yet."""
+        return bool(self._known)
+
     def knows(self, sha256: str) -> bool:
         """Whether the message in this frame was heard, whatever became of it."""
         return sha256 in self._known

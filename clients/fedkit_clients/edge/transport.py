@@ -57,7 +57,8 @@ class Transport:
     transport: another way to send requests than over the network, for tests. clock: unix seconds of this
     device; how far it is from the aggregator's is learned on the way. meter: counts what goes over the link.
     audit: told of all that leaves the device. proxy: as http://HOST:PORT. run: the one that was joined, which
-    requests name. gained: bytes of blobs and replies that will not travel again, whatever breaks.
+    requests name. key: signs them; it may change. gained: bytes of blobs and replies that will not travel
+    again, whatever breaks.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Transport:
         audit: Audit | None = None,
         proxy: str = "",
     ) -> None:
-        self._client, self._key, self._server, self._clock = client, key, server, clock
+        self._client, self.key, self._server, self._clock = client, key, server, clock
         self._meter, self._audit = meter if meter is not None else Meter(), audit
         self._ahead = 0.0  # of the aggregator's clock over this one
         self._piece = PIECE
@@ -230,7 +231,7 @@ class Transport:
         self, method: str, target: str, body: bytes, headers: Mapping[str, str], patience: float
     ) -> httpx.Response:
         at = self._clock() + self._ahead
-        signed = signing.headers(self._key, self._client, self._server, method, target, body, at)
+        signed = signing.headers(self.key, self._client, self._server, method, target, body, at)
         url = self._address.copy_with(raw_path=target.encode("ascii"))
         timeout = httpx.Timeout(TIMEOUT, read=TIMEOUT + patience)
         request = self._http.build_request(

@@ -211,7 +211,7 @@ class Aggregator(httpx.BaseTransport):
         settled = [[*key_row(key), verdict] for key, verdict in self.settled.items()]
         if self.tells_all:
             settled = [[*key_row(key), VERDICTS[key.round]] for key in self.results]
-        news = {"messages": [], "now": 0.0, "settled": settled, "tasks": tasks}
+        news = {"ca": "", "messages": [], "now": 0.0, "settled": settled, "tasks": tasks}
         return httpx.Response(200, json=news)
 
     def _is_due(self, number: int, task: Task) -> bool:

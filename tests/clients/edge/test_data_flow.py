@@ -30,6 +30,7 @@ from fedkit_clients.edge.device import Device
 from fedkit_clients.edge.membership import Membership
 from fedkit_clients.edge.offers import Blob
 from fedkit_clients.edge.policy import DevicePolicy
+from fedkit_clients.edge.root import Root
 from fedkit_clients.edge.runtime import EdgeClient
 from fedkit_clients.edge.sessions import vouch
 from fedkit_clients.edge.transport import Transport
@@ -222,7 +223,7 @@ def run_client(
     transport = Transport(url, name, key, trust.server)
     shown = Breaks(workload) if plain and name == "c0" else workload
     client = EdgeClient(
-        transport, name, shown, folder, device=device, vouch=lambda floors: vouch(who, folder, floors)
+        transport, name, shown, Root(folder), device=device, vouch=lambda floors: vouch(who, folder, floors)
     )
     while not stop.is_set():
         try:
@@ -305,6 +306,9 @@ class CA(httpx.BaseTransport):
             kept = httpx.ByteStream(json.dumps({"id": asked.id}).encode())
             return httpx.Response(202, stream=kept, headers=marks)
         assert (request.method, request.content) == ("GET", b"")
+        if request.url.path == "/v1/enrol/next":
+            none = httpx.ByteStream(b'{"error": "unknown", "message": ""}')
+            return httpx.Response(404, stream=none, headers=marks)
         asked = self._asked[request.url.path.removeprefix("/v1/enrol/")]
         answer = httpx.ByteStream(self.authority.answer(asked).data())
         return httpx.Response(200, stream=answer, headers=marks)

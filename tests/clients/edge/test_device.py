@@ -25,6 +25,7 @@ from fedkit_clients.edge.device import NAP, Device
 from fedkit_clients.edge.meter import Meter
 from fedkit_clients.edge.modelout import ModelOut
 from fedkit_clients.edge.policy import DevicePolicy
+from fedkit_clients.edge.root import Root
 
 NAME, KEY = "ward 7", SigningKey(bytes(range(32)))
 SERVER = SigningKey(bytes(range(1, 33))).public
@@ -42,7 +43,7 @@ def make_client(server: Any, folder: Path, device: Device, **more: Any) -> EdgeC
         meter=device.meter,
         audit=device.audit,
     )
-    return EdgeClient(transport, NAME, server.workload, folder, device=device, **more)
+    return EdgeClient(transport, NAME, server.workload, Root(folder), device=device, **more)
 
 
 def go(server: Any, folder: Path, device: Device) -> None:

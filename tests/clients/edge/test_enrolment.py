@@ -26,6 +26,7 @@ from fedkit_clients.edge.audit import Audit
 from fedkit_clients.edge.enrolment import Desk, join, rotate
 from fedkit_clients.edge.membership import READY, VOUCHER, Membership, keep, read_membership
 from fedkit_clients.edge.renewal import DAY, EVERY, Renewal
+from fedkit_clients.edge.root import Root
 
 SERVER = SigningKey(bytes(range(32)))
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -85,7 +86,8 @@ class Town:
 
     def join(self, directory: Path, invite: Invite | None = None, wait: float = 0.0) -> Membership:
         token = (invite or self.invite()).token()
-        join(token, directory, wait, transport=self.transport, sleep=lambda _: None)
+        clock = lambda: self.now.timestamp()  # noqa: E731
+        join(token, directory, wait, transport=self.transport, clock=clock, sleep=lambda _: None)
         return read_membership(directory)
 
 
@@ -107,9 +109,9 @@ def test_a_device_that_has_joined_is_all_it_must_be(town: Town, tmp_path: Path) 
     assert (made.trust.ca, made.trust.server) == (town.authority.public, SERVER.public)
     assert made.trust.vouches("ward 7", made.key.public, made.voucher)
     assert made.identity.voucher == made.voucher
-    assert made.half == (START + timedelta(days=89.5)).timestamp()
+    assert made.half == (START + timedelta(days=90)).timestamp()
     assert {path.name for path in (tmp_path / "edge").iterdir()} == {
-        *("aggregator.toml", "certificate.pem", "identity.pem", "trust.toml", "voucher")
+        *("aggregator.toml", "certificate.pem", "identity.pem", "lock", "trust.toml", "voucher")
     }
     assert all("user-agent" not in names and "accept" not in names for names in town.headers)
 
@@ -146,7 +148,7 @@ def test_a_link_that_breaks_is_tried_again(town: Town, tmp_path: Path) -> None:
 
     town.fault = broken
     assert town.join(tmp_path / "edge", wait=60.0).client == "ward 7"
-    assert count[0] == 5
+    assert count[0] == 6
 
 
 def test_an_aggregator_that_lies_is_found_out(town: Town, tmp_path: Path) -> None:
@@ -204,8 +206,10 @@ def test_a_crash_between_two_files_is_finished(
         with pytest.raises(KeyboardInterrupt):
             town.join(tmp_path / "edge")
     assert (tmp_path / "edge" / READY / VOUCHER).exists()
-    made = read_membership(tmp_path / "edge")
-    assert made.half == (town.now + timedelta(days=89.5)).timestamp()
+    assert read_membership(tmp_path / "edge").half == (town.now + timedelta(days=90)).timestamp()
+    assert (tmp_path / "edge" / READY).exists(), "who only reads moves nothing"
+    Root(tmp_path / "edge").close()
+    assert read_membership(tmp_path / "edge").half == (town.now + timedelta(days=90)).timestamp()
     assert not (tmp_path / "edge" / READY).exists()
 
 
@@ -277,13 +281,12 @@ def test_a_renewal_that_fails_stops_nothing(
     caplog.set_level("INFO", "fedkit.edge")
     town.fault = lambda _: told(503, "")
     renewal.look()
-    assert "no news of the CA" in caplog.text
-    assert "not renewed" not in caplog.text, "it is not due"
+    assert not caplog.text, "it is not due"
     town.now += timedelta(days=90)
     clock.unix = town.now.timestamp()
-    clock.steady += EVERY
+    clock.steady += DAY
     renewal.look()
-    assert "not renewed yet" in caplog.text
+    assert "the CA cannot be asked" in caplog.text
     town.fault, town.lie = (lambda _: None), lambda grant: Grant(grant.id, refused="no")
     clock.steady += EVERY
     renewal.look()
@@ -317,36 +320,88 @@ def test_a_new_key_on_the_word_of_the_old_one(town: Town, tmp_path: Path) -> Non
     assert not (folder / "rotation").exists()
 
 
-def test_a_new_ca_is_believed_on_the_word_of_the_old_one_and_then_alone(
+def take_over(town: Town, directory: Path) -> Succession:
+    """Another CA takes over, and answers from now on."""
+    town.heir = town.authority.succeed(directory)
+    town.authority.__exit__(None, None, None)
+    town.authority = Authority(directory, lambda: town.now)
+    return town.heir
+
+
+def test_a_new_ca_is_believed_on_the_word_of_both_and_then_alone(
     town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, other = tmp_path / "edge", SigningKey(b"z" * 32)
+    folder, others = tmp_path / "edge", (SigningKey(b"z" * 32), SigningKey(b"y" * 32))
     first = town.join(folder)
     renewal, clock = renewing(town, folder)
-    town.heir = announce(other, other.public, 4_000_000_000)
+    town.heir = announce(*others, 4_000_000_000)
+    assert not renewal.look()
+    assert renewal.due(town.heir.ca)
     assert not renewal.look()
     assert read_membership(folder).trust.next_ca == b"", "anybody could announce"
-    town.heir = town.authority.succeed(tmp_path / "new")
-    clock.steady += DAY
+    assert not renewal.due(town.heir.ca), "it is asked once"
+    heir = take_over(town, tmp_path / "new")
+    assert renewal.due(heir.ca)
     assert renewal.look()
-    assert read_membership(folder).trust.cas == (first.trust.ca, town.heir.ca)
-    clock.steady += DAY
-    assert not renewal.look(), "it is news once"
-    town.authority.__exit__(None, None, None)
-    town.authority = Authority(tmp_path / "new", lambda: town.now)
+    assert read_membership(folder).trust.cas == (first.trust.ca, heir.ca)
+    assert not renewal.due(heir.ca), "it is news once"
     town.now += timedelta(days=100)
     clock.unix, clock.steady = town.now.timestamp(), clock.steady + DAY
     assert renewal.look(), "another voucher"
     made = read_membership(folder)
-    assert made.trust.cas == (first.trust.ca, town.heir.ca)
-    assert read_certificate(made.certificate, (town.heir.ca,)).client == "ward 7"
-    monkeypatch.setattr("time.time", lambda: float(town.heir.until + 1) if town.heir else 0.0)
-    assert read_membership(folder).trust.cas == (town.heir.ca,)
+    assert made.trust.cas == (first.trust.ca, heir.ca)
+    assert read_certificate(made.certificate, (heir.ca,)).client == "ward 7"
+    clock.unix, clock.steady = heir.until + 1.0, clock.steady + DAY
+    town.fault = lambda _: told(503, "")
+    assert renewal.look(), "its own clock tells it that the time of the old one is over"
+    assert renewal.held.trust.cas == (heir.ca,)
+    monkeypatch.setattr("time.time", lambda: heir.until + 1.0)
+    assert read_membership(folder).trust.cas == (heir.ca,)
     keep(folder, read_membership(folder))
-    assert read_membership(folder).trust.ca == town.heir.ca
+    assert read_membership(folder).trust.ca == heir.ca
     (folder / FILE).write_text("{}")
     with pytest.raises(ConfigError, match="remove it"):
         read_membership(folder)
+
+
+def test_who_joins_while_a_ca_takes_over_believes_both(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early, old = town.invite("early"), town.join(tmp_path / "old")
+    heir = take_over(town, tmp_path / "new")
+    devices = {"early": town.join(tmp_path / "early", early)}
+    devices["late"] = town.join(tmp_path / "late", town.invite("late"))
+    for made in devices.values():
+        assert made.trust.cas == (old.trust.ca, heir.ca)
+        assert read_certificate(made.certificate, (heir.ca,)), "the new one certifies"
+        assert made.trust.vouches("ward 7", old.key.public, old.voucher)
+    rotate(tmp_path / "old", 0.0, transport=town.transport, clock=lambda: town.now.timestamp())
+    assert read_membership(tmp_path / "old").trust.cas == (old.trust.ca, heir.ca)
+    monkeypatch.setattr("time.time", lambda: heir.until + 1.0)
+    for name in ("old", *devices):
+        made = read_membership(tmp_path / name)
+        assert made.trust.cas == (heir.ca,)
+        assert not made.trust.vouches("ward 7", old.key.public, old.voucher)
+
+
+def test_who_slept_while_a_ca_took_over_joins_again(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "edge"
+    first, asleep = town.join(folder), town.join(tmp_path / "asleep")
+    renewal, _ = renewing(town, folder)
+    heir = take_over(town, tmp_path / "new")
+    assert renewal.due(heir.ca)
+    assert renewal.look(), "it has heard, and then slept"
+    town.now += timedelta(days=366)
+    monkeypatch.setattr("time.time", lambda: town.now.timestamp())
+    with pytest.raises(ConfigError, match="join again"):
+        read_membership(folder)
+    assert read_membership(tmp_path / "asleep").trust.cas == (asleep.trust.ca,)
+    for place in (folder, tmp_path / "asleep"):
+        again = town.join(place)
+        assert (again.key.public, again.trust.cas) == (read_membership(place).key.public, (heir.ca,))
+    assert read_membership(folder).key.public == first.key.public
 
 
 def test_a_third_ca_takes_over_from_the_second(
@@ -355,20 +410,20 @@ def test_a_third_ca_takes_over_from_the_second(
     folder = tmp_path / "edge"
     town.join(folder)
     renewal, clock = renewing(town, folder)
-    town.heir = town.authority.succeed(tmp_path / "second")
+    second = take_over(town, tmp_path / "second")
+    assert renewal.due(second.ca)
     assert renewal.look()
-    town.authority.__exit__(None, None, None)
-    town.authority = Authority(tmp_path / "second", lambda: town.now)
     for days in (100, 100, 90, 76):
         town.now += timedelta(days=days)
         clock.unix, clock.steady = town.now.timestamp(), clock.steady + days * DAY
         if days != 76:  # it hears nothing between the end of the overlap and what is announced then
             renewal.look()
     monkeypatch.setattr("time.time", lambda: clock.unix)
-    second, town.heir = town.heir, town.authority.succeed(tmp_path / "third")
+    third = take_over(town, tmp_path / "third")
+    assert renewal.due(third.ca)
     assert renewal.look()
-    assert renewal.held.trust.cas == (second.ca, town.heir.ca)
-    assert read_membership(folder).trust.cas == (second.ca, town.heir.ca)
+    assert renewal.held.trust.cas == (second.ca, third.ca)
+    assert read_membership(folder).trust.cas == (second.ca, third.ca)
 
 
 def test_a_full_disk_at_renewal_stops_nothing(

@@ -20,13 +20,13 @@ TASK: dict[str, Any] = {
     **{"model": {"sha256": B, "bytes": 9}, "difference": {"base": 1, "told_by": 2, "sha256": C, "bytes": 5}},
 }
 SETTLED = ["job", 4, "train", "", 0, "ward 7", "counted"]
-NEWS: dict[str, Any] = {"messages": [], "now": 1.5, "tasks": [TASK], "settled": [SETTLED]}
+NEWS: dict[str, Any] = {"ca": A, "messages": [], "now": 1.5, "tasks": [TASK], "settled": [SETTLED]}
 
 
 def test_news_are_read() -> None:
     offer = Offer(7, Blob(A, 412), 3, Blob(B, 9), Difference(1, 2, Blob(C, 5)))
     settled = ((Key("job", 4, "train", "", 0, "ward 7"), Verdict.counted),)
-    assert read_news(json.dumps(NEWS).encode()) == News(1.5, settled, (offer,))
+    assert read_news(json.dumps(NEWS).encode()) == News(1.5, settled, (offer,), (), bytes.fromhex(A))
     assert offer.blobs == (Blob(A, 412), Blob(B, 9), Blob(C, 5))
 
 
@@ -40,6 +40,8 @@ def test_a_task_may_have_no_difference() -> None:
     "wrong",
     [
         {"now": "noon"},
+        {"ca": None},
+        {"ca": "aa"},
         {"tasks": None},
         {"settled": [SETTLED[:-1]]},
         {"settled": [[*SETTLED[:-1], "won"]]},

@@ -18,6 +18,7 @@ from fedkit.seeds import derive
 from fedkit.wire import decode
 from fedkit_clients.edge import EdgeClient, Transport, models, spool
 from fedkit_clients.edge.answers import Refused, Unreachable
+from fedkit_clients.edge.root import Root
 
 NAME = "ward 7"
 KEY = SigningKey(bytes(range(32)))
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("fast_disk")
 def make_client(server: Any, folder: Path, skew: float = 0.0) -> EdgeClient:
     clock = lambda: server.time + skew  # noqa: E731
     transport = Transport("http://aggregator:1", NAME, KEY, SERVER, transport=server, clock=clock)
-    return EdgeClient(transport, NAME, server.workload, folder, sleep=lambda seconds: None)
+    return EdgeClient(transport, NAME, server.workload, Root(folder), sleep=lambda seconds: None)
 
 
 def go(server: Any, folder: Path, steps: int = STEPS, skew: float = 0.0) -> int:
