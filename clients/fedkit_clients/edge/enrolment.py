@@ -185,7 +185,7 @@ def next_key(directory: Path, held: Membership) -> SigningKey:
         return held.key
     key = keyfile.read_key(folder)
     if key.public == held.key.public:
-        shutil.rmtree(folder)  # left by a crash when all was done
+        _done(directory)  # left by a crash when all was
     return key
 
 
@@ -244,8 +244,8 @@ def admit(directory: Path, asked: Asked, grant: Grant, heir: Succession | None, 
 
 def _done(directory: Path) -> None:
     """Nothing is under way any more."""
-    shutil.rmtree(directory / ROTATION, ignore_errors=True)
     (directory / REQUEST).unlink(missing_ok=True)
+    shutil.rmtree(directory / ROTATION, ignore_errors=True)
 
 
 def _granted(
