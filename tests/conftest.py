@@ -1,12 +1,21 @@
-"""What all tests share: data that is required in CI, Ctrl-C that is heard, programs that start fast."""
+"""What all tests share: required data, Ctrl-C that is heard, programs that start fast, runs that are traced."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 
 import pytest
+
+from fedkit.events import Evaluated
+from fedkit.federation import Arrival
+from fedkit.history import History, Outcome
+from fedkit.launch import build, run_built
+from fedkit.messages import ClientId
+from fedkit.scenario import read
+from fedkit_simulations.engine import Simulation
 
 
 def pytest_configure() -> None:
@@ -27,3 +36,50 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped although FEDKIT_REQUIRE_DATA is set: {report.longrepr}"
     return report
+
+
+@dataclass
+class Traced:
+    """A run and the bits of the model whenever it was evaluated, the first one included."""
+
+    history: History = field(default_factory=History)
+    models: list[dict[str, bytes]] = field(default_factory=list)
+
+    @property
+    def members(self) -> dict[int, set[ClientId]]:
+        """Per round the clients whose updates are in the model."""
+        return {
+            record.round: {c for c, fate in record.fates.items() if fate.outcome is Outcome.counted}
+            for record in self.history.rounds
+        }
+
+    def evaluated(self, event: Evaluated) -> None:
+        self.models.append({name: array.tobytes() for name, array in event.model.items()})
+
+
+class Survivors(Simulation):
+    """In every round these clients alone are heard."""
+
+    members: Mapping[int, Set[ClientId]]
+
+    def receive(self, until: float, want: int | None = None) -> Iterator[Arrival]:
+        for arrival in super().receive(until, want):
+            if arrival.key.kind != "train" or arrival.key.client in self.members[arrival.key.round]:
+                yield arrival
+
+
+def _trace(name: str, settings: Sequence[str], members: Mapping[int, Set[ClientId]] | None = None) -> Traced:
+    scenario, traced = read(name, settings), Traced()
+    built = build(scenario)
+    if members is not None:
+        made = Survivors(built.workload, seed=scenario.seed, links=scenario.links, devices=scenario.devices)
+        made.members = members
+        built = replace(built, federation=made)
+    traced.history = run_built(scenario, built, observers=[traced]).history
+    return traced
+
+
+@pytest.fixture
+def trace() -> Callable[..., Traced]:
+    """Runs a scenario: its name, settings, and per round who survives (None: whoever does)."""
+    return _trace
