@@ -76,7 +76,7 @@ class SecureRecord:
     sessions. bytes: of the protocol beside tasks and vectors. seconds: of CPU, here; client_seconds, over
     all clients, is known in simulation only. verified: whether the sum equals that of the plain vectors;
     None where nobody looked. offenders: who broke the protocol and how, "a or b: ..." where it is one of two.
-    quarantined: who said two different things, and is in no secure session of the job again; and why.
+    quarantined: who has said two different things so far, and is in no secure session again; and why.
     """
 
     mode: str

@@ -24,6 +24,8 @@ from fedkit.tensors import Tensors
 from fedkit.trainer import Workload
 from fedkit.usercode import called
 
+QUARANTINED = "quarantined.json"
+
 
 class Journal:
     """The durable side of one run. Order of writing within a round: plan, record, checkpoint.
@@ -85,6 +87,23 @@ class Journal:
             told = found.to_json()
             name = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
             self._folder.write_json(f"evidence-{name}.json", told)
+
+    def quarantine(self, clients: Mapping[ClientId, str]) -> None:
+        """Who is in no secure session of this job any more, and why."""
+        if self._folder is not None:
+            self._folder.write_json(QUARANTINED, {"job": self._job.id, "clients": dict(clients)})
+
+    def quarantined(self) -> dict[ClientId, str]:
+        """What `quarantine` wrote last."""
+        found = self._folder.read_json(QUARANTINED) if self._folder is not None else None
+        try:
+            told = fields.mapping(found, "it") if found is not None else {"job": "", "clients": {}}
+            fields.exactly(told, "job", "clients")
+            clients = fields.mapping(told["clients"], "clients")
+            why = {client: fields.text(what, client) for client, what in clients.items()}
+            return why if told["job"] == self._job.id else {}
+        except WireError as error:
+            raise CheckpointError(f"{QUARANTINED} is damaged: {error}") from error
 
     def keep(self, kind: Kind, data: bytes) -> None:
         """The last secure sum of this kind, until the checkpoint that holds what came of it."""

@@ -26,6 +26,7 @@ from fedkit.judging import fatal_cause, make_record, verdicts, why_failed
 from fedkit.measuring import NOTHING, Measured, measured_before, of_clients, on_server
 from fedkit.messages import ClientId, Failure, Key, Kind
 from fedkit.planning import make_plan, train_seed
+from fedkit.quarantine import Quarantine
 from fedkit.secure import SecureCollector
 from fedkit.stepping import step
 from fedkit.summary import better, headline, summarise
@@ -71,7 +72,7 @@ class Loop:
         self.history = History()
         self.open: dict[Key, float] = {}
         self.verdicts: dict[Key, Verdict] = {}
-        self.quarantined: set[ClientId] = set()
+        self.quarantine = Quarantine(journal, {})
         self.best: tuple[str, float, int] | None = None
         self.stopped = ""
         self.release: Release
@@ -112,6 +113,7 @@ class Loop:
         Until a folder is known to be of this run, nothing in it is changed.
         """
         found = self.journal.resume() if resume else None
+        self.quarantine = Quarantine(self.journal, self.journal.quarantined())
         if found is None:
             self.journal.describe(self.workload, scenario)
         self.federation.open(self.job)
@@ -151,7 +153,7 @@ class Loop:
 
     def _reachable(self) -> list[ClientId]:
         """Whom a round may ask: not those that contradicted themselves in a secure session."""
-        return [client for client in self.federation.clients() if client not in self.quarantined]
+        return [client for client in self.federation.clients() if client not in self.quarantine.clients]
 
     def _collect(self, plan: Plan, kind: Kind, zero: WeightedSum) -> Collected:
         """Send the plan's tasks, all from one model, and judge the replies."""
@@ -172,9 +174,8 @@ class Loop:
         if self.job.secagg is not None:
             journal, ctx = self.journal, codec_context(self.job, plan.round, 0, self.scale)
             both = (self.federation, self.job, self.job.secagg, plan, ctx, zero, notify)
-            made = SecureCollector(*both, journal.session, journal.evidence, self.quarantined)
-            about = (self.job, plan, zero, notify, self.quarantined)
-            return once(made.run, journal, self.federation, about, tasks)
+            made = SecureCollector(*both, journal.session, self.quarantine)
+            return once(made.run, journal, self.federation, (self.job, plan, zero, notify), tasks)
         return Collector(self.federation, self.job, plan, context_of, zero, carries, notify).run(tasks)
 
     def _expiry(self, plan: Plan) -> float:
@@ -245,7 +246,6 @@ class Loop:
     def _take_up(self, point: Checkpoint, history: History) -> None:
         """Continue from a checkpoint."""
         self.history = history
-        self.quarantined = {client for secure in history.secure for client in secure.quarantined}
         self.model = sealed_copy(point.model, self.job.layout)
         self.state = {group: sealed(tensors) for group, tensors in point.state.items()}
         self.best, self._wall = point.best, point.wall_seconds

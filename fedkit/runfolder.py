@@ -5,7 +5,8 @@
     rounds.jsonl         one RoundRecord a line           summary.json      the figures
     sessions.json        numbers of the last secure sessions
     sum-KIND.bin         the last secure sum, until the checkpoint after it
-    evidence-*.json      proof that a client contradicted itself in a secure session
+    quarantined.json     who contradicted itself in a secure session and is in no other one, and why
+    evidence-*.json      proof of that
     checkpoint.safetensors                                clients/          memory of the clients
     best.safetensors, last.safetensors                    report.html
 

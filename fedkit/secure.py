@@ -7,7 +7,7 @@ signed who survived: a second sum over others would differ from the first by som
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from fedkit.federation import Federation, Plan, Verdict, Witness, server_trust, 
 from fedkit.history import Fate, Outcome, SecureRecord
 from fedkit.job import Job
 from fedkit.messages import ClientId, Failure, Key, Kind, Task
-from fedkit.secagg.evidence import Evidence
+from fedkit.quarantine import Quarantine
 from fedkit.secagg.header import SID_BYTES, Header
 from fedkit.secagg.identity import RANDOM, AgreementKey, Trust, draw
 from fedkit.secagg.messages import Stage
@@ -44,8 +44,7 @@ _VERDICTS: Mapping[Outcome, Verdict] = {
 
 class SecureCollector:
     """Sums the updates of one round in secret. settings: those of the job. number: that of the next session
-    of a round; none comes twice. keep: is handed proof that a client contradicted itself. quarantined: who
-    did so joins this set.
+    of a round; none comes twice. quarantine: who is in no session; who contradicts itself joins it at once.
     """
 
     def __init__(
@@ -58,15 +57,14 @@ class SecureCollector:
         zero: WeightedSum,
         notify: Notify,
         number: Callable[[Kind, int], int],
-        keep: Callable[[Evidence], None],
-        quarantined: set[ClientId],
+        quarantine: Quarantine,
     ) -> None:
         self._federation, self._job, self._settings = federation, job, settings
-        self._plan, self._ctx, self._notify, self._number, self._keep = plan, ctx, notify, number, keep
+        self._plan, self._ctx, self._notify, self._number = plan, ctx, notify, number
         self._trust = server_trust(federation)
         self._sessions: list[Session] = []
         self._aborts: list[str] = []
-        self._caught, self._quarantined = dict[ClientId, str](), quarantined
+        self._quarantine = quarantine
         self._members: frozenset[ClientId] = frozenset()
         self._client_seconds: float | None = None
         self._verified: bool | None = None
@@ -74,16 +72,16 @@ class SecureCollector:
 
     def run(self, tasks: Mapping[Key, Task]) -> Collected:
         """Open sessions until one brings a sum, or none may follow."""
-        invited, least = sorted(key.client for key in tasks), self._settings.policy.least
+        invited, least = self._free(sorted(key.client for key in tasks)), self._settings.policy.least
         few = ""
         for _ in range(1 + self._settings.retries if tasks else 0):
             if len(invited) < least:
                 few = f"{len(invited)} clients can take part, a secure sum takes {least} or more"
                 break
-            again = self._attempt(invited, list(tasks.values()))
+            again = self._attempt(invited, [task for key, task in tasks.items() if key.client in invited])
             if not again or self._federation.now() >= self._plan.deadline:
                 break
-            invited = [client for client in self._sessions[-1].left if client not in self._caught]
+            invited = self._free(self._sessions[-1].left)
         if tasks and not self._members:
             reasons = filter(None, (*self._aborts[-1:], few))
             what = "aborted" if self._aborts else "not begun"
@@ -100,7 +98,7 @@ class SecureCollector:
         first = [] if self._sessions else [self._announced(task, session.header) for task in tasks]
         self._sessions.append(session)
         try:
-            summed = self._run(session, first)
+            summed = session.run(first)
             seeds = [self._plan.seeds[client] for client in summed.members]
             total = unpack(self._job, kind, summed.vector, summed.tail, seeds, self._ctx)
         except SecAggAborted as error:
@@ -115,18 +113,9 @@ class SecureCollector:
             self._verified = _equal(summed, seen)
         return False
 
-    def _run(self, session: Session, tasks: Sequence[Task]) -> SecureSum:
-        """Run it; whoever contradicted itself is noted, however it ends."""
-        try:
-            return session.run(tasks)
-        finally:
-            answers = session.server.answers
-            for client, why in sorted(answers.caught.items()):
-                log.warning("client %s sent %s: it is in no secure session of this job again", client, why)
-                self._caught.setdefault(client, why)
-                self._quarantined.add(client)
-            for found in answers.evidence:
-                self._keep(found)
+    def _free(self, clients: Iterable[ClientId]) -> list[ClientId]:
+        """Those who are not in quarantine: some of a plan can be, if we died after they were caught."""
+        return [client for client in clients if client not in self._quarantine.clients]
 
     def _open(self, attempt: int, invited: list[ClientId], task: Task) -> Session:
         """A session with keys of its own. task: any of the round."""
@@ -156,7 +145,7 @@ class SecureCollector:
         )
         quorum = self._plan.quorum if key.kind == "train" else 1  # as in the clear
         limits = (self._plan.want, quorum, job.cohort)
-        return Session(self._federation, server, header, *limits, invited)
+        return Session(self._federation, server, header, *limits, invited, self._quarantine.take)
 
     def _announced(self, task: Task, header: Header) -> Task:
         """The task as one of sessions: to be done when masked updates are due."""
@@ -190,14 +179,14 @@ class SecureCollector:
         log.warning("round %d: client %s failed: %s%s", key.round + 1, key.client, told(failure), detail)
 
     def _fate(self, client: ClientId, session: Session | None, stage: Stage | None) -> Fate:
-        if session is None:
-            return Fate(Outcome.unwanted, "no session was opened")
         if client in self._members:
             return Fate(Outcome.counted, f"lost at {stage}, when its update was in the sum" if stage else "")
-        if client in session.failures:
+        if session is not None and client in session.failures:
             return Fate(Outcome.failed, told(session.failures[client]))
-        if client in self._caught:
-            return Fate(Outcome.refused, f"it sent {self._caught[client]}")
+        if client in self._quarantine.clients:
+            return Fate(Outcome.refused, f"it sent {self._quarantine.clients[client]}")
+        if session is None:
+            return Fate(Outcome.unwanted, "no session was opened")
         if stage is None:
             return Fate(Outcome.unwanted, "the session was aborted")
         if client in session.unwanted:
@@ -238,7 +227,7 @@ class SecureCollector:
             server_seconds=sum(session.seconds for session in sessions),
             verified=self._verified,
             offenders=tuple(sorted({str(made) for s in sessions for made in s.server.offences})),
-            quarantined=dict(sorted(self._caught.items())),
+            quarantined=dict(sorted(self._quarantine.clients.items())),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -12,6 +12,7 @@ from fedkit import wire
 from fedkit.errors import PeerRefused, SecAggAborted
 from fedkit.federation import Arrival, Federation, Standing, Verdict
 from fedkit.messages import ClientId, Failure, Key, Task
+from fedkit.secagg.evidence import Answers
 from fedkit.secagg.header import Header
 from fedkit.secagg.messages import FromClient, FromServer, Stage
 from fedkit.secagg.server import SecAggServer, SecureSum
@@ -30,9 +31,9 @@ class Session:
     """A session and what became of those who were invited.
 
     want: clients in the sum that are enough; quorum: fewer are too few; most: for how many the encoding has
-    room. Afterwards: failures and refused, by client; missing: who had not answered when which stage
-    closed, and how they stood; answered: clients per stage; full: there were enough masked updates; bytes
-    and CPU seconds of the protocol.
+    room. conflict: told at once when a client contradicts itself. Afterwards: failures and refused, by
+    client; missing: who had not answered when which stage closed, and how they stood; answered: clients per
+    stage; full: there were enough masked updates; bytes and CPU seconds of the protocol.
     """
 
     federation: Federation
@@ -42,6 +43,7 @@ class Session:
     quorum: int
     most: int
     invited: Sequence[ClientId]
+    conflict: Callable[[Answers], None]
     failures: dict[ClientId, Failure] = field(default_factory=dict)
     refused: dict[ClientId, str] = field(default_factory=dict)
     missing: dict[ClientId, tuple[Stage, Standing | None]] = field(default_factory=dict)
@@ -121,6 +123,8 @@ class Session:
             fresh = self.server.receive(key.client, reply.body)
         except PeerRefused as error:
             self.refused[key.client] = str(error)
+            if error.rule == "conflict":
+                self.conflict(self.server.answers)
             return
         finally:
             self.seconds += time.thread_time() - began

@@ -21,7 +21,7 @@ from fedkit.errors import LayoutError, WireError
 from fedkit.federation import Federation, Plan, Verdict
 from fedkit.history import Fate, Outcome, secure_record, strict_json
 from fedkit.job import Job
-from fedkit.messages import ClientId, Key, Kind, Task
+from fedkit.messages import Key, Kind, Task
 
 log = logging.getLogger("fedkit")
 
@@ -42,16 +42,16 @@ def once(
     run: Callable[[Mapping[Key, Task]], Collected],
     keeper: Keeper,
     federation: Federation,
-    about: tuple[Job, Plan, WeightedSum, Notify, set[ClientId]],
+    about: tuple[Job, Plan, WeightedSum, Notify],
     tasks: Mapping[Key, Task],
 ) -> Collected:
     """What `run` collects for these tasks, or has collected in a process that died afterwards.
 
-    about: job, plan, an empty sum, whom to tell of fates, who is in no session any more.
+    about: job, plan, an empty sum, whom to tell of fates.
     """
     if not (tasks and getattr(federation, "durable", False)):
         return run(tasks)
-    job, plan, zero, notify, quarantined = about
+    job, plan, zero, notify = about
     kind = next(iter(tasks)).kind
     found = _read(keeper.kept(kind), _name(job, plan, kind), tasks, zero)
     if found is None:
@@ -62,7 +62,6 @@ def once(
     log.info("round %d: its secure sum was made before the restart", plan.round + 1)
     for client, fate in sorted(found.fates.items()):
         notify(client, fate, found.counted, None)
-    quarantined |= set(found.secagg.quarantined if found.secagg is not None else ())
     return found
 
 

@@ -90,8 +90,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stepping": {"usercode", *ROUND},
     "collect": {"codecs", "dressing", "stepping", *ROUND},
     "sums": {"collect", "fields", "packing", *ROUND},
+    "quarantine": {"messages", "secagg"},
     "securesession": {"federation", "messages", "secagg", "wire"},
-    "secure": {"codecs", "collect", "cores", "secagg", "securesession", "securesum", *ROUND},
+    "secure": {"codecs", "collect", "cores", "quarantine", "secagg", "securesession", "securesum", *ROUND},
     "secureclient": {"dressing", "federation", "job", "planning", "secagg", "securesum", *BASE},
     "measuring": {"collect", "usercode", *ROUND},
     "judging": {"collect", "measuring", "usercode", *ROUND},
@@ -115,7 +116,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "arguments": {"codecs", "coding", "plugins", "usercode", *ROUND},
     "loop": {
         *("asking", "checkpoint", "codecs", "collect", "downlink", "dressing", "ending", "events", "journal"),
-        *("judging", "measuring", "planning", "secure", "stepping", "summary", "sums", "usercode", *ROUND),
+        *("judging", "measuring", "planning", "quarantine", "secure", "stepping", "summary", "sums"),
+        *("usercode", *ROUND),
     },
     "rounds": {
         *("arguments", "codecs", "coding", "downlink", "events", "fingerprint", "journal", "loop"),

@@ -6,17 +6,21 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shutil import copytree
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from fedkit import Result, run
-from fedkit.errors import WireError
+from fedkit.errors import CheckpointError, WireError
 from fedkit.federation import Arrival, server_trust
 from fedkit.history import Fate, Outcome, SecureRecord
+from fedkit.journal import Journal
 from fedkit.messages import ClientId, Metrics, Pass, Task, Trained
 from fedkit.report import write_report
+from fedkit.runfolder import RunFolder
 from fedkit.secagg.evidence import Evidence
 from fedkit.secagg.header import Header
 from fedkit.secagg.messages import Advert, FromClient, FromServer, Opening, Stage
@@ -128,7 +132,8 @@ def test_it_is_not_invited_again(lies: Lies, caplog: pytest.LogCaptureFixture) -
     for record in (second, third):
         assert record.ok
         assert set(record.fates) == set("abcdf")
-        assert secure(record.secagg).quarantined == {}
+        assert secure(record.secagg).quarantined == {LIAR: WHY}
+        assert secure(record.secagg).offenders == ()
     assert f"client e sent {WHY}: it is in no secure session of this job again" in caplog.text
 
 
@@ -186,6 +191,68 @@ def test_the_proof_is_in_the_run_folder_and_a_resumed_run_remembers(lies: Lies, 
     page = write_report(tmp_path / "run").read_text()
     assert f"e, which sent {WHY}" in page
     assert "0, metrics" in page
+
+
+def dying(lies: Lies, out: Path, left: Path, within: bool) -> None:
+    """A run that dies once the liar has lied: in that very session, or when the round is to be recorded.
+    left: the folder as it is then.
+    """
+
+    def dies(true: Any) -> Any:
+        def instead(*given: Any) -> None:
+            if lies.second:
+                copytree(out, left)
+                raise KeyboardInterrupt
+            true(*given)
+
+        return instead
+
+    places = [(SecAggServer, "advance")] if within else [(Journal, "record"), (Journal, "checkpoint")]
+    with pytest.MonkeyPatch.context() as patch:
+        for place, name in places:
+            patch.setattr(place, name, dies(getattr(place, name)))
+        with pytest.raises(KeyboardInterrupt):
+            go(lies, rounds=3, on="clients", out=out)
+
+
+@pytest.mark.parametrize("within", [True, False], ids=["in the session", "before the record"])
+@pytest.mark.parametrize(("kind", "round"), [("train", 0), ("train", 1), ("evaluate", 0), ("evaluate", 1)])
+def test_a_server_that_dies_does_not_forget_it(
+    lies: Lies, tmp_path: Path, kind: str, round: int, within: bool
+) -> None:
+    """Also where the round was planned with the liar, and where nothing was checkpointed yet."""
+    lies.kind, lies.round = kind, round
+    dying(lies, tmp_path / "dead", tmp_path / "run", within)
+    (file,) = (tmp_path / "run").glob("evidence-*.json")
+    assert Evidence.from_json(file.read_bytes()).proves(trust())
+    lies.kind, lies.second = "nowhere", {}
+    history = go(lies, rounds=3, on="clients", out=tmp_path / "run", resume=True).history
+    first = round if kind == "train" else round - 1  # the round that was cut off
+    for record in history.rounds:
+        refused = {LIAR: Fate(Outcome.refused, f"it sent {WHY}")} if record.round == first else {}
+        before = {LIAR: Fate(Outcome.counted)} if record.round < first else {}
+        assert record.fates == {**dict.fromkeys("abcdf", Fate(Outcome.counted)), **refused, **before}
+        assert secure(record.secagg).quarantined == ({} if before else {LIAR: WHY})
+    assert secure(history.rounds[-1].secagg_evaluate).reached["invited"] == 5
+
+
+def test_a_quarantine_is_of_one_job_and_read_strictly(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", resume=False)
+    try:
+        job: Any = SimpleNamespace(id="mine")
+        journal = Journal(job, 0, folder)
+        assert journal.quarantined() == {}
+        journal.quarantine({LIAR: WHY, "x": "another"})
+        assert Journal(job, 0, folder).quarantined() == {LIAR: WHY, "x": "another"}
+        job.id = "another"
+        assert journal.quarantined() == {}
+        damaged: object
+        for damaged in ([], {"job": "mine"}, {"job": "another", "clients": {"e": 3}}):
+            folder.write_json("quarantined.json", damaged)
+            with pytest.raises(CheckpointError, match=r"quarantined.json is damaged"):
+                journal.quarantined()
+    finally:
+        folder.close()
 
 
 def trust() -> Any:

@@ -30,7 +30,7 @@ def session() -> Session:
         deadlines(0.0, 1.0), "none", agreement.public,
     )  # fmt: skip
     server = SecAggServer(header, Trust.none(), NAMES, signer=None, agreement=agreement)
-    made = Session(Simulation.__new__(Simulation), server, header, 3, 1, 3, NAMES)
+    made = Session(Simulation.__new__(Simulation), server, header, 3, 1, 3, NAMES, lambda _: None)
     made._waiting = set(NAMES)
     return made
 

@@ -71,7 +71,6 @@ class Round:
     memory: Memory = field(default_factory=Memory)
     runs: int = 0
     told: list[str] = field(default_factory=list)
-    quarantined: set[str] = field(default_factory=set)
 
     def ask(self, round: int = 4, kind: Kind = "train", federation: Any = Durable) -> Collected:
         def run(given: Mapping[Key, Task]) -> Collected:
@@ -81,7 +80,7 @@ class Round:
         job: Any = Job()
         plan = Plan(round, 0.0, 9.0, ("a", "b", "d"), 3, 1, {})
         notify = lambda client, fate, counted, failure: self.told.append(client)  # noqa: E731
-        about = (job, plan, zero(), notify, self.quarantined)
+        about = (job, plan, zero(), notify)
         return once(run, self.memory, federation(), about, tasks(round, kind))
 
 
@@ -95,7 +94,7 @@ def test_it_is_the_same_again() -> None:
     assert (first.total.clients, first.fates, first.verdicts, first.counted, first.secagg) == (
         *(again.total.clients, again.fates, again.verdicts, again.counted, again.secagg),
     )
-    assert (one.told, one.quarantined) == (["a", "b", "d"], {"d"})
+    assert one.told == ["a", "b", "d"]
 
 
 def test_another_round_and_another_kind_are_made_anew() -> None:

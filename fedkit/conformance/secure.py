@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import count
 from typing import TYPE_CHECKING
 
 from fedkit.aggregate import WeightedSum
@@ -12,7 +11,9 @@ from fedkit.collect import Collected
 from fedkit.conformance.laws import demand
 from fedkit.dressing import codec_context, undress
 from fedkit.federation import Plan, server_trust
-from fedkit.messages import ClientId, EncodedUpdate, Key
+from fedkit.journal import Journal
+from fedkit.messages import EncodedUpdate, Key
+from fedkit.quarantine import Quarantine
 from fedkit.secagg.parameters import Policy
 from fedkit.secagg.settings import SecAgg
 from fedkit.secure import SecureCollector
@@ -49,9 +50,9 @@ def _session(case: Case) -> Collected:
     seeds = {key.client: task.seed for key, task in tasks.items()}
     plan = Plan(0, start, start + case.patience, names, len(names), 1, seeds)
     ctx = codec_context(job, 0, 0)
-    numbers, caught = count(), set[ClientId]()
+    journal = Journal(job, 0, None)
     both = (federation, job, SECRET, plan, ctx, job.zero(), _silent)
-    collector = SecureCollector(*both, lambda *_: next(numbers), _silent, caught)
+    collector = SecureCollector(*both, journal.session, Quarantine(journal, {}))
     got = collector.run(tasks)
     federation.settle(got.verdicts)
     demand(not federation.outstanding(), "requests of a secure session outlive it")
