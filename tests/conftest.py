@@ -1,4 +1,4 @@
-"""What all tests share: required data, Ctrl-C that is heard, programs that start fast, runs that are traced."""
+"""What all tests share: required data, Ctrl-C that is heard, programs that start fast, traced runs."""
 
 from __future__ import annotations
 
