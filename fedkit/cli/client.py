@@ -53,6 +53,13 @@ def client(
     name: Annotated[
         str, typer.Option("--name", help="The client's id in the roster; default the name of the folder.")
     ] = "",
+    shard: Annotated[
+        str,
+        typer.Option(
+            "--shard",
+            help="Whose data of the workload this device has; default those of its own id, or the only ones.",
+        ),
+    ] = "",
     policy: Annotated[
         Path | None,
         typer.Option("--policy", help="What this device insists on; default DIR/policy.toml, if there."),
@@ -73,6 +80,7 @@ def client(
         "roster": str(roster),
         "directory": str(directory),
         "name": name,
+        "shard": shard,
         "policy": str(policy or ""),
         "audit": str(audit or ""),
         "model_out": str(model_out or ""),

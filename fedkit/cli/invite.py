@@ -17,7 +17,12 @@ REMEMBERED = "aggregator.toml"
 
 
 def invite(
-    name: Annotated[str, typer.Argument(help="The client's id; with --count, what ids begin with.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="The client's id; with --count, what ids begin with, or c{:03} for c000, c001 ..."
+        ),
+    ],
     ca: Annotated[Path, typer.Option("--ca", help="The CA's directory.")] = Path("ca"),
     address: Annotated[
         str, typer.Option(help="HOST:PORT at which devices reach the aggregator; kept for the next time.")
@@ -27,6 +32,9 @@ def invite(
         typer.Option(help="The aggregator's directory, or its key in hex (`fedkit identity`); kept, too."),
     ] = "",
     count: Annotated[int, typer.Option(min=0, help="So many devices: NAME-001, NAME-002 ...")] = 0,
+    first: Annotated[
+        int | None, typer.Option(min=0, help="The number of the first; default 1, and of a pattern 0.")
+    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Lines of client,token.")] = False,
     days: Annotated[float, typer.Option(min=0.001, help="Days until it is over.")] = 7.0,
 ) -> None:
@@ -35,7 +43,7 @@ def invite(
 
     with Authority(ca) as authority:
         where, key = _aggregator(ca, address, server)
-        names = [f"{name}-{number:0{len(str(count))}}" for number in range(1, count + 1)] or [name]
+        names = _names(name, count, first) if count else [name]
         made = [authority.invite(each, where, key, timedelta(days=days)) for each in names]
     if not as_csv:
         for one in made:
@@ -44,6 +52,22 @@ def invite(
     writer = csv.writer(sys.stdout)
     writer.writerow(("client", "token"))
     writer.writerows((one.client, one.token()) for one in made)
+
+
+def _names(name: str, count: int, first: int | None) -> list[str]:
+    """Ids of a fleet: numbered after a hyphen, or as a pattern says."""
+    if "{" not in name:
+        start = 1 if first is None else first
+        width = len(str(start + count - 1))
+        return [f"{name}-{number:0{width}}" for number in range(start, start + count)]
+    start = first or 0
+    try:
+        names = [name.format(number) for number in range(start, start + count)]
+    except (ValueError, LookupError, AttributeError) as error:
+        raise ConfigError(f"{name!r} is no pattern of names, such as c{{:03}}: {error}") from None
+    if len(set(names)) < count:
+        raise ConfigError(f"{name!r} makes one name for two devices: it needs its number, as in c{{:03}}")
+    return names
 
 
 def _aggregator(ca: Path, address: str, server: str) -> tuple[str, bytes]:

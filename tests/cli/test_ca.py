@@ -67,6 +67,27 @@ def test_a_fleet_as_csv(town: Path, fedkit: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "ids"),
+    [
+        (["c{:03}", "--count", "3"], ["c000", "c001", "c002"]),
+        (["c{:03}", "--count", "2", "--first", "300"], ["c300", "c301"]),
+        (["ward {} b", "--count", "1"], ["ward 0 b"]),
+        (["pi", "--count", "2", "--first", "9"], ["pi-09", "pi-10"]),
+    ],
+)
+def test_names_of_a_fleet(town: Path, fedkit: Any, words: list[str], ids: list[str]) -> None:
+    made = invited(fedkit, *words)
+    assert [read_invite(line).client for line in made.stdout.split()] == ids
+
+
+@pytest.mark.parametrize("pattern", ["c{", "c{x}", "c{0.x}", "c{:z}", "c{1}", "{{c}}"])
+def test_what_is_no_pattern_of_names(town: Path, fedkit: Any, pattern: str) -> None:
+    first = ("--address", "fed.example.org:8470", "--server", "aggregator")
+    made = fedkit("invite", pattern, "--count", "2", *first)
+    assert (made.exit_code, "as in c{:03}" in made.stderr or "such as c{:03}" in made.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         ([], "--address HOST:PORT"),

@@ -29,6 +29,7 @@ from fedkit_clients.edge.renewal import Renewal
 from fedkit_clients.edge.root import Root
 from fedkit_clients.edge.runtime import EdgeClient
 from fedkit_clients.edge.sessions import vouch
+from fedkit_clients.edge.shard import of_device
 from fedkit_clients.edge.transport import Transport
 
 TRAFFIC = "traffic.json"
@@ -50,6 +51,7 @@ class Start:
     policy: str = ""
     audit: str = ""
     model_out: str = ""
+    shard: str = ""
 
 
 def main(text: str) -> int:
@@ -79,7 +81,8 @@ def go(start: Start) -> None:
         read_place(directory)  # before a folder is made for what has not joined
     with closing(Root(directory)) as root:
         membership = member(directory, start.address, Path(start.roster), start.name)
-        serve(membership, _workload(start), root, _device(start))
+        workload = of_device(_workload(start), membership.client, start.shard)
+        serve(membership, workload, root, _device(start))
 
 
 def _workload(start: Start) -> Workload:

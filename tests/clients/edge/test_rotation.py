@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,7 @@ def test_a_kill_at_each_write_and_message(
     for number in range(200):
         folder = tmp_path / f"d{number}"
         first = town.join(folder, f"d{number}")
-        died = killed_at(
-            number, town, monkeypatch, lambda folder=folder: rotate(folder, 0.0, transport=town.transport)
-        )
+        died = killed_at(number, town, monkeypatch, partial(rotate, folder, 0.0, transport=town.transport))
         begun = (folder / ROTATION / keyfile.NAME).exists() or public(folder) != first
         held = town.restart(folder).held
         assert (held.voucher, held.trust) == (read_membership(folder).voucher, read_membership(folder).trust)
