@@ -1,4 +1,4 @@
-"""Whose data a device has: those of its own name in the workload, of the only one there, or of one it is told."""
+"""Whose data a device has: those of its own name in the workload, of the only one, or of one it is told."""
 
 from __future__ import annotations
 
