@@ -129,9 +129,9 @@ def _graph_rows(found: _Plan) -> list[tuple[str, str, str]]:
         ("neighbours k", str(k), graph),
         ("threshold t", f"{t} of {chosen.holders}", f"shares that rebuild a secret; {may}"),
         (
-            "colluders c",
+            "corrupt neighbours c",
             str(chosen.colluding),
-            "corrupt neighbours that a client's secrecy stands, if all invited come",
+            "of each client, with which its secrecy stands, if all invited come",
         ),
         ("smallest sum", str(cover.smallest), f"of {n}, if the server leaves out whom it likes"),
         ("hidden among", str(cover.hidden), stand),
