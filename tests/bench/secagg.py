@@ -1,14 +1,17 @@
 """CPU seconds, bytes and memory of secure sums, beside their floors and beside Flower's SecAgg+.
 
     python -m tests.bench.secagg [table] [targets] [memory] [flower] [--clients N ...] [--sizes D ...]
-                                 [--widths W ...] [--lost SHARE ...] [--turns N]
+                                 [--widths W ...] [--lost SHARE ...] [--turns N] [--threads N]
 
 All clients and a server that may lie take turns in one process, a hundred messages at a time: pinned keys,
-signed survivors. Each sum is checked. time.process_time on one thread: least and median, of the server over
+signed survivors. Each sum is checked. time.process_time of all threads: least and median, of the server over
 turns, of a client over some in each turn, which compute graph and parameters anew. What is masked are
-integers: encoding is not in it. "floor" is fedkit/secagg/estimate.py. `targets`: the rows of the table that
-have one. Flower is left out where `flwr` is absent. Rows are printed as they are done; a row of 1000 clients
-takes one to five minutes: the options choose some of them.
+integers: encoding is not in it. "wall": the server's least time on the clock. "plan": what `fedkit secagg
+plan` says; "floor": secagg_floors.py. "mask": the least time of one mask of that size in the same run, on one
+thread; a million lanes of 32 bits take .30 ms on the machine of docs/benchmarks.md when it is quiet. All
+that a row says is to be read beside that. `targets`: the rows of the table that have one. Flower is left out
+where `flwr` is absent. Rows are printed as they are done; a row of 1000 clients takes one to five minutes:
+the options choose some of them.
 """
 
 from __future__ import annotations
@@ -23,12 +26,24 @@ from itertools import product
 from statistics import median
 
 from fedkit.secagg.estimate import cost
+from tests.bench.secagg_floors import floor
 from tests.bench.secagg_flower import flower_sum
-from tests.bench.secagg_session import BATCH, Cohort, Found, Remote, Session, Shape, Watch, serve
+from tests.bench.secagg_session import (
+    BATCH,
+    Cohort,
+    Found,
+    Remote,
+    Session,
+    Shape,
+    Watch,
+    mask_seconds,
+    serve,
+)
 
 HEAD = (
     f"{'n':>5}{'d':>9}{'bits':>5}{'lost':>6}{'k':>5}{'t':>5}"
-    f"{'client ms':>11}{'median':>8}{'floor':>8}{'server s':>10}{'median':>8}{'floor':>8}"
+    f"{'client ms':>11}{'median':>8}{'plan':>8}{'floor':>8}"
+    f"{'server s':>10}{'median':>8}{'wall':>8}{'plan':>8}{'floor':>8}{'mask ms':>9}"
     f"{'up kB':>9}{'x vector':>9}{'down kB':>9}{'load':>6}"
 )
 TARGETS = (
@@ -40,13 +55,15 @@ TARGETS = (
 )
 
 
-def fedkit_sum(shape: Shape, found: Found) -> None:
+def fedkit_sum(shape: Shape, found: Found, threads: int = 1) -> None:
     """One sum, measured."""
-    session, watch = Session(shape), Watch()
+    session, watch = Session(shape, threads), Watch()
     cohort = Cohort(session)
     serve(session, cohort.answer, watch, BATCH)
     found.up, found.down = cohort.up, cohort.down
     found.server.append(watch.seconds)
+    found.wall.append(watch.wall)
+    found.mask += [mask_seconds(shape) for _ in range(3)]
     found.client += [watch.seconds for watch in cohort.watches.values()]
 
 
@@ -60,26 +77,29 @@ def shapes(
         yield Shape(n, size, width, lost)
 
 
-def show_table(chosen: Iterable[Shape], turns: int) -> None:
+def show_table(chosen: Iterable[Shape], turns: int, threads: int) -> None:
     """A row for each shape; of more than 100 clients one turn is enough, as each has many."""
     print(HEAD, flush=True)
     for shape in chosen:
         found = Found()
         for _ in range(turns if shape.clients <= 100 else 1):
-            fedkit_sum(shape, found)
+            fedkit_sum(shape, found, threads)
         print(row(shape, found), flush=True)
 
 
 def row(shape: Shape, found: Found) -> str:
     """What stands under HEAD."""
     made = shape.parameters
-    floor = cost(made, shape.size, shape.width, shape.lost)
+    given = made, shape.size, shape.width, shape.lost
+    plan, least = cost(*given), floor(*given)
     return (
         f"{shape.clients:5}{shape.size:9}{shape.width:5}{shape.lost:6.0%}"
         f"{made.neighbours:5}{made.threshold:5}"
-        f"{1e3 * min(found.client):11.2f}{1e3 * median(found.client):8.2f}{1e3 * floor.client_seconds:8.2f}"
-        f"{min(found.server):10.3f}{median(found.server):8.3f}{floor.server_seconds:8.3f}"
-        f"{found.up / 1e3:9.1f}{found.up / floor.vector:9.4f}{found.down / 1e3:9.1f}{os.getloadavg()[0]:6.1f}"
+        f"{1e3 * min(found.client):11.2f}{1e3 * median(found.client):8.2f}"
+        f"{1e3 * plan.client_seconds:8.2f}{1e3 * least.client:8.2f}"
+        f"{min(found.server):10.3f}{median(found.server):8.3f}{min(found.wall):8.3f}"
+        f"{plan.server_seconds:8.3f}{least.server:8.3f}{1e3 * min(found.mask):9.3f}"
+        f"{found.up / 1e3:9.1f}{found.up / plan.vector:9.4f}{found.down / 1e3:9.1f}{os.getloadavg()[0]:6.1f}"
     )
 
 
@@ -146,11 +166,12 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 8])
     parser.add_argument("--lost", type=float, nargs="+", default=[0.0, 0.1, 0.3], help="shares of clients")
     parser.add_argument("--turns", type=int, default=3, help="of 100 clients; of more there is one")
+    parser.add_argument("--threads", type=int, default=1, help="that remove masks at the server")
     given = parser.parse_args()
     if "table" in given.parts:
-        show_table(shapes(given.clients, given.sizes, given.widths, given.lost), given.turns)
+        show_table(shapes(given.clients, given.sizes, given.widths, given.lost), given.turns, given.threads)
     if "targets" in given.parts:
-        show_table(TARGETS, given.turns)
+        show_table(TARGETS, given.turns, given.threads)
     if "memory" in given.parts:
         show_memory()
     if "flower" in given.parts and find_spec("flwr") is None:

@@ -19,13 +19,14 @@ from fedkit.secagg.header import Encoding, Header
 from fedkit.secagg.identity import AgreementKey, Floors, Identity, SigningKey, Trust
 from fedkit.secagg.messages import Stage
 from fedkit.secagg.parameters import Parameters, Policy, choose
-from fedkit.secagg.primitives.masks import Lanes
+from fedkit.secagg.primitives.masks import Lanes, Mask, add_masks
 from fedkit.secagg.primitives.suite import Suite
 from fedkit.secagg.server import SecAggServer
 
 WATCHED = 5  # clients of a sum whose time is taken
 BATCH = 100  # messages that queue at the server, so that its code is in its caches as on a busy day
 TAIL = 6
+MASKS = 30
 MODEL = bytes(32)
 Answer = Callable[[str, Stage, bytes], bytes | None]
 """Client, stage and body in; its answer out, None if it is gone."""
@@ -64,32 +65,38 @@ class Shape:
 
 @dataclass
 class Watch:
-    """CPU seconds that were spent inside of `with watch():`."""
+    """CPU seconds of all threads that were spent inside of `with watch():`, and those on the clock."""
 
     seconds: float = 0.0
+    wall: float = 0.0
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        before = time.process_time()
+        before, began = time.process_time(), time.perf_counter()
         yield
         self.seconds += time.process_time() - before
+        self.wall += time.perf_counter() - began
 
 
 @dataclass
 class Found:
-    """What was measured: CPU seconds of the server and of clients; bytes up and down of one client."""
+    """What was measured: CPU seconds of the server, of clients, of one mask of that size; the server's on the
+    clock; bytes up and down of one client."""
 
     server: list[float] = field(default_factory=list)
     client: list[float] = field(default_factory=list)
+    mask: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
     up: int = 0
     down: int = 0
 
 
 @dataclass
 class Session:
-    """Keys, header, server and clients of one sum."""
+    """Keys, header, server and clients of one sum. threads: of the server."""
 
     shape: Shape
+    threads: int = 1
     agreement: AgreementKey = field(default_factory=AgreementKey.new)
     signer: SigningKey = field(default_factory=SigningKey.new)
 
@@ -124,7 +131,12 @@ class Session:
 
     def server(self) -> SecAggServer:
         return SecAggServer(
-            self.header, self.trust, self.shape.names, signer=self.signer, agreement=self.agreement
+            self.header,
+            self.trust,
+            self.shape.names,
+            signer=self.signer,
+            agreement=self.agreement,
+            threads=self.threads,
         )
 
     def client(self, name: str) -> SecAggClient:
@@ -229,6 +241,17 @@ def serve(
         with watch():
             server.advance()
     check(session.shape, server)
+
+
+def mask_seconds(shape: Shape) -> float:
+    """CPU seconds of one mask of a vector of this shape, as one of many, on one thread: how fast the machine
+    is at the moment."""
+    vector = np.zeros(shape.size, f"u{shape.width // 8}")
+    masks = [Mask(os.urandom(Suite.AES.mask_bytes), 1) for _ in range(MASKS)]
+    watch = Watch()
+    with watch():
+        add_masks((np.zeros(TAIL, np.uint64), vector), masks, Suite.AES)
+    return watch.seconds / MASKS
 
 
 def check(shape: Shape, server: SecAggServer) -> None:
