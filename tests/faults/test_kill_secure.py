@@ -7,56 +7,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fedkit import RoundPolicy, Task, Trained, Update, run
-from fedkit.aggregate import WeightedSum
+from fedkit import RoundPolicy, run
 from fedkit.config import Devices, Links
 from fedkit.secagg.messages import Stage
 from fedkit.secagg.parameters import Policy
 from fedkit.secagg.server import SecAggServer
 from fedkit.secagg.settings import SecAgg
-from fedkit.tensors import Memory, State, Tensors, add, scale, subtract
 from fedkit_clients import NumpyWorkload, Softmax
 from fedkit_simulations.engine import Simulation
-from fedkit_strategies import FedAvg
+from tests.faults.drifting import Drifting
 
 ROUNDS = 4
-
-
-@dataclass(frozen=True)
-class Drifting(FedAvg):
-    """FedAvg with a control of its own at the server and at each client, and a personal bias."""
-
-    def init(self, model: Tensors) -> State:
-        return {"control": scale(model, 0.0)}
-
-    def context(self, state: State) -> State:
-        return state
-
-    def shared(self, name: str) -> bool:
-        return name != "bias"
-
-    def extras(self, model: Tensors) -> Tensors:
-        return scale(model, 0.0)
-
-    def finish(self, task: Task, memory: Memory, trained: Sequence[Trained]) -> tuple[Update, Memory]:
-        last = trained[-1]
-        old = memory.get("control", scale(last.delta, 0.0))
-        new = add(scale(old, 0.5), subtract(last.delta, task.context["control"]))
-        return Update(last.delta, last.examples, last.metrics, subtract(new, old), task.work), {
-            "control": new
-        }
-
-    def step(self, model: Tensors, state: State, total: WeightedSum) -> tuple[Tensors, State]:
-        model, _ = super().step(model, state, total)
-        return model, {"control": add(state["control"], total.extras, scale=0.05)}
 
 
 def go(out: Path | str, resume: bool = False, secagg: SecAgg | str = "off", **more: Any) -> None:
