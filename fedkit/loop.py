@@ -294,6 +294,7 @@ class Loop:
         virtual = rounds[-1].virtual_end - rounds[0].virtual_start if rounds else 0.0
         summary = summarise(self.job, self.title, self.seed, self.whole, self.history, self.best)
         summary |= {"status": status, "error": error, "stopped": self.stopped}
+        summary["clock"] = getattr(self.federation, "clock", "virtual")
         summary |= {"wall_seconds": round(self._seconds(), 3), "virtual_seconds": virtual}
         self.journal.summary(summary)
         return summary

@@ -128,6 +128,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "secagg": {"aggregate", "fields", "messages", "numpy", "secagg.primitives", "tensors", "toml"},
     # between devices and the aggregator
     "signing": {"messages", "secagg"},
+    "loopback": set(),
     "keyfile": {"cryptography", "runfolder", "secagg"},
     "ca": {"cryptography", "fields", "keyfile", "messages", "runfolder", "secagg", "signing"},
     "aggregator": {ANY, "cryptography", "h11", "numpy", "prometheus_client", "starlette", "uvicorn"},

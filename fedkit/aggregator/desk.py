@@ -35,8 +35,8 @@ from fedkit.aggregator.meters import Meters
 from fedkit.aggregator.progress import Progress
 from fedkit.aggregator.registry import Registry
 from fedkit.aggregator.status import standing
-from fedkit.aggregator.tls import is_loopback
 from fedkit.errors import ConfigError, FedkitError
+from fedkit.loopback import is_loopback
 from fedkit.runfolder import replace_file
 from fedkit.signing import VERSIONS
 

@@ -48,6 +48,8 @@ class EdgeFederation:
 
     durable = True
     """What was settled or summed before a crash is not done again after it (fedkit/sums.py)."""
+    clock = "wall"
+    """What `now` is, for those who read the figures."""
 
     def __init__(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from fedkit.errors import ConfigError
 from fedkit.keyfile import NAME, read_key
 from fedkit.runfolder import replace_file
 from fedkit.secagg.identity import SigningKey
@@ -36,20 +34,6 @@ def certificate(directory: Path, now: datetime | None = None) -> Path:
 def load(context: ssl.SSLContext, directory: Path) -> None:
     """Let new connections see the certificate of `directory`."""
     context.load_cert_chain(certificate(directory), directory / NAME)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def demand_loopback(host: str) -> None:
-    """ConfigError unless `host` is this machine: without TLS nothing is served to others."""
-    if not is_loopback(host):
-        raise ConfigError(f"plain HTTP is for this machine only, not for {host}: leave --insecure-http out")
 
 
 def _fresh(path: Path, key: SigningKey, now: datetime) -> bool:

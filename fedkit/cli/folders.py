@@ -76,10 +76,18 @@ def launch_into(source: str, overrides: Sequence[str], folder: Path, resume: boo
     raise ConfigError(_held(folder) or f"{folder} is not empty and holds no run: give another --out")
 
 
+def differing(folder: Path, source: str, overrides: Sequence[str]) -> list[str]:
+    """The settings in which the run in a folder differs from a scenario, but for those that may change."""
+    return _differing(saved_scenario(folder), read(source, overrides))
+
+
+def _differing(one: Scenario, other: Scenario) -> list[str]:
+    return [key for key in changes(one, other) if not may_change(key) and key != "description"]
+
+
 def _check_same(launch: Launch, source: str, asked: Scenario) -> None:
     """ConfigError if the run in the folder was started with other settings than those asked for now."""
-    keys = [key for key in changes(launch.scenario, asked) if not may_change(key) and key != "description"]
-    if keys:
+    if keys := _differing(launch.scenario, asked):
         raise ConfigError(
             f"{launch.folder} holds a run with other settings than {source}: {', '.join(keys)} differ; "
             f"continue that run as it is with: fedkit run {launch.folder} --resume, or start a new one"

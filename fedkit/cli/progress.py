@@ -23,8 +23,9 @@ from fedkit.report.units import show_bytes, show_seconds, times
 
 @dataclass
 class _Totals:
-    """Running totals of a run."""
+    """Running totals of a run. clock: "virtual", or "wall" where devices take part."""
 
+    clock: str = "virtual"
     up: int = 0
     down: int = 0
     up_float32: int = 0
@@ -50,7 +51,8 @@ class _Totals:
         clients += f", {self.gone} missing" if self.gone else ""
         up = f"{show_bytes(self.up)} up{_saved(self.up, self.up_float32)}"
         down = f"{show_bytes(self.down)} down{_saved(self.down, self.down_float32)}"
-        return f"{clients} · {up}, {down} · {show_seconds(self.seconds)} virtual"
+        seconds = show_seconds(self.seconds) + (" virtual" if self.clock == "virtual" else "")
+        return f"{clients} · {up}, {down} · {seconds}"
 
 
 def _saved(size: int, plain: int) -> str:
@@ -77,9 +79,9 @@ def masked(record: RoundRecord) -> str:
 class Lines:
     """Lines for output that is not a terminal: of a round, at most one in `every` seconds, and the last."""
 
-    def __init__(self, console: Console, name: str, every: float = 1.0) -> None:
+    def __init__(self, console: Console, name: str, clock: str = "virtual", *, every: float = 1.0) -> None:
         self._console, self._name, self._every = console, name, every
-        self._totals, self._rounds = _Totals(), 0
+        self._totals, self._rounds = _Totals(clock), 0
         self._last, self._waiting = -math.inf, ""
 
     def run_started(self, event: RunStarted) -> None:
@@ -117,7 +119,7 @@ class _Display(Progress):
 class Bar:
     """A progress bar: round and metrics; below it the round under way and totals."""
 
-    def __init__(self, console: Console, name: str) -> None:
+    def __init__(self, console: Console, name: str, clock: str = "virtual") -> None:
         self._display = _Display(
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=16),
@@ -126,7 +128,7 @@ class Bar:
             TimeElapsedColumn(),
             console=console,
         )
-        self._name, self._totals, self._task = name, _Totals(), TaskID(0)
+        self._name, self._totals, self._task = name, _Totals(clock), TaskID(0)
 
     def run_started(self, event: RunStarted) -> None:
         for record in event.history.rounds:

@@ -17,6 +17,8 @@ from fedkit.errors import many
 from fedkit.oneline import told
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from fedkit.cli.folders import Launch
     from fedkit.rounds import Result
 
@@ -66,17 +68,19 @@ def one(
     tensorboard: bool = False,
     several: bool = False,
     go: Callable[..., Result] | None = None,
+    clock: str = "virtual",
 ) -> Mapping[str, Any]:
     """Run one scenario, write its report, say how it went; returns the summary.
 
-    go: takes what `run_scenario` takes, and is called in its place.
+    go: takes what `run_scenario` takes, and is called in its place. clock: whose seconds are shown, "virtual"
+    or "wall".
     """
     from fedkit.cli.progress import Began
     from fedkit.launch import run_scenario
 
     name, began = launch.folder.name, Began(launch.folder, launch.resume)
     try:
-        with _watching(name, output, several) as observers:
+        with _watching(name, output, several, clock) as observers:
             observers.insert(0, began)
             if tensorboard:
                 from fedkit.observers import TensorBoard
@@ -113,24 +117,37 @@ def _report(folder: Path) -> str:
 
 
 @contextmanager
-def _watching(name: str, output: Format, several: bool) -> Iterator[list[object]]:
-    """The observers of the output format; logged failures go to stderr beside them."""
+def warnings_shown() -> Iterator[Console]:
+    """What is logged as a warning goes to stderr by this console, once however often this is entered."""
     from rich.console import Console
     from rich.logging import RichHandler
 
-    from fedkit.cli.progress import Bar, JsonLines, Lines
-
+    logger = logging.getLogger("fedkit")
+    for known in logger.handlers:
+        if isinstance(known, RichHandler):
+            yield known.console
+            return
     console = Console(stderr=True)
     handler = RichHandler(logging.WARNING, console=console, show_time=False, show_path=False)
-    logger = logging.getLogger("fedkit")
     logger.addHandler(handler)
-    bar = output is Format.text and console.is_terminal
-    shown = Bar(console, name) if bar else Lines(console, name)
     try:
-        yield [JsonLines(name if several else "") if output is Format.json else shown]
+        yield console
     finally:
-        shown.close()
         logger.removeHandler(handler)
+
+
+@contextmanager
+def _watching(name: str, output: Format, several: bool, clock: str) -> Iterator[list[object]]:
+    """The observers of the output format; logged failures go to stderr beside them."""
+    from fedkit.cli.progress import Bar, JsonLines, Lines
+
+    with warnings_shown() as console:
+        bar = output is Format.text and console.is_terminal
+        shown = Bar(console, name, clock) if bar else Lines(console, name, clock)
+        try:
+            yield [JsonLines(name if several else "") if output is Format.json else shown]
+        finally:
+            shown.close()
 
 
 def _show(summary: Mapping[str, Any]) -> None:
@@ -154,7 +171,7 @@ def _show(summary: Mapping[str, Any]) -> None:
         "codec": "; ".join(codec_facts(summary.get("codec") or {})),
         "clients": ", ".join(f"{n} {word}{carried.get(word, '')}" for word, n in clients.items() if n),
         "secagg": _secure(summary.get("secagg")),
-        "time": f"{virtual} virtual, {wall} here",
+        "time": wall if summary["clock"] == "wall" else f"{virtual} virtual, {wall} here",
         "model": f"{summary['parameters']} parameters, sha256 {summary['model_sha256'][:16]}",
     }
     echo_table([{"": key, summary["folder"]: text} for key, text in rows.items() if text])

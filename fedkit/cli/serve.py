@@ -5,19 +5,23 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from fedkit.cli.door import last_event
 from fedkit.cli.output import Format, FormatOption, echo_json
-from fedkit.errors import ConfigError, CryptoError
+from fedkit.errors import ConfigError, CryptoError, RunFailed
 
 if TYPE_CHECKING:
-    from fedkit.aggregator.serve import Service
+    from fedkit.aggregator.serve import Station
+    from fedkit.aggregator.service import Service
+    from fedkit.cli.folders import Launch
+    from fedkit.config import Scenario
     from fedkit.rounds import Result
     from fedkit.secagg.identity import Trust
 
@@ -70,49 +74,94 @@ def serve(
     log: Annotated[
         Path | None, typer.Option("--log", help="Write logs as JSON lines to this file; - is stderr.")
     ] = None,
+    stay: Annotated[
+        bool,
+        typer.Option(
+            "--stay", help="After the run go on answering devices (renewals, enrolment) until SIGTERM."
+        ),
+    ] = False,
+    leave: Annotated[
+        bool, typer.Option("--next", help="Leave another run that is there, though it is not over.")
+    ] = False,
     output: FormatOption = Format.text,
 ) -> None:
     """Run a scenario with devices. Started again with the same words, it continues."""
     from fedkit.aggregator.memory import frugal
     from fedkit.ca.apart import demand_apart
-    from fedkit.cli import folders
-    from fedkit.cli.run import one
+    from fedkit.cli import nextrun
+    from fedkit.cli.run import warnings_shown
     from fedkit.keyfile import own_key
 
     with last_event(output):
-        run_it, service_of = _aggregator()
+        opened, service_of = _aggregator()
         frugal()
-        host, port = _address(address)
-        tls = None if insecure_http else directory
+        where, tls = _address(address), None if insecure_http else directory
         signer = own_key(directory)
         trust = _trust(directory, signer.public, ca, roster)
-        service = service_of(
-            trust,
-            signer,
-            host,
-            port,
-            lease,
-            wait_for,
-            patience,
-            tls,
-            (*_address(operator, "--operator"), directory),
-            log,
-            clients,
-        )
-        launch = folders.launch_into(scenario, overrides or [], directory / "run", True)
+        door = (*_address(operator, "--operator"), directory)
+        service = service_of(trust, signer, *where, lease, wait_for, patience, tls, door, log, clients)
+        launch = nextrun.launch(scenario, overrides or [], directory, leave)
         if launch.scenario.secagg.mode == "lying_server":
             demand_apart(directory, trust.ca)
-        listening = partial(_listening, output)
-        go = partial(run_it, service=service, directory=directory / "journal", listening=listening)
-        before = signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            one(launch, output, go=go)
-        except KeyboardInterrupt:
-            again = shlex.join(["fedkit", *sys.argv[1:]])
-            typer.echo(f"\nfedkit: interrupted; continue with: {again}", err=True)
-            raise typer.Exit(130) from None
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        journal, listening = directory / "journal", partial(_listening, output)
+        with (
+            _told_to_stop(),
+            warnings_shown(),
+            opened(
+                *(launch.scenario, service, journal),
+                out=launch.folder,
+                resume=launch.resume,
+                listening=listening,
+            ) as station,
+        ):
+            _serve(station, launch, output, stay)
+
+
+def _serve(station: Station, launch: Launch, output: Format, stay: bool) -> None:
+    """The run; then, if the aggregator stays, whatever devices want, until it is told to stop."""
+    from fedkit.cli.run import one
+
+    def go(_scenario: Scenario, **about: Any) -> Result:
+        return station.run(**about)
+
+    code = 0
+    try:
+        one(launch, output, go=go, clock="wall")
+    except RunFailed as error:
+        if not stay:
+            raise
+        typer.echo(f"fedkit: {error}", err=True)
+        code = 1
+    if stay:
+        _stay(station, output)
+        raise typer.Exit(code)
+
+
+def _stay(station: Station, output: Format) -> None:
+    if output is Format.json:
+        echo_json({"event": "staying"})
+    else:
+        typer.echo("the run is over; devices are answered until SIGTERM or Ctrl-C", err=True)
+    with suppress(KeyboardInterrupt):
+        station.stay()
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """SIGTERM ends as Ctrl-C does: with a line that says how to go on."""
+
+    def interrupt(_number: int, _frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = shlex.join(["fedkit", *sys.argv[1:]])
+        typer.echo(f"\nfedkit: interrupted; continue with: {again}", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def identity(
@@ -156,15 +205,16 @@ def _trust(directory: Path, own: bytes, ca: Path | None, roster: Path) -> Trust:
     return believed
 
 
-def _aggregator() -> tuple[Callable[..., Result], type[Service]]:
-    """`serve` and `Service`; ConfigError where the extras are not installed."""
+def _aggregator() -> tuple[Callable[..., AbstractContextManager[Station]], type[Service]]:
+    """`opened` and `Service`; ConfigError where the extras are not installed."""
     try:
-        from fedkit.aggregator.serve import Service, serve
+        from fedkit.aggregator.serve import opened
+        from fedkit.aggregator.service import Service
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("h11", "prometheus_client", "starlette", "uvicorn"):
             raise
         raise ConfigError("serving takes starlette and uvicorn: pip install 'fedkit[server]'") from error
-    return serve, Service
+    return opened, Service
 
 
 def _address(text: str, option: str = "--address") -> tuple[str, int]:
@@ -179,8 +229,3 @@ def _listening(output: Format, url: str) -> None:
         echo_json({"event": "listening", "url": url})
     else:
         typer.echo(f"listening on {url}", err=True)
-
-
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    """SIGTERM ends as Ctrl-C does."""
-    raise KeyboardInterrupt

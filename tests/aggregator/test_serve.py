@@ -21,10 +21,12 @@ import pytest
 from fedkit import jobfile, packing, runfolder, scenario, wire
 from fedkit.aggregator import blobs
 from fedkit.aggregator.app import App
+from fedkit.aggregator.deployed import Deployed
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.listener import Listener
 from fedkit.aggregator.registry import Roster
-from fedkit.aggregator.serve import Deployed, Service, serve
+from fedkit.aggregator.serve import serve
+from fedkit.aggregator.service import Service
 from fedkit.clientstore import MemoryStore
 from fedkit.config import Scenario
 from fedkit.downlink import Follower

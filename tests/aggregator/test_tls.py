@@ -5,12 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from fedkit.aggregator.tls import LIFE, certificate, demand_loopback
-from fedkit.errors import ConfigError
+from fedkit.aggregator.tls import LIFE, certificate
 from fedkit.keyfile import NAME, make_key
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -37,11 +35,3 @@ def test_it_is_remade_at_half_its_life_or_for_another_key(tmp_path: Path) -> Non
     assert certificate(tmp_path, NOW + LIFE / 2).read_bytes() != later
     (tmp_path / "tls.pem").write_bytes(b"damaged")
     assert x509.load_pem_x509_certificate(certificate(tmp_path, NOW).read_bytes())
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org", ""])
-def test_plain_http_is_for_this_machine_only(host: str) -> None:
-    for inside in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
-        demand_loopback(inside)
-    with pytest.raises(ConfigError, match="for this machine only"):
-        demand_loopback(host)

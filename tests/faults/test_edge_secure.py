@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from fedkit import jobfile, scenario, wire
-from fedkit.aggregator.serve import Service, serve
+from fedkit.aggregator.serve import serve
+from fedkit.aggregator.service import Service
 from fedkit.clientstore import MemoryStore
 from fedkit.config import Scenario
 from fedkit.downlink import Release

@@ -7,7 +7,8 @@ import socket
 import httpx
 
 from fedkit.errors import ConfigError, shown
-from fedkit_clients.edge.tls import demand_loopback, pinned
+from fedkit.loopback import demand_loopback
+from fedkit_clients.edge.tls import pinned
 
 _PROBES = (("TCP_KEEPIDLE", 50), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3))
 ALIVE = (
@@ -32,7 +33,7 @@ def address_of(text: str, *schemes: str) -> httpx.URL:
 def over_network(url: httpx.URL, server: bytes, proxy: str) -> httpx.HTTPTransport:
     """Requests over sockets, by way of a proxy if one is named. ConfigError: no address, or not safe."""
     if url.scheme == "http":
-        demand_loopback(url.host)
+        demand_loopback(url.host, "write https://")
     try:
         return httpx.HTTPTransport(
             verify=pinned(server), proxy=proxy or None, socket_options=ALIVE, trust_env=False

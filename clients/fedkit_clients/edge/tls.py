@@ -7,13 +7,11 @@ device's clock, which may have no battery. Nothing is sent before the check.
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from fedkit.errors import ConfigError
 from fedkit.secagg.identity import fingerprint
 
 
@@ -48,16 +46,6 @@ def pinned(server: bytes) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # no chain: `_check` is the verification
     return context
-
-
-def demand_loopback(host: str) -> None:
-    """ConfigError unless `host` is this machine: without TLS nothing leaves it."""
-    try:
-        inside = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        inside = False
-    if not inside:
-        raise ConfigError(f"plain http to {host}: it is for this machine only; write https://")
 
 
 def _check(context: ssl.SSLContext, certificate: bytes | None) -> None:

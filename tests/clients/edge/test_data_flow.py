@@ -17,7 +17,8 @@ import httpx
 import pytest
 
 from fedkit import scenario
-from fedkit.aggregator.serve import Service, serve
+from fedkit.aggregator.serve import serve
+from fedkit.aggregator.service import Service
 from fedkit.ca.authority import Authority, make_authority
 from fedkit.ca.requests import Request, read_request
 from fedkit.keyfile import make_key

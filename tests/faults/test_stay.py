@@ -1,0 +1,116 @@
+"""The life of an aggregator, in little: runs follow each other, devices stay and are not touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from fedkit.keyfile import read_key
+from tests.ports import reserved
+
+LIMIT = 600.0
+"""Seconds that a step may take, on a machine that is busy."""
+SETTINGS = (
+    *("population.clients=3", "rounds.cohort=2", "rounds.over_select=1", "rounds.quorum=2"),
+    *("devices.drop=0", "rounds.deadline=600", "train.epochs=1"),
+)
+_FEDKIT = "import sys; from fedkit.cli import main; sys.exit(main())"
+
+
+class Place:
+    """Commands of fedkit in one folder."""
+
+    def __init__(self, folder: Path, stack: ExitStack, address: str) -> None:
+        self.folder, self._stack, self._address = folder, stack, address
+
+    def do(self, *words: str) -> str:
+        command = [sys.executable, "-c", _FEDKIT, *words]
+        made = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=LIMIT)
+        assert made.returncode == 0, made.stderr
+        return made.stdout
+
+    def start(self, log: str, *words: str) -> subprocess.Popen[bytes]:
+        with (self.folder / log).open("wb") as file:
+            command = [sys.executable, "-c", _FEDKIT, *words]
+            made = subprocess.Popen(command, cwd=self.folder, stdout=file, stderr=subprocess.STDOUT)
+        self._stack.callback(made.wait, LIMIT)
+        self._stack.callback(made.kill)
+        return made
+
+    def serve(self, log: str, *words: str) -> subprocess.Popen[bytes]:
+        return self.start(log, "serve", "digits", *SETTINGS, *words, "--address", self._address, "--stay")
+
+    def until(self, what: Callable[[], bool], why: str) -> None:
+        end = time.monotonic() + LIMIT
+        while not what():
+            logs = [f"== {path.name}\n{path.read_text()[-2000:]}" for path in self.folder.glob("*.log")]
+            assert time.monotonic() < end, "\n".join([f"{why}: it takes too long", *logs])
+            time.sleep(0.05)
+
+    def said(self, log: str, text: str) -> bool:
+        return re.search(text, (self.folder / log).read_text()) is not None
+
+    def certified(self, log: str, *words: str) -> None:
+        """A command that the CA has to answer on the way."""
+        asks = self.start(log, *words)
+        box = self.folder / "aggregator" / "journal" / "enrol" / "requests"
+        self.until(lambda: bool(list(box.glob("*.json"))), "asking")
+        self.do("ca", "approve")
+        self.until(lambda: asks.poll() is not None, "being certified")
+        assert asks.returncode == 0, (self.folder / log).read_text()
+
+    def join(self, name: str) -> None:
+        token = self.do("invite", name, "--address", self._address, "--server", "aggregator").strip()
+        self.certified(f"join-{name}.log", "join", token, "--dir", name)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with ExitStack() as stack, reserved() as port:
+        yield Place(tmp_path, stack, f"127.0.0.1:{port}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_between_runs_devices_join_and_renew_and_the_next_run_has_them_all(place: Place) -> None:
+    place.do("ca", "init")
+    first = place.serve("first.log", "rounds.count=1", "--ca", "ca/ca.pem")
+    place.until(lambda: place.said("first.log", "listening on"), "serving")
+    for name in ("c000", "c001"):
+        place.join(name)
+        place.start(f"{name}.log", "client", "digits", *SETTINGS, "--dir", name)
+    place.until(lambda: place.said("first.log", "the run is over; devices are answered"), "training")
+
+    place.join("c002")
+    key = read_key(place.folder / "c002").public
+    place.certified("rotate.log", "rotate", "--dir", "c002", "--wait", "500")
+    assert read_key(place.folder / "c002").public != key
+    place.start("c002.log", "client", "digits", *SETTINGS, "--dir", "c002")
+    place.until(lambda: place.said("c002.log", "joined job"), "joining a run that is over")
+    told = json.loads(place.do("status", "--dir", "aggregator", "--format", "json"))
+    assert (told["run"]["ended"], told["run"]["done"], told["running"]) == ("done", 1, True)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(LIMIT) == 0, (place.folder / "first.log").read_text()
+
+    more = ("train.lr=0.05", "rounds.count=2", "rounds.cohort=3", "rounds.quorum=3", "--wait-for", "3")
+    second = place.serve("second.log", *more)
+    place.until(lambda: place.said("second.log", "the run is over; devices are answered"), "the next run")
+    runs = [
+        json.loads((place.folder / "aggregator" / name / "summary.json").read_text())
+        for name in ("run-1", "run")
+    ]
+    assert [(run["rounds"], run["clients_counted"]) for run in runs] == [(1, 2), (2, 6)]
+    assert [run["clock"] for run in runs] == ["wall", "wall"]
+    assert not place.said("second.log", "virtual")
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(LIMIT) == 0, (place.folder / "second.log").read_text()
