@@ -91,8 +91,8 @@ class SecAggSection:
     never summed, nor in a session; 0: as many as stay if a share `dropout` is lost, or as the cohort where
     fewer are wanted. neighbours, threshold: how many hold shares of a client, and how many of them it takes;
     0: chosen for each session. retries: further sessions for a round whose first was aborted early enough.
-    verify: in simulation, compare each sum with the plain one. suite: "auto" is "aes", "chacha" for clients
-    without AES instructions.
+    verify: in simulation, compare each sum with the plain one. suite: "auto" is "aes"; set "chacha" where
+    clients have no AES instructions.
     """
 
     mode: Literal["off", "honest_server", "lying_server"] = "off"

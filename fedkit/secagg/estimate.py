@@ -1,7 +1,8 @@
 """What a secure round costs, and how often it aborts: figures to plan by.
 
-The constants were measured on one core with AES instructions: key streams, the additions of the server,
-agreements, signatures, sharing. docs/secagg-parameters.md has the formulas.
+CPU seconds are an estimate: what whole sums took on one core of an AMD EPYC of 2023 (Zen 4) with VAES,
+OpenSSL 4.0 and Python 3.11, messages, graph and Python included. tests/bench/secagg.py prints it beside
+what it measures, docs/secagg-parameters.md has the formulas.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ from fedkit.secagg.parameters import COMPLETE_UP_TO, Mode, Parameters, Policy, b
 WIDTHS = range(1, 65)
 _NATIVE = (8, 16, 32, 64)
 
-_STREAM = 9e9  # bytes of key stream per second
-_REMOVE = 9.2e9  # bytes added or unmasked per second
-_AGREE = 50e-6  # seconds
-_VERIFY = 68e-6
-_BOX = 3e-6
-_UNMASK = 30e-6  # per mask that is rebuilt: agreement and key
-_HASH = 2e10  # bytes per second, for the signature on a vector
+_MASK = 13.3e9  # bytes per second: made, and added to a vector
+_SEND = 4e9  # of a client's vector: authenticated, put into a message
+_TAKE = 9.3e9  # of a client's vector at the server: authenticated, added
+_CLIENT = 1.2e-3  # seconds: own keys, signatures, the header
+_PEER = 230e-6  # per neighbour: two agreements, its advert's signature, two keys, a box each way
+_SIGNED = 125e-6  # per signature of survivors
+_ENTRY_READ = 2.5e-6  # per entry of the roster
+_SERVED = 330e-6  # per client: its advert's signature, an agreement, five messages each way
+_SERVED_PEER = 1e-6  # per client and neighbour
+_UNMASK = 52e-6  # per mask that is rebuilt: agreement and key
+_CYCLES, _EDGE = 2.7e-6, 5e-8  # per square of k, as cycles must not repeat edges; per edge
 _SHARE = 4.5e-9  # a product in GF(2^16)
-_REBUILD = 6.1e-9
+_REBUILD = 3e-9
 _SYMBOLS = 16  # of a secret of 32 bytes
 
 _ADVERT = 222  # bytes: frame, id of 10 bytes, two keys, commitment, public key, signature
@@ -37,7 +42,7 @@ _DOWN, _QUORUM = 1055, 110  # header, frames, keys of messages; with a lying ser
 
 @dataclass(frozen=True)
 class Cost:
-    """One round: bytes of an encoded vector, bytes a client sends and receives beside tasks, CPU seconds."""
+    """One round: bytes of a vector, those a client sends and receives beside tasks, CPU seconds, about."""
 
     vector: int
     up: int
@@ -56,22 +61,42 @@ def cost(parameters: Parameters, size: int, width: int, dropout: float) -> Cost:
 
     ConfigError: a size below 1, a width that is not 1 to 64.
     """
-    n, k, t = parameters.clients, parameters.neighbours, parameters.threshold
+    n, k = parameters.clients, parameters.neighbours
     vector = vector_bytes(size, width)
-    dropped = round(n * dropout)
-    masks = dropped * k * (1 - dropout)  # those between the lost and the living
-    sharing = 2 * _SYMBOLS * parameters.holders * t * _SHARE
-    client = (k + 1) * vector / _STREAM + k * (2 * _AGREE + 2 * _VERIFY + _BOX) + sharing
-    server = (n - dropped + masks) * vector / _REMOVE + masks * _UNMASK + n * (_VERIFY + vector / _HASH)
     lying, bits = parameters.mode is Mode.LYING_SERVER, (n + 7) // 8
     each = _ADVERT + _BOX_BYTES + lying * _SIGNATURE
     return Cost(
         vector=vector,
         up=vector + k * (_BOX_BYTES + _ANSWER) + (k + 7) // 8 + _UP + lying * _AGREED,
         down=n * _ENTRY + k * each + (2 + lying) * bits + _DOWN + lying * _QUORUM,
-        client_seconds=client,
-        server_seconds=server + n * _SYMBOLS * t * _REBUILD,
+        client_seconds=_client_seconds(parameters, vector),
+        server_seconds=_server_seconds(parameters, vector, dropout),
     )
+
+
+def _client_seconds(made: Parameters, vector: int) -> float:
+    k, t = made.neighbours, made.threshold
+    peers = k * _PEER + t * _SIGNED * (made.mode is Mode.LYING_SERVER)
+    sharing = 2 * _SYMBOLS * made.holders * t * _SHARE
+    known = _CLIENT + made.clients * _ENTRY_READ + _graph_seconds(made)
+    return known + peers + sharing + (k + 1) * vector / _MASK + vector / _SEND
+
+
+def _server_seconds(made: Parameters, vector: int, dropout: float) -> float:
+    n, k, t = made.clients, made.neighbours, made.threshold
+    dropped = round(n * dropout)
+    living = n - dropped
+    masks = dropped * k * (1 - dropout)  # those between the lost and the living
+    served = n * (_SERVED + k * _SERVED_PEER) + living * _SIGNED * (made.mode is Mode.LYING_SERVER)
+    rebuilt = n * _SYMBOLS * t * _REBUILD + masks * _UNMASK
+    return (
+        served + _graph_seconds(made) + rebuilt + living * vector / _TAKE + (living + masks) * vector / _MASK
+    )
+
+
+def _graph_seconds(made: Parameters) -> float:
+    k = made.neighbours
+    return 0.0 if made.complete else k * k * _CYCLES + made.clients * k * _EDGE
 
 
 @dataclass(frozen=True)

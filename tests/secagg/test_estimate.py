@@ -17,22 +17,46 @@ def test_twenty_clients_of_whom_a_fifth_are_lost() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "k", "t", "size", "client", "server", "ratio"),
+    ("n", "k", "t", "size", "width", "lost", "client", "server"),
     [
-        (100, 26, 17, 100_000, 6.8e-3, 0.034, 1.008),
-        (100, 26, 17, 1_000_000, 18.4e-3, 0.184, 1.001),
-        (1000, 78, 52, 100_000, 19.5e-3, 0.75, 1.024),
-        (1000, 78, 52, 1_000_000, 51e-3, 3.75, 1.002),
+        (100, 28, 18, 1000, 32, 0.0, 11.9e-3, 0.051),
+        (100, 28, 18, 1_000_000, 8, 0.1, 16.1e-3, 0.100),
+        (100, 28, 18, 1_000_000, 32, 0.1, 22.6e-3, 0.182),
+        (100, 68, 38, 1000, 32, 0.3, 40.8e-3, 0.141),
+        (100, 99, 67, 1_000_000, 32, 0.1, 65.6e-3, 0.427),
+        (300, 56, 37, 1000, 32, 0.0, 28.9e-3, 0.182),
+        (1000, 78, 52, 1000, 32, 0.0, 49.1e-3, 0.704),
+        (1000, 78, 52, 1_000_000, 8, 0.1, 57.2e-3, 1.907),
+        (1000, 78, 52, 1_000_000, 32, 0.1, 70.1e-3, 3.714),
     ],
 )
 def test_costs_are_near_what_was_measured(
-    n: int, k: int, t: int, size: int, client: float, server: float, ratio: float
+    n: int, k: int, t: int, size: int, width: int, lost: float, client: float, server: float
 ) -> None:
-    """A prototype's CPU seconds with 10 % lost; within a fifth."""
-    found = cost(assess(n, k, t, Policy()), size, 32, 0.1)
-    assert found.client_seconds == pytest.approx(client, rel=0.2)
-    assert found.server_seconds == pytest.approx(server, rel=0.2)
-    assert found.overhead == pytest.approx(ratio, abs=0.002)  # ours counts frames too
+    """CPU seconds by tests/bench/secagg.py, the least of a few sums; within a quarter."""
+    found = cost(assess(n, k, t, Policy()), size, width, lost)
+    assert found.client_seconds == pytest.approx(client, rel=0.25)
+    assert found.server_seconds == pytest.approx(server, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "t", "size", "ratio"),
+    [
+        (100, 26, 17, 100_000, 1.008),
+        (100, 26, 17, 1_000_000, 1.001),
+        (1000, 78, 52, 100_000, 1.024),
+        (1000, 78, 52, 1_000_000, 1.002),
+    ],
+)
+def test_a_client_sends_little_beside_its_vector(n: int, k: int, t: int, size: int, ratio: float) -> None:
+    """As the design says; ours counts frames too."""
+    assert cost(assess(n, k, t, Policy()), size, 32, 0.1).overhead == pytest.approx(ratio, abs=0.002)
+
+
+def test_an_honest_server_checks_no_signatures_of_survivors() -> None:
+    lying, honest = (cost(choose(100, Policy(mode=mode)), 10_000, 32, 0.1) for mode in Mode)
+    assert honest.server_seconds < lying.server_seconds
+    assert honest.client_seconds < lying.client_seconds
 
 
 @pytest.mark.parametrize(
@@ -72,7 +96,7 @@ def test_narrow_lanes_cost_less_and_dropouts_cost_the_server() -> None:
     wide, narrow = (cost(chosen, 1_000_000, width, 0.1) for width in (32, 8))
     assert narrow.vector == wide.vector / 4
     assert narrow.server_seconds < wide.server_seconds / 2
-    assert cost(chosen, 1_000_000, 32, 0.0).server_seconds < wide.server_seconds / 5
+    assert cost(chosen, 1_000_000, 32, 0.0).server_seconds < wide.server_seconds / 3
 
 
 def test_words_hold_whole_lanes() -> None:
