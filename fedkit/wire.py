@@ -156,6 +156,11 @@ def key_row(key: Key) -> list[str | int]:
     return [key.job, key.round, key.kind, key.stage, key.attempt, key.client]
 
 
+def name_of(key: Key) -> str:
+    """What the upload for a key is called: 32 hex digits of the SHA-256 of its row, without spaces."""
+    return hashlib.sha256(_json(key_row(key)).encode("ascii")).hexdigest()[:32]
+
+
 def read_key(value: object) -> Key:
     """The key in such a row; WireError if it is none."""
     job, number, kind, stage, attempt, client = fields.items(value, "key", 6)

@@ -159,7 +159,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the other packages
     "fedkit_strategies": {ANY, "numpy"},
     "fedkit_clients": {ANY, "numpy"},
-    "fedkit_clients.edge": {ANY, "numpy", "httpx", "cryptography"},
+    "fedkit_clients.edge": {ANY, "numpy", "cryptography"},
     "fedkit_clients.flower": {ANY, "numpy", "flwr"},
     "fedkit_clients.torch": {ANY, "numpy", "torch", "fedkit_clients"},
     "fedkit_simulations": {ANY, "numpy"},
@@ -170,7 +170,7 @@ MAY_IMPORT_IN_FUNCTIONS: dict[str, set[str]] = {
     "runfolder": {"safetensors"},
     "observers": {"torch"},
     "conformance": {"torch"},
-    "cli": {"httpx", "torch"},
+    "cli": {"torch"},
     "fedkit_clients": {"fedkit_clients.torch", "torch"},
     "fedkit_simulations.workloads": {"torch", "sklearn", "fedkit_clients.torch"},
 }
@@ -382,7 +382,7 @@ BLOCKED = """
 import sys
 
 class Block:
-    names = {"torch", "flwr", "ray", "safetensors", "typer", "rich", "httpx", "starlette", "sklearn"}
+    names = {"torch", "flwr", "ray", "safetensors", "typer", "rich", "starlette", "sklearn"}
 
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in self.names | {"fedkit_strategies", "fedkit_clients", "fedkit_simulations"}:

@@ -12,6 +12,7 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from fedkit import wire
 from fedkit.secagg.identity import SigningKey
 from fedkit.signing import client_header, headers
 
@@ -41,6 +42,15 @@ def test_the_page_alone_says_what_is_signed(case: dict[str, Any]) -> None:
         changed = [*parts[:line], parts[line] + "0", *parts[line + 1 :]]
         with pytest.raises(InvalidSignature):
             key.verify(signature, "\n".join(changed).encode())
+
+
+def test_uploads_are_called_by_the_digest_of_their_key() -> None:
+    (case,) = (case for case in GOLDEN if "key" in case)
+    row = json.dumps(case["key"], separators=(",", ":")).encode()
+    name = hashlib.sha256(row).hexdigest()[:32]
+    assert (
+        case["target"] == f"/v1/uploads/{name}" == f"/v1/uploads/{wire.name_of(wire.read_key(case['key']))}"
+    )
 
 
 def test_nonces_differ() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,15 +26,14 @@ from fedkit.aggregator.connections import Places
 from fedkit.aggregator.enrol import Enrolment
 from fedkit.aggregator.guard import Guard
 from fedkit.aggregator.journal import Journal
-from fedkit.aggregator.leases import LEASE, Lease, Leases
+from fedkit.aggregator.leases import LEASE, Leases
 from fedkit.aggregator.meters import Meters
+from fedkit.aggregator.news import News
 from fedkit.aggregator.refusal import HANDLERS, Refusal
 from fedkit.aggregator.registry import Registry
-from fedkit.aggregator.releases import Releases
-from fedkit.aggregator.tellings import Tellings
 from fedkit.aggregator.uploads import Uploads
 from fedkit.fields import Fields
-from fedkit.messages import ClientId
+from fedkit.messages import ClientId, Key
 
 LONGEST = 120
 """Seconds that a poll may wait: shorter than most networks take to forget a connection that is silent."""
@@ -43,6 +43,8 @@ _LOOK = 5.0
 _PIECE = 1 << 15
 WRITERS = 4
 """Uploads that are written and hashed at the same time: more take more memory, and no less time."""
+_TOGETHER = 0.25
+"""Seconds that a verdict waits for the next task, which mostly is not far."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
@@ -62,23 +64,23 @@ class App:
         meters: Meters | None = None,
         places: Places | None = None,
     ) -> None:
-        self._journal, self._registry, self._lease = journal, registry, lease
+        self._journal = journal
         self._blobs = Blobs(journal.directory / "blobs")
         self._blobs.check()
-        self._leases, self._releases = Leases(journal, self._blobs), Releases(journal, self._blobs)
-        self._tellings = Tellings(journal, self._blobs, self._releases)
+        self._leases = Leases(journal, self._blobs)
+        self._news = News(journal, registry, self._blobs, self._leases, lease)
         self._uploads = Uploads(journal, journal.directory / "uploads")
         self._writers = asyncio.Semaphore(WRITERS)
         self._bells, self._draining, self._opened = Bells(), False, False
         journal.listen(self._bells.ring)
         routes = [
             Route("/v1/job", self._job, methods=["GET"]),
-            Route("/v1/tasks", self._tasks, methods=["GET"]),
-            Route("/v1/ack", self._ack, methods=["POST"]),
+            Route("/v1/tasks", self._tasks, methods=["GET", "POST"]),
             Route("/v1/blobs/{digest}", self._blob, methods=["GET"]),
             Route("/v1/uploads", self._begin, methods=["POST"]),
             Route("/v1/uploads/{name}", self._offset, methods=["HEAD"]),
             Route("/v1/uploads/{name}", self._append, methods=["PATCH"]),
+            Route("/v1/uploads/{name}", self._put, methods=["PUT"]),
         ]
         if isinstance(registry, Enrolment):
             routes.extend(enrolling.routes(registry))
@@ -103,62 +105,29 @@ class App:
     async def _tasks(self, request: Request) -> Response:
         client = _client(request)
         wait, held = _number(request, "wait", LONGEST), _number(request, "held", MOST_VERSIONS)
-        await run_in_threadpool(self._demand_run, request)
-        end = time.monotonic() + wait
+        tasks, settled = _acknowledged(request) if request.method == "POST" else ([], [])
+        await run_in_threadpool(self._heed, request, tasks, settled)
+        end, first = time.monotonic() + wait, True
         with self._bells.hung(client) as bell:
             while True:
                 self._demand_open()
                 bell.clear()
-                news = await run_in_threadpool(self._news, client, held)
+                news = await run_in_threadpool(self._news.read, client, held, first)
+                first = False
+                if news["settled"]:
+                    end = min(end, time.monotonic() + _TOGETHER)
                 left = end - time.monotonic()
-                if any(news[what] for what in ("messages", "settled", "tasks")) or left <= 0:
+                if news["messages"] or news["tasks"] or left <= 0:
                     return _answer(news)
                 await heard(bell, min(left, _LOOK))
                 if await request.is_disconnected():  # or a task would be leased to nobody
                     return _answer(news)
 
-    def _news(self, client: ClientId, held: int) -> dict[str, object]:
-        verdicts, leases = self._leases.news(client, self._lease)
-        settled = [[*wire.key_row(key), str(verdict)] for key, verdict in verdicts]
-        offers = [self._offer(lease, held) for lease in leases if lease.version]
-        return {
-            "ca": self._registry.trust.next_ca.hex(),
-            "messages": [{"bytes": one.bytes, "frame": one.frame} for one in leases if not one.version],
-            "now": self._journal.now(),
-            "settled": settled,
-            "tasks": [offer for offer in offers if offer is not None],
-        }
-
-    def _offer(self, lease: Lease, held: int) -> dict[str, object] | None:
-        """A leased task as the client is told of it; None while its model is not published.
-
-        held: the version whose difference the client holds.
-        """
-        release = self._releases.find(lease.version)
-        if release is None:
-            return None
-        release = self._tellings.shortest(release, held)
-        difference: dict[str, object] | None = None
-        if release.frame is not None:
-            difference = {"base": release.base, "told_by": release.told_by, "sha256": release.frame}
-            difference["bytes"] = release.frame_bytes
-        return {
-            "id": lease.id,
-            "lease": self._lease,
-            "frame": lease.frame,
-            "bytes": lease.bytes,
-            "version": lease.version,
-            "model": {"sha256": release.model, "bytes": release.bytes},
-            "difference": difference,
-        }
-
-    async def _ack(self, request: Request) -> Response:
-        await run_in_threadpool(self._demand_run, request)
-        given = _given(request, "settled", "tasks")
-        tasks = [fields.integer(task, "task") for task in fields.items(given["tasks"], "tasks")]
-        settled = [wire.read_key(key) for key in fields.items(given["settled"], "settled")]
-        await run_in_threadpool(self._leases.acknowledge, _client(request), tasks, settled)
-        return _answer({})
+    def _heed(self, request: Request, tasks: Sequence[int], settled: Sequence[Key]) -> None:
+        """Take note of what has arrived; Refusal if another run is meant."""
+        self._demand_run(request)
+        if tasks or settled:
+            self._leases.acknowledge(_client(request), tasks, settled)
 
     async def _blob(self, request: Request) -> Response:
         digest = str(request.path_params["digest"])
@@ -198,6 +167,16 @@ class App:
             )
         return Response(status_code=201 if held == size else 204, headers={"Upload-Offset": str(held)})
 
+    async def _put(self, request: Request) -> Response:
+        self._demand_open()
+        await run_in_threadpool(self._demand_run, request)
+        body, digest = request.scope["fedkit.body"], request.headers["content-digest"]
+        sha256 = base64.b64decode(digest.removeprefix("sha-256=:").rstrip(":")).hex()
+        name = request.path_params["name"]
+        async with self._writers:
+            await run_in_threadpool(self._uploads.put, _client(request), name, body, sha256)
+        return Response(status_code=201)
+
     def _run(self) -> str:
         return str(self._journal.meta("run") or "")
 
@@ -232,6 +211,13 @@ def _given(request: Request, *names: str) -> Fields:
     found = fields.mapping(fields.parse(request.scope["fedkit.body"], "the body"), "the body")
     fields.exactly(found, *names)
     return found
+
+
+def _acknowledged(request: Request) -> tuple[list[int], list[Key]]:
+    """Tasks that are safe on the device, and keys whose verdicts it knows."""
+    given = _given(request, "settled", "tasks")
+    tasks = [fields.integer(task, "task") for task in fields.items(given["tasks"], "tasks")]
+    return tasks, [wire.read_key(key) for key in fields.items(given["settled"], "settled")]
 
 
 def _answer(content: Mapping[str, object]) -> Response:

@@ -37,6 +37,14 @@ class Blobs:
         path = self._path(digest)
         return path if path.is_file() else None
 
+    def read(self, digest: str) -> bytes | None:
+        """The bytes of a blob; None if there is none."""
+        path = self.find(digest)
+        try:
+            return path.read_bytes() if path is not None else None
+        except FileNotFoundError:
+            return None
+
     def check(self) -> None:
         """Remove blobs that a power cut has damaged; they are put again."""
         for path in self._folder.glob("??/*"):

@@ -1,7 +1,8 @@
 """Bodies of requests: bounded before they are read, checked against what was signed, never many in memory.
 
 A hundred devices may upload at the same time over slow links: what comes of a PATCH goes to a file without
-a name beyond the first 16 KiB, so that memory does not grow with the number of devices.
+a name beyond the first 16 KiB, and what comes of a PUT to one that need only be renamed, so that memory does
+not grow with the number of devices.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, cast
@@ -21,9 +24,11 @@ from starlette.types import Receive
 from fedkit.aggregator.refusal import Refusal
 
 JSON_LIMIT = 1 << 18
-CHUNK_LIMIT = 1 << 20
-"""Most bytes of a PATCH."""
+LIMITS = {"PATCH": 1 << 20, "PUT": 1 << 22}
+"""Most bytes of a body that is not JSON."""
 BODY_SECONDS = 60.0
+INCOMING = "incoming"
+"""The folder of what comes by PUT, in that of the journal."""
 _IN_MEMORY = 1 << 14
 
 
@@ -41,26 +46,41 @@ def length_of(headers: Mapping[str, str], method: str, limit: int) -> int:
     return int(length or 0)
 
 
-async def take(receive: Receive, digest: str, limit: int, folder: Path) -> tuple[IO[bytes], int]:
-    """A body that came whole and is what was signed, to be closed by the caller, and its size; Refusal.
+def make_incoming(folder: Path) -> None:
+    """An empty folder for what comes by PUT; what a crash has left there was never whole."""
+    (folder / INCOMING).mkdir(parents=True, exist_ok=True)
+    for path in (folder / INCOMING).iterdir():
+        path.unlink()
 
-    digest: the Content-Digest that was signed. folder: where bytes go that are not kept in memory.
+
+@contextmanager
+def place(method: str, folder: Path) -> Iterator[IO[bytes]]:
+    """Where the body of a request goes, gone afterwards. A PUT's has a name, by which it may be moved."""
+    if method != "PUT":
+        with SpooledTemporaryFile(_IN_MEMORY, dir=str(folder)) as spooled:
+            yield cast("IO[bytes]", spooled)
+        return
+    path = folder / INCOMING / f"{secrets.token_hex(16)}.tmp"
+    with path.open("x+b") as file:
+        try:
+            yield file
+        finally:
+            path.unlink(missing_ok=True)
+
+
+async def take(receive: Receive, digest: str, limit: int, file: IO[bytes]) -> int:
+    """Write a body to `file`, whole and as it was signed; its size. Refusal.
+
+    digest: the Content-Digest that was signed.
     """
-    spooled = SpooledTemporaryFile(_IN_MEMORY, dir=str(folder))  # noqa: SIM115 - the caller closes it
-    file = cast("IO[bytes]", spooled)
     try:
         async with asyncio.timeout(BODY_SECONDS):
             size, found = await _read(receive, limit, file)
-        if not hmac.compare_digest(found, digest):
-            raise Refusal(422, "body", "the body is not the one whose digest was signed")
-        file.seek(0)
     except TimeoutError:
-        file.close()
         raise Refusal(408, "slow", f"the body took longer than {BODY_SECONDS:.0f} s") from None
-    except BaseException:
-        file.close()
-        raise
-    return file, size
+    if not hmac.compare_digest(found, digest):
+        raise Refusal(422, "body", "the body is not the one whose digest was signed")
+    return size
 
 
 async def _read(receive: Receive, limit: int, file: IO[bytes]) -> tuple[int, str]:
@@ -77,4 +97,5 @@ async def _read(receive: Receive, limit: int, file: IO[bytes]) -> tuple[int, str
         hashed.update(part)
         file.write(part)  # into the page cache as a rule; a thread for each part costs more than that
         more = message.get("more_body", False)
+    file.flush()
     return size, f"sha-256=:{base64.b64encode(hashed.digest()).decode()}:"

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fedkit.aggregator.bodies import CHUNK_LIMIT, JSON_LIMIT, length_of, take
+from fedkit.aggregator.bodies import JSON_LIMIT, LIMITS, length_of, make_incoming, place, take
 from fedkit.aggregator.connections import Places
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.meters import Meters
@@ -45,7 +45,7 @@ A_SECOND, BURST = 100.0, 1000.0
 class Guard:
     """Passes on what a client of the registry has signed; its id and body are then in the scope.
 
-    The body is bytes; of a PATCH, a file.
+    The body is bytes; of a PATCH or PUT, a file.
 
     clock: unix time. meters: what counts requests. places: where connections of clients are known.
     """
@@ -62,6 +62,7 @@ class Guard:
         self._app, self._journal, self._registry, self._clock = app, journal, registry, clock
         self._meters, self._places = meters or Meters(), places or Places()
         self._rates = Rates(A_SECOND, BURST)
+        make_incoming(journal.directory)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -85,32 +86,32 @@ class Guard:
                 limit = STRANGE_LIMIT
             else:
                 limit = await self._known(scope, headers)
-            file, size = await self._take(scope, headers, receive, limit)
+            length_of(headers, scope["method"], limit)
+            with place(scope["method"], self._journal.directory) as file:
+                await self._take(scope, headers, receive, limit, file)
+                return await self._app(scope, receive, send)
         except (Refusal, *DISK) as error:
             note(scope, error)
             return await answer(error)(scope, receive, send)
-        with file:
-            self._journal.count(up=size)
-            scope["fedkit.body"] = file if scope["method"] == "PATCH" else file.read()
-            return await self._app(scope, receive, send)
 
     async def _known(self, scope: Scope, headers: Mapping[str, str]) -> int:
         """Most bytes of the body of a client's request, whose name is then in the scope; Refusal."""
         client = await run_in_threadpool(self._client, scope, headers)
         scope["fedkit.client"] = client
         self._places.known(scope.get("client"))
-        return CHUNK_LIMIT if scope["method"] == "PATCH" else JSON_LIMIT
+        return LIMITS.get(scope["method"], JSON_LIMIT)
 
     async def _take(
-        self, scope: Scope, headers: Mapping[str, str], receive: Receive, limit: int
-    ) -> tuple[IO[bytes], int]:
-        """The body and its size; Refusal."""
-        length_of(headers, scope["method"], limit)
+        self, scope: Scope, headers: Mapping[str, str], receive: Receive, limit: int, file: IO[bytes]
+    ) -> None:
+        """The body, which is then in the scope; Refusal."""
         began = time.monotonic()
-        file, size = await take(receive, headers["content-digest"], limit, self._journal.directory)
+        size = await take(receive, headers["content-digest"], limit, file)
         if "fedkit.client" in scope:
             self._meters.came(scope["fedkit.client"], size, time.monotonic() - began)
-        return file, size
+        self._journal.count(up=size)
+        file.seek(0)
+        scope["fedkit.body"] = file if scope["method"] in LIMITS else file.read()
 
     def _client(self, scope: Scope, headers: Mapping[str, str]) -> ClientId:
         """The client whose signature holds; Refusal."""

@@ -6,8 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from fedkit.messages import ClientId
 
-_ROUTES = frozenset(("ack", "blobs", "enrol", "job", "tasks", "uploads"))
-_METHODS = frozenset(("GET", "HEAD", "PATCH", "POST"))
+_ROUTES = frozenset(("blobs", "enrol", "job", "tasks", "uploads"))
+_METHODS = frozenset(("GET", "HEAD", "PATCH", "POST", "PUT"))
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60)
 _SMALLEST = 1 << 14
 """Bytes of a body from which on the time that it took says something of the link."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sqlite3
 import threading
+import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -54,9 +56,8 @@ class Uploads:
 
     def begin(self, client: ClientId, key: Key, size: int, sha256: str) -> tuple[str, int]:
         """Name and offset of the upload of this key, begun now if it was not; Refusal."""
-        name, most = _name(key), int(self._journal.meta("most") or 0)
-        if not 0 < size <= most:
-            raise Refusal(413, "size", f"a result of {size} bytes; this job's have 1 to {most}")
+        name = wire.name_of(key)
+        self._demand_size(size)
         with self._journal.transaction() as db:
             task = db.execute(
                 "SELECT id, verdict FROM tasks WHERE key = ? AND client = ?", (told(key), client)
@@ -95,6 +96,31 @@ class Uploads:
             self._write(name, held, source)
             return self._held(upload), upload.bytes
 
+    def put(self, client: ClientId, name: str, body: IO[bytes], sha256: str) -> None:
+        """Accept a result that came in one piece, unless it is here or not wanted any more; Refusal.
+
+        body: a file on this disk, which is moved here.
+        """
+        size = body.seek(0, os.SEEK_END)
+        self._demand_size(size)
+        os.fsync(body.fileno())
+        with self._lock(name), self._journal.transaction(durable=True) as db:
+            rows = db.execute("SELECT id, key, verdict FROM tasks WHERE client = ?", (client,)).fetchall()
+            found = [row for row in rows if wire.name_of(read(row[1])) == name]
+            if not found:
+                raise Refusal(404, "unknown", "there is no such task, or all about it was told and done")
+            task, _, verdict = found[0]
+            if verdict is not None:
+                return
+            db.execute("INSERT OR IGNORE INTO uploads VALUES (?, ?, ?, ?)", (task, name, size, sha256))
+            begun = db.execute("SELECT bytes, sha256 FROM uploads WHERE task = ?", (task,)).fetchone()
+            if begun != (size, sha256):
+                raise Refusal(409, "other", "another result for this key was begun, and that one stands")
+            if self._enter(db, task):
+                Path(body.name).replace(self._folder / name)  # within: `sweep` would take it for a stray
+                sync(self._folder)
+        self._journal.wake()
+
     def replies(self, turn: int) -> list[Reply]:
         """Accepted results without a verdict, after that of `turn`, in the order of their acceptance."""
         with self._journal.transaction() as db:
@@ -130,8 +156,13 @@ class Uploads:
             if path.name not in names:
                 path.unlink(missing_ok=True)
 
+    def _demand_size(self, size: int) -> None:
+        most = int(self._journal.meta("most") or 0)
+        if not 0 < size <= most:
+            raise Refusal(413, "size", f"a result of {size} bytes; this job's have 1 to {most}")
+
     def _lock(self, name: str) -> threading.Lock:
-        return self._locks[int(name[:4], 16) % _STRIPES]
+        return self._locks[zlib.crc32(name.encode()) % _STRIPES]
 
     def _find(self, client: ClientId, name: str) -> Upload | None:
         with self._journal.transaction() as db:
@@ -178,11 +209,16 @@ class Uploads:
 
     def _accept(self, upload: Upload) -> None:
         with self._journal.transaction(durable=True) as db:
-            db.execute(
-                "INSERT OR IGNORE INTO replies (accepted, task) SELECT ?, task FROM uploads WHERE task = ?",
-                (self._journal.now(), upload.task),
-            )
+            self._enter(db, upload.task)
         self._journal.wake()
+
+    def _enter(self, db: sqlite3.Connection, task: int) -> bool:
+        """Enter the result of a task whose upload is there; whether it was not entered before."""
+        entered = db.execute(
+            "INSERT OR IGNORE INTO replies (accepted, task) SELECT ?, task FROM uploads WHERE task = ?",
+            (self._journal.now(), task),
+        )
+        return entered.rowcount > 0
 
     def _write(self, name: str, held: int, source: IO[bytes]) -> None:
         try:
@@ -196,7 +232,3 @@ class Uploads:
                     raise
         except FileNotFoundError:
             raise Refusal(404, "unknown", "the upload is gone: begin it again") from None
-
-
-def _name(key: Key) -> str:
-    return hashlib.sha256(told(key).encode()).hexdigest()[:32]

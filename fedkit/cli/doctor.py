@@ -12,7 +12,7 @@ from pathlib import Path
 from fedkit.cli.output import Format, FormatOption, echo_json, echo_table
 from fedkit.cores import usable
 
-_LIBRARIES = ("numpy", "cryptography", "safetensors", "typer", "rich", "httpx")
+_LIBRARIES = ("numpy", "cryptography", "safetensors", "typer", "rich")
 _HIDDEN = ("dev", "all")
 _DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 """Modules that are not called like what one installs."""

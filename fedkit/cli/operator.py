@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from fedkit.errors import RunFailed
 
@@ -15,8 +19,6 @@ def ask(directory: Path, method: str, target: str) -> Any:
 
     RunFailed: it says no. PermissionError: the token is another user's.
     """
-    import httpx
-
     from fedkit.aggregator.backup import ADDRESS, TOKEN
 
     try:
@@ -25,13 +27,15 @@ def ask(directory: Path, method: str, target: str) -> Any:
     except FileNotFoundError:
         return None
     try:
-        told = {"Authorization": f"Bearer {token}"}
-        got = httpx.request(method, url + target, headers=told, timeout=httpx.Timeout(SECONDS, connect=5.0))
-        answer = got.json()
-    except (httpx.TransportError, ValueError):
+        place = urlsplit(url)
+        with closing(HTTPConnection(place.hostname or "", place.port, timeout=SECONDS)) as connection:
+            connection.request(method, target, headers={"Authorization": f"Bearer {token}"})
+            got = connection.getresponse()
+            answer = json.loads(got.read())
+    except (OSError, HTTPException, ValueError):
         return None  # nobody, or somebody else: the address is of a process that is gone
-    if got.status_code == 401:
+    if got.status == 401:
         return None
-    if got.status_code != 200:
-        raise RunFailed(f"the aggregator at {url} refuses: {answer.get('error', got.status_code)}")
+    if got.status != 200:
+        raise RunFailed(f"the aggregator at {url} refuses: {answer.get('error', got.status)}")
     return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import threading
@@ -66,8 +67,9 @@ def test_a_round_of_one_client(site: Any, call: Callable[..., Any]) -> None:
         data = (await device.ask("GET", f"/v1/blobs/{offer['frame']}")).content
         assert len(data) == offer["bytes"]
         assert wire.decode(data).key == task.key
-        acked = await device.post("/v1/ack", {"tasks": [offer["id"]], "settled": []})
-        assert (acked.status_code, acked.json()) == (200, {})
+        assert base64.b64decode(offer["data"]) == data
+        acked = await device.post("/v1/tasks", {"tasks": [offer["id"]], "settled": []})
+        assert (acked.status_code, acked.json()["tasks"]) == (200, [])
         result = wire.encode(EncodedUpdate(task.key, "none", bytes(32), 3.0, {}, 1.0))
         body = {"key": row(task.key), "bytes": len(result), "sha256": sha(result)}
         begun = (await device.post("/v1/uploads", body)).json()
@@ -92,8 +94,8 @@ def test_a_round_of_one_client(site: Any, call: Callable[..., Any]) -> None:
         for _ in range(2):
             news = (await device.ask("GET", "/v1/tasks")).json()
             assert news["settled"] == [[*row(task.key), "counted"]]
-        await device.post("/v1/ack", {"tasks": [], "settled": [row(task.key)]})
-        assert (await device.ask("GET", "/v1/tasks")).json()["settled"] == []
+        told = await device.post("/v1/tasks", {"tasks": [], "settled": [row(task.key)]})
+        assert told.json()["settled"] == []
 
     call(hear)
 
@@ -146,11 +148,11 @@ def test_results_cannot_be_fetched(site: Any, call: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("target", "body"),
     [
-        ("/v1/ack", b"not json"),
-        ("/v1/ack", b'{"tasks":[]}'),
-        ("/v1/ack", b'{"tasks":[true],"settled":[]}'),
-        ("/v1/ack", b'{"tasks":[],"settled":[["j",-1,"train","",0,"alice"]]}'),
-        ("/v1/ack", b'{"tasks":[9007199254740993],"settled":[]}'),
+        ("/v1/tasks", b"not json"),
+        ("/v1/tasks", b'{"tasks":[]}'),
+        ("/v1/tasks", b'{"tasks":[true],"settled":[]}'),
+        ("/v1/tasks", b'{"tasks":[],"settled":[["j",-1,"train","",0,"alice"]]}'),
+        ("/v1/tasks", b'{"tasks":[9007199254740993],"settled":[]}'),
         ("/v1/uploads", b'{"bytes":5,"key":[],"sha256":""}'),
         ("/v1/uploads", b'{"bytes":-5,"key":["j",0,"train","",0,"alice"],"sha256":"' + b"0" * 64 + b'"}'),
         ("/v1/uploads", b'{"bytes":5,"key":["j",0,"train","",0,"alice"],"sha256":"' + b"Z" * 64 + b'"}'),
@@ -191,7 +193,10 @@ def test_a_poll_waits_until_there_is_something(
             got = await asking
             sender.join()
             assert len(got.json()["tasks"]) == 1
-            assert (await device.ask("GET", "/v1/tasks?wait=1")).json()["tasks"] == []
+            again = (await device.ask("GET", "/v1/tasks?wait=1")).json()["tasks"]
+            assert again == got.json()["tasks"], "it was not acknowledged"
+            told = await device.post("/v1/tasks?wait=1", {"tasks": [again[0]["id"]], "settled": []})
+            assert told.json()["tasks"] == []
         assert not app._bells._waiting, "nothing is kept of polls that are over"
 
     call(use, app=app)
@@ -242,7 +247,11 @@ def test_a_full_disk_is_told_and_comes_back(
 
 def test_unknown_paths_and_methods(call: Callable[..., Any]) -> None:
     async def use(device: Any) -> None:
-        for method, target, status in (("GET", "/", 404), ("GET", "/v1/ack", 405), ("POST", "/v1/job", 405)):
+        for method, target, status in (
+            ("GET", "/", 404),
+            ("GET", "/v1/uploads", 405),
+            ("POST", "/v1/job", 405),
+        ):
             got = await device.ask(method, target, b"{}" if method == "POST" else b"")
             assert (got.status_code, got.json()["error"]) == (status, "request")
 
@@ -253,7 +262,7 @@ def test_bytes_are_counted_both_ways(site: Any, call: Callable[..., Any]) -> Non
     before = site.federation.traffic()
 
     async def use(device: Any) -> None:
-        got = await device.post("/v1/ack", {"tasks": [], "settled": []})
+        got = await device.post("/v1/tasks", {"tasks": [], "settled": []})
         used = site.federation.traffic() - before
         assert used.up == len(json.dumps({"tasks": [], "settled": []}))
         assert used.down == len(got.content)
@@ -263,8 +272,8 @@ def test_bytes_are_counted_both_ways(site: Any, call: Callable[..., Any]) -> Non
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    method=st.sampled_from(["GET", "POST", "PATCH", "HEAD"]),
-    target=st.sampled_from(["/v1/ack", "/v1/uploads", "/v1/uploads/00", "/v1/blobs/00", "/v1/tasks"]),
+    method=st.sampled_from(["GET", "POST", "PATCH", "PUT", "HEAD"]),
+    target=st.sampled_from(["/v1/uploads", "/v1/uploads/00", "/v1/blobs/00", "/v1/tasks"]),
     body=st.binary(max_size=60)
     | st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=4),
@@ -299,7 +308,7 @@ def test_requests_about_another_run_are_refused(site: Any, call: Callable[..., A
     async def use(device: Any) -> None:
         asked: list[tuple[str, str, bytes]] = [
             ("GET", "/v1/tasks?wait=0&run={}", b""),
-            ("POST", "/v1/ack?run={}", b'{"settled": [], "tasks": [1]}'),
+            ("POST", "/v1/tasks?run={}", b'{"settled": [], "tasks": [1]}'),
             (
                 "POST",
                 "/v1/uploads?run={}",

@@ -346,7 +346,7 @@ def test_while_a_ca_takes_over_both_are_believed(
     town.box.put("next-ca.json", made.data())
     wanted = 200, made.data()
     call(ask, app=app)
-    assert app._news("ward 7", 0)["ca"] == made.ca.hex()
+    assert app._news.read("ward 7", 0)["ca"] == made.ca.hex()
     assert town.enrolment.trust.cas == (made.before, made.ca)
     town.later(90)
     name = town.enrolment.take(town.renewal().data())

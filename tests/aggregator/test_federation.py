@@ -65,8 +65,9 @@ class Devices:
 
     def live(self, name: str) -> None:
         with httpx.Client(base_url=self.url, timeout=60.0) as client:
+            owed = told({"settled": [], "tasks": []})
             while not self.stopped.is_set():
-                news = self.ask(client, name, "GET", "/v1/tasks?wait=1")
+                news = self.ask(client, name, "POST", "/v1/tasks?wait=1", owed)
                 if news.status_code != 200:
                     time.sleep(0.05)
                     continue
@@ -74,8 +75,7 @@ class Devices:
                     self.work(client, name, offer)
                 settled = [row[:6] for row in news.json()["settled"]]
                 tasks = [offer["id"] for offer in news.json()["tasks"]]
-                if settled or tasks:
-                    self.ask(client, name, "POST", "/v1/ack", told({"settled": settled, "tasks": tasks}))
+                owed = told({"settled": settled, "tasks": tasks})
 
     def work(self, client: httpx.Client, name: str, offer: Mapping[str, Any]) -> None:
         got = self.ask(client, name, "GET", f"/v1/blobs/{offer['frame']}")

@@ -23,7 +23,7 @@ from fedkit.signing import headers
 PATIENCE = 120.0
 KEY = SigningKey(hashlib.sha256(b"alice").digest())
 SERVER = SigningKey(hashlib.sha256(b"server").digest()).public
-ROUTES = ("/v1/job", "/v1/tasks", "/v1/ack", "/v1/blobs/" + "0" * 64, "/v1/uploads", "/v1/uploads/00")
+ROUTES = ("/v1/job", "/v1/tasks", "/v1/blobs/" + "0" * 64, "/v1/uploads", "/v1/uploads/00")
 METHODS = ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS")
 
 
@@ -174,7 +174,7 @@ def test_no_path_leads_anywhere_else(server: Server, target: str) -> None:
     ],
 )
 def test_odd_headers(server: Server, more: dict[str, str], status: int) -> None:
-    got, _ = server.ask("POST", "/v1/ack", b'{"settled":[],"tasks":[]}', **more)
+    got, _ = server.ask("POST", "/v1/tasks", b'{"settled":[],"tasks":[]}', **more)
     assert got == status
 
 
@@ -192,8 +192,8 @@ def test_a_header_that_comes_twice_is_refused(server: Server, name: str) -> None
 def test_two_requests_in_one_are_no_way_past_the_check(server: Server) -> None:
     """The second head hides in the body of the first, as in request smuggling."""
     inner = b"GET /v1/job HTTP/1.1\r\nHost: x\r\n\r\n"
-    signed = headers(KEY, "alice", SERVER, "POST", "/v1/ack", inner, time.time())
-    lines = ["POST /v1/ack HTTP/1.1", "Host: x", *(f"{k}: {v}" for k, v in signed.items())]
+    signed = headers(KEY, "alice", SERVER, "POST", "/v1/tasks", inner, time.time())
+    lines = ["POST /v1/tasks HTTP/1.1", "Host: x", *(f"{k}: {v}" for k, v in signed.items())]
     lines += ["Content-Length: 0", "Transfer-Encoding: chunked", "Connection: close"]
     got = server.say("\r\n".join(lines).encode() + b"\r\n\r\n" + inner)
     assert b"HTTP/1.1 2" not in got

@@ -80,6 +80,7 @@ class Device:
         self.url, self.name, self.workload = url, name, build(of).workload
         self.participant: Participant | None = None
         self.done: dict[int, bytes] = {}
+        self.owed: dict[str, list[Any]] = {"settled": [], "tasks": []}
         self.followed = 0
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self.live)
@@ -98,13 +99,14 @@ class Device:
             self.participant = Participant(self.job, self.workload, MemoryStore())
             self.follower = Follower(self.job.codec_down, self.job.layout, self.job.model_seed)
             self.follower.snapshot(1, pick(self.workload.init(self.job.model_seed), self.job.layout))
-        news = json.loads(self.ask("GET", "/v1/tasks?wait=1"))
+        news = json.loads(self.ask("POST", "/v1/tasks?wait=1", told(self.owed)))
+        self.owed = {"settled": [], "tasks": []}
         for row in news["settled"]:
             self.participant.settle(wire.read_key(row[:6]), Verdict(row[6]))
-            self.ask("POST", "/v1/ack", told({"settled": [row[:6]], "tasks": []}))
+            self.owed["settled"].append(row[:6])
         for offer in news["tasks"]:
             self.work(self.participant, offer)
-            self.ask("POST", "/v1/ack", told({"settled": [], "tasks": [offer["id"]]}))
+            self.owed["tasks"].append(offer["id"])
 
     def work(self, participant: Participant, offer: Mapping[str, Any]) -> None:
         task = wire.decode(self.ask("GET", f"/v1/blobs/{offer['frame']}"))

@@ -133,6 +133,6 @@ def test_a_version_that_is_replaced_takes_what_was_told_of_it_along(site: Site) 
 def test_an_offer_names_it(site: Site) -> None:
     app = App(site.journal, Roster(Trust.none()))
     lease = Lease(1, "a" * 64, 9, 4)
-    offers: list[Any] = [app._offer(lease, held) for held in (3, 0)]
+    offers: list[Any] = [app._news._offer(lease, {}, held) for held in (3, 0)]
     assert [offer["difference"]["told_by"] for offer in offers] == [3, 0]
     assert offers[0]["difference"]["bytes"] < offers[1]["difference"]["bytes"]

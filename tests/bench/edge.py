@@ -209,7 +209,7 @@ def uploaded(transport: Transport, key: Key, frame: bytes) -> bool:
 
 
 def first_task(transport: Transport, part: Path) -> Key:
-    """The key of the first task that comes, acknowledged."""
+    """The key of the first task that comes."""
     while True:
         try:
             news = transport.news(30)
@@ -217,9 +217,8 @@ def first_task(transport: Transport, part: Path) -> Key:
             time.sleep(0.5)
             continue
         for offer in news.offers:
-            key = wire.decode(transport.blob(offer.frame, part)).key
-            transport.acknowledge([offer.id], [])
-            return key
+            frame = offer.frame.data
+            return wire.decode(transport.blob(offer.frame, part) if frame is None else frame).key
 
 
 class Fleet:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar
-
-import httpx
+from typing import Protocol, TypeVar
 
 from fedkit import fields
 from fedkit.errors import FedkitError, WireError, shown
@@ -40,24 +38,53 @@ class OtherRun(FedkitError):
     """The aggregator has another run than the one that was joined."""
 
 
+class Response(Protocol):
+    """An answer whose body is still to come. headers: by their names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body as it comes. Unreachable: it is cut off."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more is wanted of it."""
+        ...
+
+
+class Way(Protocol):
+    """How requests go to an aggregator: over the network (link.py), or in tests without one."""
+
+    def send(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, patience: float = 0.0
+    ) -> Response:
+        """The answer to a request with these headers; Unreachable. patience: seconds beside TIMEOUT."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        ...
+
+
 @dataclass(frozen=True)
 class Answer:
-    """A short answer, whole."""
+    """A short answer, whole. headers: by their names in lower case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-def read_short(response: httpx.Response, limit: int, patience: float) -> Answer:
+def read_short(response: Response, limit: int, patience: float) -> Answer:
     """The answer, read to its end; Unreachable if it is too long, or too long in coming."""
     data, until = bytearray(), time.monotonic() + patience + 2 * TIMEOUT
     with closing(response):
-        for chunk in response.iter_raw():
+        for chunk in response.pieces():
             data += chunk
             if len(data) > limit or time.monotonic() > until:
                 raise Unreachable(f"an answer of more than {limit} bytes, or slower than it may be")
-    return Answer(response.status_code, response.headers, bytes(data))
+    return Answer(response.status, response.headers, bytes(data))
 
 
 def reason(answer: Answer) -> tuple[str, str]:
@@ -72,7 +99,7 @@ def reason(answer: Answer) -> tuple[str, str]:
 
 
 def offset(headers: Mapping[str, str], size: int) -> int:
-    told = headers.get("Upload-Offset", "")
+    told = headers.get("upload-offset", "")
     if not (told.isascii() and told.isdigit() and len(told) < 16 and int(told) <= size):
         raise WireError(f"Upload-Offset is {shown(told)}")
     return int(told)
@@ -80,7 +107,7 @@ def offset(headers: Mapping[str, str], size: int) -> int:
 
 def run_of(headers: Mapping[str, str]) -> str:
     """The id of the run in the ETag of a job."""
-    found = re.fullmatch(r'"[^".]*\.([0-9a-f]{16})"', headers.get("ETag", ""))
+    found = re.fullmatch(r'"[^".]*\.([0-9a-f]{16})"', headers.get("etag", ""))
     if not found:
         raise WireError(f"the ETag of the job is {shown(headers.get('ETag', ''))}")
     return found[1]
@@ -92,3 +119,9 @@ def understood(read: Callable[[], T]) -> T:
         return read()
     except WireError as error:
         raise Unreachable(f"the aggregator's answer is not understood: {error}") from error
+
+
+def framed(place: str, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
+    """All headers of a request: these, and what HTTP asks for. place: HOST:PORT."""
+    length = {"Content-Length": str(len(body))} if body else {}
+    return {"Host": place, "Accept-Encoding": "identity", **length, **headers}

@@ -1,7 +1,7 @@
 """The owner's record of what leaves a device: each field of each request, as a line of JSON.
 
     {"at": 1790000000, "request": "POST /v1/uploads", "headers": {...}, "body": {...}}
-    {"at": 1790000000, "request": "PATCH /v1/uploads/ID", "headers": {...}, "bytes": 4096, "sha256": "..."}
+    {"at": 1790000000, "request": "PUT /v1/uploads/ID", "headers": {...}, "bytes": 4096, "sha256": "..."}
     {"at": 1790000000, "message": "EncodedUpdate", "key": [...], "weight": 20.0, ..., "sha256": "..."}
 
 A message is told once, before it is uploaded; the pieces that carry it follow as requests. docs/data-flow.md
@@ -40,8 +40,9 @@ class Audit:
 
     def request(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> None:
         """A request that is about to leave. OSError: it is not to leave."""
-        told: dict[str, object] = {"request": f"{method} {target}", "headers": dict(headers)}
-        if method == "PATCH":
+        named = {name.lower(): value for name, value in headers.items()}
+        told: dict[str, object] = {"request": f"{method} {target}", "headers": named}
+        if method in ("PATCH", "PUT"):
             told |= _bytes(body)
         elif body:
             told["body"] = json.loads(body)

@@ -13,8 +13,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
-
 from fedkit import fields, keyfile
 from fedkit.ca.certificates import LIFE, read_certificate
 from fedkit.ca.invites import Invite, read_invite
@@ -24,12 +22,11 @@ from fedkit.errors import ConfigError, CryptoError, FedkitError, WireError
 from fedkit.runfolder import replace_file
 from fedkit.secagg.identity import SigningKey, Trust
 from fedkit.signing import VERSION, content_digest
-from fedkit_clients.edge.answers import TIMEOUT, Answer, Refused, Unreachable, read_short, reason
+from fedkit_clients.edge.answers import Answer, Refused, Unreachable, Way, framed, read_short, reason
 from fedkit_clients.edge.audit import Audit
-from fedkit_clients.edge.link import address_of
+from fedkit_clients.edge.link import Link, address_of
 from fedkit_clients.edge.membership import ABOUT, Membership, keep, read_membership, read_place
 from fedkit_clients.edge.root import Root
-from fedkit_clients.edge.tls import pinned
 
 log = logging.getLogger("fedkit.edge")
 
@@ -45,7 +42,7 @@ _FINAL = frozenset((400, 403, 404, 409, 413, 422))
 class Desk:
     """Where an aggregator takes requests for certificates.
 
-    transport: another way to it, for tests. audit: told of all that leaves the device.
+    way: another one than over the network, for tests. audit: told of all that leaves the device.
     """
 
     def __init__(
@@ -53,20 +50,15 @@ class Desk:
         address: str,
         server: bytes,
         proxy: str = "",
-        transport: httpx.BaseTransport | None = None,
+        way: Way | None = None,
         audit: Audit | None = None,
     ) -> None:
-        self._audit = audit
-        url = address_of(address, "https")
-        way = transport or httpx.HTTPTransport(verify=pinned(server), proxy=proxy or None, trust_env=False)
-        self._http = httpx.Client(base_url=url, transport=way, trust_env=False, timeout=TIMEOUT)
-        for name in ("User-Agent", "Accept"):  # nothing leaves the device that the protocol does not name
-            del self._http.headers[name]
-        self._http.headers["Accept-Encoding"] = "identity"
+        self._audit, self._address = audit, address_of(address, "https")
+        self._way = way if way is not None else Link(self._address, server, proxy)
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._way.close()
 
     def ask(self, request: Request) -> None:
         """Bring a request to where the CA will see it; again if need be. Unreachable, Refused."""
@@ -100,18 +92,15 @@ class Desk:
             raise Unreachable(f"the announcement of a new CA is not understood: {error}") from None
 
     def _call(self, method: str, path: str, body: bytes = b"") -> Answer:
-        headers = {"Fedkit-Version": str(VERSION), "Content-Digest": content_digest(body)}
-        try:
-            request = self._http.build_request(method, path, content=body or None, headers=headers)
-            if self._audit is not None:
-                self._audit.request(method, path, request.headers, body)
-            answer = read_short(self._http.send(request, stream=True), ANSWER_LIMIT, 0.0)
-        except httpx.TransportError as error:
-            raise Unreachable(f"{method} {path}: {type(error).__name__}: {error}") from error
+        told = {"Fedkit-Version": str(VERSION), "Content-Digest": content_digest(body)}
+        headers = framed(self._address.place, told, body)
+        if self._audit is not None:
+            self._audit.request(method, path, headers, body)
+        answer = read_short(self._way.send(method, path, headers, body), ANSWER_LIMIT, 0.0)
         word, message = reason(answer)
         if answer.status in _FINAL:
             raise Refused(answer.status, word, message)
-        if answer.status not in (200, 202) or "Fedkit-Version" not in answer.headers:
+        if answer.status not in (200, 202) or "fedkit-version" not in answer.headers:
             raise Unreachable(f"the aggregator answers {answer.status} {word} {message}")
         return answer
 
@@ -122,7 +111,7 @@ def join(
     wait: float = 600.0,
     proxy: str = "",
     *,
-    transport: httpx.BaseTransport | None = None,
+    way: Way | None = None,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
@@ -133,7 +122,7 @@ def join(
     """
     invite = read_invite(token)
     trust = Trust.of_ca(invite.ca, invite.server)
-    with closing(Desk(invite.address, invite.server, proxy, transport)) as desk, closing(Root(directory)):
+    with closing(Desk(invite.address, invite.server, proxy, way)) as desk, closing(Root(directory)):
         _demand_same(directory, invite)
         key = keyfile.own_key(directory)
         request = make_request(invite.client, key, invite.once, invite.expires, invite.sanction)
@@ -149,7 +138,7 @@ def rotate(
     wait: float = 600.0,
     proxy: str = "",
     *,
-    transport: httpx.BaseTransport | None = None,
+    way: Way | None = None,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
@@ -169,7 +158,7 @@ def rotate(
         next_key(directory, held)  # done with, if a crash has left it
         key = keyfile.own_key(directory / ROTATION)
         request = wished(directory / REQUEST, held, key, clock())
-        with closing(Desk(held.address, held.trust.server, proxy, transport)) as desk:
+        with closing(Desk(held.address, held.trust.server, proxy, way)) as desk:
             try:
                 granted = _granted(desk, request, wait, sleep)
             except Refused as error:

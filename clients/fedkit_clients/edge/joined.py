@@ -51,6 +51,11 @@ class Joined:
         """Whether there is anything to do but to wait for news."""
         return self.spool.busy or self.talk.busy
 
+    def secure(self) -> None:
+        """Tasks that wait, and their models, are on the disk for good, and may be acknowledged."""
+        if needed := self.spool.secure():
+            self.models.secure(needed)
+
     def settle(self, key: Key, verdict: Verdict) -> None:
         """Act on a verdict."""
         self.participant.settle(key, verdict)
@@ -128,10 +133,11 @@ def begin(
     _demand_fit(job, workload, client, vouch)
     spool = root.begin(run, job.id, data)
     credentials = vouch(device.floors(job)) if vouch is not None else None
-    participant = Participant(job, workload, spool.store, credentials)
-    participant.restore(spool.pending())
     fetch = fetching(spool)
     models = Models(spool.folder / "models", job, workload, fetch)
+    spool.drop_without(models.holds)
+    participant = Participant(job, workload, spool.store, credentials)
+    participant.restore(spool.pending())
     joined = Joined(run, job, spool, participant, models, fetch, Talk(job.id, client), device)
     for held in spool.held():
         joined.hold(*held)

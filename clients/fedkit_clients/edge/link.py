@@ -1,42 +1,199 @@
-"""Sockets to an aggregator: pinned, kept alive, by way of a proxy if the owner has named one."""
+"""Requests over one socket to an aggregator: pinned, kept alive, by way of the proxy that its owner names.
+
+http.client, and no library beside it: docs/decisions/0007-http-of-the-standard-library.md says why.
+"""
 
 from __future__ import annotations
 
+import base64
+import select
 import socket
-
-import httpx
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from urllib.parse import unquote, urlsplit
 
 from fedkit.errors import ConfigError, shown
 from fedkit.loopback import demand_loopback
+from fedkit_clients.edge.answers import TIMEOUT, Unreachable
 from fedkit_clients.edge.tls import pinned
 
 _PROBES = (("TCP_KEEPIDLE", 50), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3))
 ALIVE = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *((socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in _PROBES if hasattr(socket, name)),
 )
 """Options of a socket: a peer, or a translator of addresses on the way, that has gone is found out."""
+_RECORD = 1 << 14
+"""Bytes that are read at once: what came before a link was cut is not lost."""
+_PORTS = {"http": 80, "https": 443}
 
 
-def address_of(text: str, *schemes: str) -> httpx.URL:
-    """The address of an aggregator, by one of these schemes. ConfigError: it is none."""
+@dataclass(frozen=True)
+class Address:
+    """Where an aggregator or a proxy is. login: user and password as USER:PASSWORD."""
+
+    scheme: str
+    host: str
+    port: int
+    login: str = ""
+
+    @property
+    def place(self) -> str:
+        """HOST:PORT, the host as HTTP has it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.place}"
+
+
+def address_of(text: str, *schemes: str, login: bool = False) -> Address:
+    """The address in `text`, by one of these schemes. ConfigError: it is none. login: one may be in it."""
     try:
-        url = httpx.URL(text)
-        url.host.encode("idna")  # what the resolver does, and there raises
-    except (httpx.InvalidURL, TypeError, UnicodeError) as error:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+        host = host.encode("idna").decode("ascii")
+        host.encode("ascii").decode("idna")  # xn-- may be followed by anything
+    except (ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"{shown(text)} is no address: {error}") from error
-    if url.scheme not in schemes or not url.host or url.userinfo or url.raw_path not in (b"", b"/"):
-        raise ConfigError(f"{shown(text)} is no address: write https://HOST:PORT")
-    return url
+    more = parts.path not in ("", "/") or parts.query or parts.fragment or ("@" in parts.netloc and not login)
+    if parts.scheme not in schemes or not host or more or port == 0:
+        raise ConfigError(f"{shown(text)} is no address: write {schemes[-1]}://HOST:PORT")
+    user = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else ""
+    return Address(parts.scheme, host, port or _PORTS[parts.scheme], user)
 
 
-def over_network(url: httpx.URL, server: bytes, proxy: str) -> httpx.HTTPTransport:
-    """Requests over sockets, by way of a proxy if one is named. ConfigError: no address, or not safe."""
-    if url.scheme == "http":
-        demand_loopback(url.host, "write https://")
-    try:
-        return httpx.HTTPTransport(
-            verify=pinned(server), proxy=proxy or None, socket_options=ALIVE, trust_env=False
-        )
-    except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigError(f"proxy: {shown(proxy)}: {error}; write http://HOST:PORT") from error
+class Link:
+    """One connection to an aggregator, opened when it is needed and again when it broke.
+
+    server: the aggregator's key. proxy: http://[USER:PASSWORD@]HOST:PORT, or empty. ConfigError: no address,
+    or not safe.
+    """
+
+    def __init__(self, address: Address, server: bytes, proxy: str = "") -> None:
+        if address.scheme == "http":
+            demand_loopback(address.host, "write https://")
+        way = address_of(proxy, "http", login=True) if proxy and address.scheme == "https" else None
+        context = pinned(server) if address.scheme == "https" else None
+        self._connection = _Connection(address, context, way)
+
+    def send(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, patience: float = 0.0
+    ) -> Whole:
+        """Send a request, with these headers and no others; what is answered. Unreachable.
+
+        patience: seconds beside TIMEOUT until it is.
+        """
+        try:
+            return self._connection.ask(method, target, headers, body, TIMEOUT + patience)
+        except (OSError, HTTPException) as error:
+            self.close()
+            raise Unreachable(f"{method} {target}: {_why(error)}") from error
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
+        self._connection.close()
+
+
+class Whole:
+    """An answer whose body is still to come. headers: by their names in lower case."""
+
+    def __init__(self, answer: HTTPResponse, connection: HTTPConnection) -> None:
+        self._answer, self._connection = answer, connection
+        self.status = answer.status
+        self.headers: Mapping[str, str] = {name.lower(): value for name, value in answer.getheaders()}
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body as it comes. Unreachable: it is cut off."""
+        try:
+            while data := self._answer.read1(_RECORD):
+                yield data
+        except (OSError, HTTPException) as error:
+            raise Unreachable(f"an answer is cut off: {_why(error)}") from error
+        if self._answer.length:
+            raise Unreachable(f"an answer is cut off: {self._answer.length} bytes did not come")
+
+    def close(self) -> None:
+        """Nothing more is wanted; a connection that is not through with it cannot be used again."""
+        if not (self._answer.isclosed() or self._answer.length == 0):
+            self._connection.close()
+        self._answer.close()
+
+
+class _Connection(HTTPConnection):
+    def __init__(self, address: Address, context: ssl.SSLContext | None, proxy: Address | None) -> None:
+        super().__init__(address.host, address.port, timeout=TIMEOUT)
+        self._address, self._context, self._proxy = address, context, proxy
+
+    def connect(self) -> None:
+        first = self._proxy or self._address
+        try:
+            made = socket.create_connection((first.host, first.port), TIMEOUT)
+        except OSError as error:
+            if self._proxy is None:
+                raise
+            raise ConnectionError(f"the proxy {first} cannot be reached: {error}") from error
+        try:
+            for option in ALIVE:
+                made.setsockopt(*option)
+            if self._proxy is not None:
+                _tunnel(made, self._proxy, self._address)
+            context, host = self._context, self._address.host
+            self.sock = made if context is None else context.wrap_socket(made, server_hostname=host)
+        except BaseException:
+            made.close()
+            raise
+
+    def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Whole:
+        """Send a request and wait for the head of its answer."""
+        if self.sock is not None and _over(self.sock):
+            self.close()
+        if self.sock is None:
+            self.connect()
+        self.sock.settimeout(TIMEOUT)
+        self.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+        for name, value in headers.items():
+            self.putheader(name, value)
+        try:
+            self.endheaders(body or None)
+        except ConnectionError as error:
+            broken: Exception | None = error  # who refuses a body need not read it, and may have said why
+        else:
+            broken = None
+        self.sock.settimeout(seconds)
+        try:
+            return Whole(self.getresponse(), self)
+        except (OSError, HTTPException) as error:
+            raise (broken or error) from None
+
+
+def _tunnel(made: socket.socket, proxy: Address, address: Address) -> None:
+    """Have the proxy pass on what follows. ConnectionError, naming it, if it does not."""
+    lines = [f"CONNECT {address.place} HTTP/1.1", f"Host: {address.place}"]
+    if proxy.login:
+        lines.append(f"Proxy-Authorization: Basic {base64.b64encode(proxy.login.encode()).decode()}")
+    made.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
+    with HTTPResponse(made, method="CONNECT") as answer:
+        try:
+            answer.begin()
+        except HTTPException as error:
+            raise ConnectionError(f"the proxy {proxy} does not answer as one: {_why(error)}") from error
+    if answer.status != 200:
+        hint = "; write http://USER:PASSWORD@HOST:PORT" if answer.status == 407 else ""
+        told = f"{answer.status} {answer.reason}"
+        raise ConnectionError(f"the proxy {proxy} opens no way to {address.place} ({told}){hint}")
+
+
+def _over(made: socket.socket) -> bool:
+    """Whether a connection that waits for nothing has something to read: that it is over."""
+    if not hasattr(select, "poll"):
+        return bool(select.select([made], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(made, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -12,17 +12,21 @@ from pathlib import Path
 from fedkit import fields
 from fedkit.errors import WireError
 from fedkit_clients.edge.answers import Unreachable
-from fedkit_clients.edge.spool import write_file
+from fedkit_clients.edge.files import write_file
 
 log = logging.getLogger("fedkit.edge")
 SEGMENT, HEADS = 1400, 104
 """Bytes of data in a packet, and of the heads of such a packet and of its acknowledgement."""
 RECORD = 22
 """Bytes that TLS adds to a record."""
-KEEP = 1 << 20
-"""Bytes after which the count is written down: a power cut forgets no more."""
+KEEP, EXACT = 1 << 26, 1000
+"""Bytes after which the count is written down; where a month's are counted out, that part of them if it is
+less. A power cut forgets no more.
+"""
 SHARE = 0.5
 """Of the room until a deadline, what an update may take: the link may be worse than it was."""
+_LOOK = 1.0
+"""Seconds for which a month is not looked up again."""
 FRESH, SMALL = 0.5, 1 << 14
 """Weight of the newest measurement of the uplink; uploads of fewer bytes measure the delay alone."""
 
@@ -39,7 +43,8 @@ class Meter:
     ) -> None:
         self._file, self._monthly, self._clock = file, monthly, clock
         self._month, self.used = _read(file)
-        self._written = self.used
+        self._written, self._until = self.used, 0.0
+        self._keep = min(KEEP, monthly // EXACT) if monthly else KEEP
         self.uplink = 0.0
         """Bytes per second, 0 while unknown."""
 
@@ -57,7 +62,7 @@ class Meter:
         """So many bytes went over the link, in either direction, in one request or answer."""
         self._turn()
         self.used += wire_bytes(size)
-        if self.used - self._written >= KEEP:
+        if self.used - self._written >= self._keep:
             self.keep()
 
     def uploaded(self, size: int, seconds: float) -> None:
@@ -83,7 +88,10 @@ class Meter:
             log.warning("%s cannot be written: %s", self._file, error)
 
     def _turn(self) -> None:
-        month = time.strftime("%Y-%m", time.gmtime(self._clock()))
+        now = self._clock()
+        if self._until - _LOOK <= now < self._until:
+            return
+        month, self._until = time.strftime("%Y-%m", time.gmtime(now)), now + min(_LOOK, _left(now))
         if month != self._month:
             self._month, self.used, self._written = month, 0, 0
 

@@ -17,11 +17,12 @@ from fedkit import packing
 from fedkit.downlink import DIGEST, Follower
 from fedkit.errors import WireError
 from fedkit.job import Job
+from fedkit.runfolder import sync
 from fedkit.tensors import Tensors, pick
 from fedkit.trainer import Workload
 from fedkit_clients.edge.answers import Refused
+from fedkit_clients.edge.files import remove, write_file
 from fedkit_clients.edge.offers import Blob, Difference, Offer
-from fedkit_clients.edge.spool import remove, write_file
 
 log = logging.getLogger("fedkit.edge")
 NEWEST = 2
@@ -36,6 +37,10 @@ class Models:
         self._folder, self._job, self._workload, self._fetch = folder, job, workload, fetch
         for path in folder.glob("*.tmp"):
             remove(path)
+        for path in folder.glob("*.model"):  # they were not flushed: a power cut may have taken a part
+            if not path.stem.endswith(_digest(path.read_bytes())):
+                remove(path)
+                remove(path.with_suffix(".frame"))
 
     def read(self, sha256: str) -> Tensors:
         """A model that is held; WireError if it is not, or is damaged (it is then held no more)."""
@@ -45,6 +50,17 @@ class Models:
                 return packing.read([self._job.layout], data)[0]
             remove(path)
         raise WireError(f"model {sha256[:16]} is not held")
+
+    def holds(self, sha256: str) -> bool:
+        """Whether a model is held."""
+        return any(self._folder.glob(f"*-{sha256}.model"))
+
+    def secure(self, digests: Collection[str]) -> None:
+        """Flush these models to the disk."""
+        for sha256 in digests:
+            for path in self._folder.glob(f"*-{sha256}.model"):
+                sync(path)
+        sync(self._folder)
 
     def told(self) -> int:
         """The newest version whose difference is held and may tell another; 0 if there is none."""
@@ -61,7 +77,7 @@ class Models:
         if offer.version == 1 and _digest(first := self._first()) == offer.model.sha256:
             self._keep(1, first)
         elif not (offer.difference and self._follow(offer, offer.difference)):
-            self._keep(offer.version, self._fetch(offer.model))
+            self._keep(offer.version, self._fetch(offer.model), offer.model.sha256)
 
     def prune(self, needed: Collection[str]) -> None:
         """Remove what is neither needed nor the first nor among the newest."""
@@ -104,12 +120,12 @@ class Models:
             log.warning("difference to version %d is of no use: %s", offer.version, error)
             return False
         if way.base == 1:
-            write_file(self._path(offer.version, offer.model.sha256, ".frame"), frame)
+            write_file(self._path(offer.version, offer.model.sha256, ".frame"), frame, lasting=False)
         self._keep(offer.version, data)
         return True
 
-    def _keep(self, version: int, data: bytes) -> None:
-        write_file(self._path(version, _digest(data)), data)
+    def _keep(self, version: int, data: bytes, sha256: str = "") -> None:
+        write_file(self._path(version, sha256 or _digest(data)), data, lasting=False)
 
     def _path(self, version: int, sha256: str, suffix: str = ".model") -> Path:
         return self._folder / f"{version:016d}-{sha256}{suffix}"

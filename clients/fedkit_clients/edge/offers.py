@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from fedkit import fields
 from fedkit.ca.texts import octets
@@ -12,13 +15,19 @@ from fedkit.fields import Fields
 from fedkit.messages import Key
 from fedkit.wire import read_key
 
+Data: TypeAlias = bytes  # within Blob, `bytes` is a field
+
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes known by their digest. sha256: 64 hex digits. bytes: how many there are."""
+    """Bytes known by their digest. sha256: 64 hex digits. bytes: how many there are.
+
+    data: the bytes themselves, where they came along; else they must be fetched.
+    """
 
     sha256: str
     bytes: int
+    data: Data | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,4 +107,13 @@ def _blob_of(row: Fields, name: str) -> Blob:
     digest = fields.text(row.get(name), name)
     if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
         raise WireError(f"{name} is not 64 hex digits")
-    return Blob(digest, fields.integer(row.get("bytes"), "bytes"))
+    size, given = fields.integer(row.get("bytes"), "bytes"), row.get("data")
+    if given is None:
+        return Blob(digest, size)
+    try:
+        data = base64.b64decode(fields.text(given, "data"), validate=True)
+    except ValueError as error:
+        raise WireError(f"data of {name} is not in base64") from error
+    if (len(data), hashlib.sha256(data).hexdigest()) != (size, digest):
+        raise WireError(f"data of {name} is not what its digest says")
+    return Blob(digest, size, data)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from fedkit.errors import ConfigError
 from fedkit.runfolder import lock_file
+from fedkit_clients.edge.files import write_file
 from fedkit_clients.edge.membership import settle
-from fedkit_clients.edge.spool import Spool, write_file
+from fedkit_clients.edge.spool import Spool
 
 _RUN = re.compile(r"[0-9a-f]{16}")
 _FOLDER = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16})?")

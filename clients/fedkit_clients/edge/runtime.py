@@ -11,21 +11,20 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from fedkit.errors import WireError
 from fedkit.federation import Verdict
-from fedkit.messages import ClientId
+from fedkit.messages import ClientId, Key
 from fedkit.trainer import Workload
 from fedkit_clients.edge.answers import OtherRun, Refused, Unreachable
 from fedkit_clients.edge.backoff import Backoff
 from fedkit_clients.edge.device import Device
+from fedkit_clients.edge.fetching import fetching, framed
 from fedkit_clients.edge.joined import Joined, Vouch, begin
-from fedkit_clients.edge.models import Fetch
 from fedkit_clients.edge.offers import Blob, Offer
 from fedkit_clients.edge.renewal import Renewal
 from fedkit_clients.edge.root import Root
-from fedkit_clients.edge.spool import Spool, newest_first, read_task, remove
+from fedkit_clients.edge.spool import read_task
 from fedkit_clients.edge.transport import Transport
 
 log = logging.getLogger("fedkit.edge")
@@ -33,10 +32,6 @@ PATIENCE, LONGEST = 30, 120
 """Seconds that a poll waits for news: the first one, and the last of those that go well without any."""
 HASTE = 1.0
 """Seconds before which no poll that may wait is over without news."""
-PARTS = 4
-"""Downloads that are kept although nothing has asked for them since; one more is the one under way."""
-FRAME, CONTEXT = 1 << 21, 16
-"""Most bytes of a task's frame beside its context, and how many models that may hold."""
 _UNWANTED = frozenset((404, 409, 411, 413))
 """Answers after which an upload is not tried again; others may be mended at the server."""
 
@@ -66,6 +61,7 @@ class EdgeClient:
         self._vouch, self._renewal = vouch, renewal
         self._backoff, self._patience = Backoff(client), PATIENCE
         self._offers: dict[int, Offer] = {}
+        self._safe, self._heeded = list[int](), list[Key]()  # of which the aggregator is to know
         self._joined: Joined | None = None
 
     def run(self) -> None:
@@ -148,12 +144,11 @@ class EdgeClient:
             raise Unreachable(f"the job is not understood: {error}") from error
 
     def _begin(self, run: str, data: bytes) -> Joined:
-        fetching, root = partial(_fetching, self._transport), self._root
-        self._joined = begin(
-            run, data, self._client, self._workload, root, self._vouch, self._device, fetching
-        )
+        bring, root = partial(fetching, self._transport), self._root
+        self._joined = begin(run, data, self._client, self._workload, root, self._vouch, self._device, bring)
         self._transport.run = run
         self._offers.clear()
+        self._safe, self._heeded = [], []
         gc.collect()
         gc.freeze()  # what is loaded by now stays: it need not be looked through after each upload
         return self._joined
@@ -161,7 +156,12 @@ class EdgeClient:
     def _ask(self, joined: Joined) -> None:
         """Verdicts first: what is trained next starts from what they say is remembered."""
         began, busy = time.monotonic(), bool(self._offers) or joined.busy
-        news = self._transport.news(0 if busy else self._patience, joined.models.told())
+        if self._safe:
+            joined.secure()
+        held = joined.models.told()
+        news = self._transport.news(0 if busy else self._patience, held, self._safe, self._heeded)
+        self._safe, self._heeded = [], []
+        asked = self._transport.requests
         joined.ahead = news.now - time.monotonic()
         if not (busy or news.settled or news.offers or news.messages):
             if time.monotonic() < began + HASTE:
@@ -169,26 +169,28 @@ class EdgeClient:
             self._patience = min(2 * self._patience, LONGEST)
         for key, verdict in news.settled:
             joined.settle(key, verdict)
+            self._heeded.append(key)
             log.info("round %d: %s", key.round, verdict)
-        if news.settled:
-            self._transport.acknowledge([], [key for key, _ in news.settled])
         room = max(0, joined.spool.room - len(self._offers))  # what is not taken is offered again
         self._offers |= {offer.id: offer for offer in news.offers[:room]}
+        new = False
         for offer in list(self._offers.values()):
-            self._take(joined, offer)
-            self._transport.acknowledge([offer.id], [])
+            new = self._take(joined, offer) or new
+            self._safe.append(offer.id)
             del self._offers[offer.id]
         if self._renewal is not None and not joined.talk.open and self._renewal.due(news.ca):
             return  # no session begins before it is known whom to believe in it
         for blob in news.messages:
             self._hear(joined, blob)
+        if new and self._transport.requests == asked:
+            self._ask(joined)  # training is silent: the aggregator must have heard of the device before
 
-    def _take(self, joined: Joined, offer: Offer) -> None:
-        """Bring a task and its model to the disk, unless they are there; drop it if it is void."""
+    def _take(self, joined: Joined, offer: Offer) -> bool:
+        """Bring a task and its model to the disk, unless they are there or it is void; whether it did."""
         if joined.spool.knows(offer.frame.sha256):
-            return
+            return False
         try:
-            frame = _framed(joined, offer.frame)
+            frame = framed(joined, offer.frame)
             task = read_task(frame)
             if task.key.job != joined.job.id:
                 raise OtherRun(f"a task of job {task.key.job} came, {joined.job.id} was joined")
@@ -197,12 +199,14 @@ class EdgeClient:
             joined.models.bring(offer)
             joined.spool.take(offer.frame.sha256, offer.model.sha256, frame)
             joined.spool.drop_parts(offer.blobs)
+            return True
         except WireError as error:
             log.error("task %d is not one for us and dropped: %s", offer.id, error)
         except Refused as error:
             if error.status != 404:
                 raise
             log.info("task %d is gone: %s", offer.id, error)
+        return False
 
     def _hear(self, joined: Joined, blob: Blob) -> None:
         """A message of a secure session, unless it was heard before. It is named until it is answered."""
@@ -211,7 +215,7 @@ class EdgeClient:
                 raise Unreachable("the aggregator asks again what was answered")
             return
         try:
-            joined.talk.hear(blob.sha256, _framed(joined, blob))
+            joined.talk.hear(blob.sha256, framed(joined, blob))
             joined.spool.drop_parts([blob])
         except WireError as error:
             raise Unreachable(f"a message of a secure session is not understood: {error}") from error
@@ -232,7 +236,7 @@ class EdgeClient:
             joined.talk.told(key)
         for name, key in joined.spool.finished():
             try:
-                self._transport.upload(key, joined.spool.reply(name))
+                self._transport.upload(key, joined.spool.reply(name), not joined.spool.is_fresh(name))
                 joined.spool.acknowledged(name)
                 log.info("round %d: the aggregator has the reply", key.round)
             except Refused as error:
@@ -240,21 +244,3 @@ class EdgeClient:
                     raise
                 log.warning("the reply to round %d is not wanted: %s", key.round, error)
                 joined.settle(key, Verdict.unwanted)
-
-
-def _framed(joined: Joined, blob: Blob) -> bytes:
-    """The frame in a blob. WireError: it is longer than any."""
-    if blob.bytes > FRAME + CONTEXT * joined.job.layout.nbytes:
-        raise WireError(f"its frame has {blob.bytes} bytes")
-    return joined.fetch(blob)
-
-
-def _fetching(transport: Transport, spool: Spool) -> Fetch:
-    return partial(_fetched, transport, spool.folder / "parts")
-
-
-def _fetched(transport: Transport, folder: Path, blob: Blob) -> bytes:
-    """A blob, by way of a file that keeps what came of it when the link is cut."""
-    for path in newest_first(folder)[PARTS:]:
-        remove(path)
-    return transport.blob(blob, folder / blob.sha256)

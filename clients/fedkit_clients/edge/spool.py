@@ -9,16 +9,16 @@
     ID/models/, ID/parts/  models, and downloads that are not whole yet
 
 ID names job and run (root.py), FRAME is the SHA-256 of the task's frame. Every step is one rename, so a
-process killed at any instant leaves one state or the next.
+process killed at any instant leaves one state or the next. A power cut may take a task that was not
+acknowledged, which is then offered again; what was promised, or finished, is flushed before that is said.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -31,6 +31,7 @@ from fedkit.errors import CheckpointError, WireError
 from fedkit.messages import Key, Task
 from fedkit.runfolder import sync
 from fedkit.tensors import Memory, State
+from fedkit_clients.edge.files import remove, write_file
 from fedkit_clients.edge.offers import Blob
 
 log = logging.getLogger("fedkit.edge")
@@ -48,36 +49,6 @@ _STAGES = ("uploaded", "finished", "held", "tasks")
 _NAME = re.compile(r"[0-9a-f]{64}")
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, flushed to the disk before this returns."""
-    beside = path.with_name(path.name + ".tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        remove(beside)  # a disk that is full has no room for a part of it
-        raise
-    move(beside, path)
-
-
-def move(old: Path, new: Path) -> None:
-    """Rename, durably."""
-    old.replace(new)
-    sync(new.parent)
-
-
-def remove(path: Path) -> None:
-    """Remove a file; one that is gone is no error."""
-    path.unlink(missing_ok=True)
-
-
-def newest_first(folder: Path) -> list[Path]:
-    """The files of a folder, the one that was written last first."""
-    return sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-
-
 class Spool:
     """One job of one client. `settled` are the last tasks with a verdict, by the names of their frames."""
 
@@ -89,6 +60,7 @@ class Spool:
             remove(path)
         self.store = MemoryStore(folder / "memory", CACHE)
         self.settled: list[str] = []
+        self._fresh = set[str]()
         self._keys: dict[str, Key] = {}
         self._load()
 
@@ -100,8 +72,24 @@ class Spool:
         """A task, and the digest of its model. Another frame for a task that is here is passed over."""
         key = read_task(frame).key
         if key not in self._keys.values():
-            write_file(self._path("tasks", name), bytes.fromhex(model) + frame)
+            write_file(self._path("tasks", name), bytes.fromhex(model), frame, lasting=False)
             self._keys[name] = key
+
+    def secure(self) -> list[str]:
+        """Flush the tasks that wait; the digests of their models, and of those that sessions answer."""
+        waiting = self._files("tasks")
+        for path in waiting:
+            sync(path)
+        if waiting:
+            sync(self.folder / "tasks")
+        return self.needed()
+
+    def drop_without(self, holds: Callable[[str], bool]) -> None:
+        """Drop tasks whose model is not held: a power cut took it. They are offered again."""
+        for path in self._files("tasks"):
+            if not holds(path.read_bytes()[:_DIGEST].hex()):
+                log.warning("a task without its model is dropped")
+                self._forget(path.name)
 
     @property
     def busy(self) -> bool:
@@ -120,7 +108,7 @@ class Spool:
         held, task = self._path("held", name), self._path("tasks", name)
         data = (held if held.exists() else task).read_bytes()
         frame = _parts(data[_DIGEST:])[1] if held.exists() else data[_DIGEST:]
-        write_file(held, data[:_DIGEST] + _joined(_pack(memory or {}), frame))
+        write_file(held, data[:_DIGEST], *_joined(_pack(memory or {}), frame))
         remove(task)
 
     def held(self) -> list[tuple[str, str, Task]]:
@@ -153,7 +141,8 @@ class Spool:
 
     def finish(self, name: str, reply: bytes, memory: Streams) -> None:
         """The reply to a task, and what is to be remembered if it is counted."""
-        write_file(self._path("finished", name), _joined(_pack(memory), reply))
+        write_file(self._path("finished", name), *_joined(_pack(memory), reply))
+        self._fresh.add(name)
         for stage in ("tasks", "held"):
             remove(self._path(stage, name))
 
@@ -165,9 +154,16 @@ class Spool:
         """The frame of such a reply."""
         return _parts(self._path("finished", name).read_bytes())[1]
 
+    def is_fresh(self, name: str) -> bool:
+        """Whether the reply was made by this process, so that the server has nothing of it yet."""
+        return name in self._fresh
+
     def acknowledged(self, name: str) -> None:
-        """The server has the reply; what it changes in memory waits for the verdict."""
-        move(self._path("finished", name), self._path("uploaded", name))
+        """The server has the reply; what it changes in memory waits for the verdict.
+
+        Not flushed: after a power cut the server says again that it has it.
+        """
+        self._path("finished", name).replace(self._path("uploaded", name))
 
     def drop_parts(self, blobs: Iterable[Blob]) -> None:
         """These downloads have come whole and are kept elsewhere."""
@@ -189,9 +185,11 @@ class Spool:
         if not names:
             return
         self.settled = [*self.settled, *names][-REMEMBERED:]
-        for path in (self.folder / "memory").glob("*.bin"):
+        kept = list((self.folder / "memory").glob("*.bin"))
+        for path in kept:
             sync(path)
-        sync(self.folder / "memory")
+        if kept:
+            sync(self.folder / "memory")
         state = {**self.store.save(), "settled": {"json": _json(self.settled)}}
         write_file(self.folder / "memory.bin", packing.pack(state))
         for name in names:
@@ -199,6 +197,7 @@ class Spool:
 
     def _forget(self, name: str) -> None:
         self._keys.pop(name, None)
+        self._fresh.discard(name)
         for stage in _STAGES:
             remove(self._path(stage, name))
 
@@ -256,8 +255,8 @@ def _key(stage: str, data: bytes) -> Key:
     return read_task(frame).key if stage == "held" else wire.decode(frame).key
 
 
-def _joined(packed: bytes, frame: bytes) -> bytes:
-    return b"".join([len(packed).to_bytes(_LENGTH, "little"), packed, frame])
+def _joined(packed: bytes, frame: bytes) -> tuple[bytes, bytes, bytes]:
+    return len(packed).to_bytes(_LENGTH, "little"), packed, frame
 
 
 def _parts(data: bytes) -> tuple[bytes, bytes]:

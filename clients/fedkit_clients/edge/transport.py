@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import time
@@ -10,21 +9,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import quote
-
-import httpx
 
 from fedkit import fields, jobfile, signing
 from fedkit.errors import shown
 from fedkit.messages import ClientId, Key
 from fedkit.secagg.identity import SigningKey
-from fedkit.wire import key_row
+from fedkit.wire import key_row, name_of
 from fedkit_clients.edge.answers import (
-    TIMEOUT,
     Answer,
     OtherRun,
     Refused,
+    Response,
     Unreachable,
+    Way,
+    framed,
     offset,
     read_short,
     reason,
@@ -32,14 +30,16 @@ from fedkit_clients.edge.answers import (
     understood,
 )
 from fedkit_clients.edge.audit import Audit
-from fedkit_clients.edge.link import address_of, over_network
+from fedkit_clients.edge.link import Link, address_of
 from fedkit_clients.edge.meter import Meter
 from fedkit_clients.edge.offers import Blob, News, read_news
 
 SHORT = 1 << 20
 """Most bytes of an answer that is no job and no blob."""
-PIECE = 1 << 20
-"""Most bytes of one PATCH."""
+PIECE, WHOLE = 1 << 20, 1 << 22
+"""Most bytes of one PATCH, and of one PUT."""
+FIRST = 1 << 21
+"""Most bytes of the first request with a body, of which nothing is known but that links may be slow."""
 SMALLEST = 1 << 12
 """Pieces do not get smaller than this, however often the link is cut."""
 HEAD = 512
@@ -54,11 +54,11 @@ class Transport:
     """What one client says to one aggregator.
 
     server: the aggregator's key, for which requests are signed; plain http is for this machine only.
-    transport: another way to send requests than over the network, for tests. clock: unix seconds of this
+    way: another one than over the network, for tests. clock: unix seconds of this
     device; how far it is from the aggregator's is learned on the way. meter: counts what goes over the link.
     audit: told of all that leaves the device. proxy: as http://HOST:PORT. run: the one that was joined, which
     requests name. key: signs them; it may change. gained: bytes of blobs and replies that will not travel
-    again, whatever breaks.
+    again, whatever breaks. requests: how many it has made.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Transport:
         key: SigningKey,
         server: bytes,
         *,
-        transport: httpx.BaseTransport | None = None,
+        way: Way | None = None,
         clock: Callable[[], float] = time.time,
         meter: Meter | None = None,
         audit: Audit | None = None,
@@ -77,37 +77,33 @@ class Transport:
         self._client, self.key, self._server, self._clock = client, key, server, clock
         self._meter, self._audit = meter if meter is not None else Meter(), audit
         self._ahead = 0.0  # of the aggregator's clock over this one
-        self._piece = PIECE
-        self.run, self.gained = "", 0
-        self._address = url = address_of(address, "http", "https")
-        way = transport if transport is not None else over_network(url, server, proxy)
-        # trust_env: neither a .netrc nor a proxy that the owner has not named
-        self._http = httpx.Client(transport=way, headers={"Accept-Encoding": "identity"}, trust_env=False)
-        for name in ("User-Agent", "Accept"):  # nothing leaves the device that the protocol does not name
-            del self._http.headers[name]
+        self._piece = FIRST
+        self.run, self.gained, self.requests = "", 0, 0
+        self._address = address_of(address, "http", "https")
+        self._way = way if way is not None else Link(self._address, server, proxy)
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._way.close()
 
     def job(self) -> tuple[str, bytes]:
         """The run that is open, and the bytes of its job."""
         answer = self._call("GET", "/v1/job", limit=jobfile.LIMIT)
         return understood(lambda: run_of(answer.headers)), answer.body
 
-    def news(self, wait: int, held: int = 0) -> News:
+    def news(self, wait: int, held: int = 0, tasks: Sequence[int] = (), settled: Sequence[Key] = ()) -> News:
         """Verdicts and tasks, as soon as there are some or after `wait` seconds.
 
-        held: the version whose difference is held, by which others can be told.
+        held: the version whose difference is held, by which others can be told. tasks: are safe here.
+        settled: their verdicts are acted upon.
         """
-        told = f"&held={held}" if held else ""
-        answer = self._call("GET", self._in_run(f"/v1/tasks?wait={wait}{told}"), patience=wait)
+        target = self._in_run(f"/v1/tasks?wait={wait}{f'&held={held}' if held else ''}")
+        if tasks or settled:
+            told = {"settled": [key_row(key) for key in settled], "tasks": list(tasks)}
+            answer = self._call("POST", target, _json(told).encode(), patience=wait)
+        else:
+            answer = self._call("GET", target, patience=wait)
         return understood(lambda: read_news(answer.body))
-
-    def acknowledge(self, tasks: Sequence[int], settled: Sequence[Key]) -> None:
-        """These tasks are safe here, these verdicts are acted upon."""
-        body = {"settled": [key_row(key) for key in settled], "tasks": list(tasks)}
-        self._call("POST", self._in_run("/v1/ack"), _json(body).encode())
 
     def blob(self, blob: Blob, part: Path) -> bytes:
         """The bytes of a blob; `part` holds what came of them, across calls and processes.
@@ -128,59 +124,73 @@ class Transport:
             raise Unreachable(f"blob {blob.sha256[:16]} came damaged")
         return data
 
-    def upload(self, key: Key, frame: bytes) -> None:
+    def upload(self, key: Key, frame: bytes, begun: bool = False) -> None:
         """Bring a reply to where the aggregator has all of it; goes on where an earlier attempt ended.
 
-        Unreachable: it has not; Refused: it does not want it.
+        begun: it may hold a part of it already. Unreachable: it has not all; Refused: it does not want it.
         """
         self._meter.demand(len(frame))
         if self._audit is not None:
             self._audit.message(frame)
+        if begun or len(frame) > self._piece:
+            return self._resume(key, frame)
+        self._send_piece("PUT", self._in_run(f"/v1/uploads/{name_of(key)}"), frame, {})
+        self.gained += len(frame)
+        return None
+
+    def _resume(self, key: Key, frame: bytes) -> None:
+        """Bring what the aggregator lacks of a reply, piece by piece."""
         digest = hashlib.sha256(frame).hexdigest()
         body = _json({"bytes": len(frame), "key": key_row(key), "sha256": digest}).encode()
         answer = self._call("POST", self._in_run("/v1/uploads"), body)
-        place, at = understood(lambda: _begun(answer.body, len(frame)))
-        turns = 0
+        at, turns = understood(lambda: _begun(answer.body, len(frame))), 0
         while at < len(frame):
-            after = self._append(self._in_run(f"/v1/uploads/{place}"), at, frame, turns < CORRECTIONS)
+            target = self._in_run(f"/v1/uploads/{name_of(key)}")
+            after = self._append(target, at, frame, turns < CORRECTIONS)
             self.gained += max(0, after - at)
             turns, at = turns + (after <= at), after
-        gc.collect()  # requests and their answers stand in a circle, and they hold the frame
 
     def _in_run(self, target: str) -> str:
         """The target of a request that is about the run that was joined."""
         return f"{target}{'&' if '?' in target else '?'}run={self.run}" if self.run else target
 
     def _append(self, target: str, at: int, frame: bytes, correct: bool) -> int:
-        """Where to go on after the piece at `at`; the next is smaller if the link did not bear this one."""
-        piece, began = frame[at : at + self._piece], time.monotonic()
+        """Where to go on after the piece at `at`."""
+        piece = frame[at : at + min(self._piece, PIECE)]
         try:
-            answer = self._call("PATCH", target, piece, {"Upload-Offset": str(at)}, correct=correct)
-        except Unreachable:
-            self._piece = max(SMALLEST, len(piece) // 2)
-            raise
+            answer = self._send_piece("PATCH", target, piece, {"Upload-Offset": str(at)}, correct)
         except Refused as error:
             if error.status != 404:
                 raise
             raise Unreachable("the upload is gone from the aggregator: it begins again") from error
+        return len(frame) if answer.status == 201 else understood(lambda: offset(answer.headers, len(frame)))
+
+    def _send_piece(
+        self, method: str, target: str, piece: bytes, headers: Mapping[str, str], correct: bool = False
+    ) -> Answer:
+        """Send bytes of a reply; the next piece is smaller if the link did not bear this one, else larger."""
+        began = time.monotonic()
+        try:
+            answer = self._call(method, target, piece, headers, correct=correct)
+        except Unreachable:
+            self._piece = max(SMALLEST, min(self._piece, len(piece)) // 2)
+            raise
         self._meter.uploaded(len(piece), time.monotonic() - began)
-        if answer.status == 201:
-            return len(frame)
         if answer.status != 409:
-            self._piece = min(PIECE, 2 * self._piece)
-        return understood(lambda: offset(answer.headers, len(frame)))
+            self._piece = min(WHOLE, 2 * self._piece)
+        return answer
 
     def _fetch(self, blob: Blob, part: Path, have: int) -> None:
         """Append to `part` what comes; Unreachable unless it then has as many bytes as the blob."""
         headers = {"Range": f"bytes={have}-"} if have else {}
         with self._open("GET", f"/v1/blobs/{blob.sha256}", b"", headers, 0.0) as response:
-            if response.status_code == 416:
+            if response.status == 416:
                 part.unlink(missing_ok=True)
                 raise Unreachable(f"blob {blob.sha256[:16]} cannot be resumed: it begins again")
-            if response.status_code not in (200, 206):
+            if response.status not in (200, 206):
                 self._demand(read_short(response, SHORT, 0.0))
-            with part.open("ab" if response.status_code == 206 else "wb") as file:
-                for chunk in response.iter_raw():
+            with part.open("ab" if response.status == 206 else "wb") as file:
+                for chunk in response.pieces():
                     file.write(chunk)
                     self._meter.count(len(chunk))
                     if file.tell() > blob.bytes:
@@ -206,49 +216,43 @@ class Transport:
         with self._open(method, target, body, headers or {}, patience) as response:
             answer = read_short(response, limit, patience)
         self._meter.count(len(answer.body))
-        if not (correct and answer.status == 409 and "Upload-Offset" in answer.headers):
+        if not (correct and answer.status == 409 and "upload-offset" in answer.headers):
             self._demand(answer)
         return answer
 
     @contextmanager
     def _open(
         self, method: str, target: str, body: bytes, headers: Mapping[str, str], patience: float
-    ) -> Iterator[httpx.Response]:
+    ) -> Iterator[Response]:
         """A response whose body is still to come, of an aggregator that takes our time for right."""
-        try:
+        response = self._send(method, target, body, headers, patience)
+        if response.status == 401:
+            refused = read_short(response, SHORT, patience)
+            if not self._corrected(refused):
+                self._demand(refused)
             response = self._send(method, target, body, headers, patience)
-            if response.status_code == 401:
-                refused = read_short(response, SHORT, patience)
-                if not self._corrected(refused):
-                    self._demand(refused)
-                response = self._send(method, target, body, headers, patience)
-            with closing(response):
-                yield response
-        except httpx.TransportError as error:
-            raise Unreachable(f"{method} {target}: {type(error).__name__}: {error}") from error
+        with closing(response):
+            yield response
 
     def _send(
         self, method: str, target: str, body: bytes, headers: Mapping[str, str], patience: float
-    ) -> httpx.Response:
+    ) -> Response:
         at = self._clock() + self._ahead
         signed = signing.headers(self.key, self._client, self._server, method, target, body, at)
-        url = self._address.copy_with(raw_path=target.encode("ascii"))
-        timeout = httpx.Timeout(TIMEOUT, read=TIMEOUT + patience)
-        request = self._http.build_request(
-            method, url, content=body, headers={**signed, **headers}, timeout=timeout
-        )
+        all_headers = framed(self._address.place, {**signed, **headers}, body)
+        self.requests += 1
         self._meter.demand(len(body) + HEAD)
         if self._audit is not None:
-            self._audit.request(method, target, request.headers, body)
+            self._audit.request(method, target, all_headers, body)
         self._meter.count(len(body) + HEAD)
-        response = self._http.send(request, stream=True)
+        response = self._way.send(method, target, all_headers, body, patience)
         self._meter.count(HEAD)
         return response
 
     def _corrected(self, answer: Answer) -> bool:
         """Whether the clocks were too far apart; they then are no more."""
         word, _ = reason(answer)
-        told = answer.headers.get("Fedkit-Time", "")
+        told = answer.headers.get("fedkit-time", "")
         if word != "skew" or not (told.isascii() and told.isdigit() and len(told) < 16):
             return False
         self._ahead = int(told) - self._clock()
@@ -260,7 +264,7 @@ class Transport:
         word, message = reason(answer)
         if status >= 500 or status in _AGAIN or (status == 401 and word == "replay"):
             raise Unreachable(f"the aggregator answers {status} {word}", self._after(answer))
-        spoken = answer.headers.get("Fedkit-Version")
+        spoken = answer.headers.get("fedkit-version")
         if spoken is None or 300 <= status < 400:
             raise Unreachable(f"{self._address} answers {status}, but not as an aggregator does")
         if spoken != str(signing.VERSION):
@@ -273,7 +277,7 @@ class Transport:
 
     def _after(self, answer: Answer) -> float:
         """Retry-After in seconds; it may be a date."""
-        told = answer.headers.get("Retry-After", "")
+        told = answer.headers.get("retry-after", "")
         try:
             if told.isascii() and told.isdigit():
                 return float(told)
@@ -282,7 +286,6 @@ class Transport:
             return 0.0
 
 
-def _begun(body: bytes, size: int) -> tuple[str, int]:
+def _begun(body: bytes, size: int) -> int:
     told = fields.mapping(fields.parse(body, "upload"), "upload")
-    place = fields.text(told.get("id"), "id")
-    return quote(place, safe=""), fields.integer(told.get("offset"), "offset", 0, size)
+    return fields.integer(told.get("offset"), "offset", 0, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -102,6 +103,7 @@ class Aggregator(httpx.BaseTransport):
         self.held: int | None = None  # the version whose difference the client says that it holds
         self.run = sha(repr((down, base)).encode())[:16]
         self.offers_all = self.tells_all = False
+        self.inline = True  # short frames come with the answer
         self.begin()
 
     # the run
@@ -195,13 +197,15 @@ class Aggregator(httpx.BaseTransport):
             return error(409, "run")
         if path == "/v1/tasks":
             self.held = int(request.url.params.get("held", "0"))
+            if method == "POST":
+                self._acknowledge(json.loads(request.content))
             return self._news()
-        if path == "/v1/ack":
-            return self._acknowledge(json.loads(request.content))
         if path.startswith("/v1/blobs/"):
             return self._blob(path.split("/")[-1], request.headers.get("Range"))
         if path == "/v1/uploads":
             return self._begin(json.loads(request.content))
+        if method == "PUT":
+            return self._put(path.split("/")[-1], request.content)
         return self._append(path.split("/")[-1], request)
 
     def _news(self) -> httpx.Response:
@@ -225,6 +229,7 @@ class Aggregator(httpx.BaseTransport):
         return {
             **{"id": number, "lease": 60.0, "frame": self._keep(frame), "bytes": len(frame)},
             **{"version": task.version, "model": told, "difference": self._difference(release)},
+            "data": base64.b64encode(frame).decode() if self.inline else None,
         }
 
     def _difference(self, release: Release) -> dict[str, Any] | None:
@@ -242,11 +247,10 @@ class Aggregator(httpx.BaseTransport):
         self.blobs[sha(data)] = data
         return sha(data)
 
-    def _acknowledge(self, body: Any) -> httpx.Response:
+    def _acknowledge(self, body: Any) -> None:
         self.acknowledged |= set(body["tasks"])
         for row in body["settled"]:
             self.settled.pop(Key(*row), None)
-        return httpx.Response(200, json={})
 
     def _blob(self, digest: str, wanted: str | None) -> httpx.Response:
         if digest not in self.blobs:
@@ -255,8 +259,14 @@ class Aggregator(httpx.BaseTransport):
         data = self.blobs[digest][start:]
         return httpx.Response(206 if wanted else 200, content=data) if data else error(416, "range")
 
+    def _put(self, place: str, frame: bytes) -> httpx.Response:
+        key = next(task.key for task in self.tasks.values() if wire.name_of(task.key) == place)
+        if key not in self.results:
+            self.accept(frame)
+        return httpx.Response(201)
+
     def _begin(self, body: Any) -> httpx.Response:
-        place = sha(json.dumps(body["key"]).encode())[:8]
+        place = wire.name_of(Key(*body["key"]))
         _, digest, held = self.uploads.setdefault(place, (body["bytes"], body["sha256"], bytearray()))
         if digest != body["sha256"]:
             return error(409, "other")

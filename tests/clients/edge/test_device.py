@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from fedkit_clients.edge.meter import Meter
 from fedkit_clients.edge.modelout import ModelOut
 from fedkit_clients.edge.policy import DevicePolicy
 from fedkit_clients.edge.root import Root
+from tests.clients.edge.overhttpx import OverHttpx
 
 NAME, KEY = "ward 7", SigningKey(bytes(range(32)))
 SERVER = SigningKey(bytes(range(1, 33))).public
@@ -38,7 +40,7 @@ def make_client(server: Any, folder: Path, device: Device, **more: Any) -> EdgeC
         NAME,
         KEY,
         SERVER,
-        transport=server,
+        way=OverHttpx(server.handle_request),
         clock=lambda: server.time,
         meter=device.meter,
         audit=device.audit,
@@ -48,10 +50,11 @@ def make_client(server: Any, folder: Path, device: Device, **more: Any) -> EdgeC
 
 def go(server: Any, folder: Path, device: Device) -> None:
     client = make_client(server, folder, device)
-    for _ in range(100):
-        client.step()
-        if server.done:
-            break
+    with suppress(Unreachable):  # a script does not wait: it has no more to tell
+        for _ in range(100):
+            client.step()
+            if server.done:
+                break
     client.close()
     assert server.done
 
@@ -103,20 +106,19 @@ def test_when_the_bytes_of_the_month_are_used_up_it_asks_no_more(tmp_path: Path,
     meter = Meter(tmp_path / "traffic", 20_000, lambda: 1_790_000_000.0)
     client = make_client(aggregator, tmp_path / "spool", Device(meter=meter))
 
-    def go_on() -> None:
-        for _ in range(100):
-            client.step()
-
-    with pytest.raises(Unreachable, match="of this month") as caught:
-        go_on()
-    assert caught.value.after > 0
-    asked = len(aggregator.log)
+    asked = -1
+    while asked < len(aggregator.log):  # what is short still fits when the next model does not
+        asked = len(aggregator.log)
+        with suppress(Unreachable):
+            for _ in range(100):
+                client.step()
     assert asked > 3
     assert meter.used <= 20_000 + 2_000, (
         "the answers to the last requests may be longer than they were thought"
     )
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, match="of this month") as caught:
         client.step()
+    assert caught.value.after > 0
     assert len(aggregator.log) == asked
     client.close()
 

@@ -27,6 +27,7 @@ from fedkit_clients.edge.enrolment import Desk, join, rotate
 from fedkit_clients.edge.membership import READY, VOUCHER, Membership, keep, read_membership
 from fedkit_clients.edge.renewal import DAY, EVERY, Renewal
 from fedkit_clients.edge.root import Root
+from tests.clients.edge.overhttpx import OverHttpx
 
 SERVER = SigningKey(bytes(range(32)))
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -60,8 +61,8 @@ class Town:
         return self.authority.invite(client, ADDRESS, SERVER.public)
 
     @property
-    def transport(self) -> httpx.MockTransport:
-        return httpx.MockTransport(self.handle)
+    def way(self) -> OverHttpx:
+        return OverHttpx(self.handle)
 
     def handle(self, request: httpx.Request) -> httpx.Response:
         self.headers.append(sorted(request.headers))
@@ -87,7 +88,7 @@ class Town:
     def join(self, directory: Path, invite: Invite | None = None, wait: float = 0.0) -> Membership:
         token = (invite or self.invite()).token()
         clock = lambda: self.now.timestamp()  # noqa: E731
-        join(token, directory, wait, transport=self.transport, clock=clock, sleep=lambda _: None)
+        join(token, directory, wait, way=self.way, clock=clock, sleep=lambda _: None)
         return read_membership(directory)
 
 
@@ -240,7 +241,7 @@ def renewing(town: Town, folder: Path, audit: Audit | None = None) -> tuple[Rene
     held, clock = read_membership(folder), Clock(town.now.timestamp())
 
     def desk() -> Desk:
-        return Desk(ADDRESS, SERVER.public, transport=town.transport, audit=audit)
+        return Desk(ADDRESS, SERVER.public, way=town.way, audit=audit)
 
     return Renewal(folder, held, desk, lambda: clock.unix, lambda: clock.steady), clock
 
@@ -303,7 +304,7 @@ def test_a_new_key_on_the_word_of_the_old_one(town: Town, tmp_path: Path) -> Non
     town.approves = False
 
     def turn() -> None:
-        rotate(folder, 0.0, transport=town.transport, clock=lambda: town.now.timestamp())
+        rotate(folder, 0.0, way=town.way, clock=lambda: town.now.timestamp())
 
     with pytest.raises(Unreachable, match="run it again"):
         turn()
@@ -375,7 +376,7 @@ def test_who_joins_while_a_ca_takes_over_believes_both(
         assert made.trust.cas == (old.trust.ca, heir.ca)
         assert read_certificate(made.certificate, (heir.ca,)), "the new one certifies"
         assert made.trust.vouches("ward 7", old.key.public, old.voucher)
-    rotate(tmp_path / "old", 0.0, transport=town.transport, clock=lambda: town.now.timestamp())
+    rotate(tmp_path / "old", 0.0, way=town.way, clock=lambda: town.now.timestamp())
     assert read_membership(tmp_path / "old").trust.cas == (old.trust.ca, heir.ca)
     monkeypatch.setattr("time.time", lambda: heir.until + 1.0)
     for name in ("old", *devices):
@@ -448,7 +449,7 @@ def test_a_rotation_that_a_crash_left_behind_does_not_stand_for_the_next(town: T
     town.join(folder)
     before = keyfile.read_key(folder)
     keyfile.write_key(folder / "rotation", before)
-    rotate(folder, 0.0, transport=town.transport, clock=lambda: town.now.timestamp())
+    rotate(folder, 0.0, way=town.way, clock=lambda: town.now.timestamp())
     assert read_membership(folder).key.public != before.public
 
 

@@ -25,6 +25,7 @@ from fedkit_clients.edge.enrolment import REQUEST, ROTATION, Desk, join, rotate
 from fedkit_clients.edge.membership import read_membership
 from fedkit_clients.edge.renewal import EVERY, Renewal
 from fedkit_clients.edge.root import Root
+from tests.clients.edge.overhttpx import OverHttpx
 
 SERVER = SigningKey(bytes(range(32)))
 WRITES = ("fsync", "link", "mkdir", "rename", "replace", "rmdir", "unlink")
@@ -73,15 +74,15 @@ class Town:
         return 200, json.loads(self.authority.answer(self.asked[name]).data())
 
     @property
-    def transport(self) -> httpx.MockTransport:
-        return httpx.MockTransport(self.handle)
+    def way(self) -> OverHttpx:
+        return OverHttpx(self.handle)
 
     def desk(self) -> Desk:
-        return Desk("https://h:1", SERVER.public, transport=self.transport)
+        return Desk("https://h:1", SERVER.public, way=self.way)
 
     def join(self, folder: Path, client: str) -> bytes:
         invite = self.authority.invite(client, "https://h:1", SERVER.public)
-        join(invite.token(), folder, 0.0, transport=self.transport)
+        join(invite.token(), folder, 0.0, way=self.way)
         return public(folder)
 
     def restart(self, folder: Path) -> Renewal:
@@ -133,7 +134,7 @@ def test_a_kill_at_each_write_and_message(
     for number in range(200):
         folder = tmp_path / f"d{number}"
         first = town.join(folder, f"d{number}")
-        died = killed_at(number, town, monkeypatch, partial(rotate, folder, 0.0, transport=town.transport))
+        died = killed_at(number, town, monkeypatch, partial(rotate, folder, 0.0, way=town.way))
         begun = (folder / ROTATION / keyfile.NAME).exists() or public(folder) != first
         held = town.restart(folder).held
         assert (held.voucher, held.trust) == (read_membership(folder).voucher, read_membership(folder).trust)
@@ -153,19 +154,19 @@ def test_the_client_goes_on_with_the_old_key_until_the_ca_has_answered(town: Tow
     folder = tmp_path / "edge"
     first = town.join(folder, "ward 7")
     key, now = keyfile.own_key(folder / ROTATION), [0.0]
-    away = httpx.MockTransport(lambda _: httpx.Response(503, stream=httpx.ByteStream(b"")))
+    away = OverHttpx(lambda _: httpx.Response(503, stream=httpx.ByteStream(b"")))
     way = [away]
     with closing(Root(folder)):
         held = read_membership(folder)
         renewal = Renewal(
             folder,
             held,
-            lambda: Desk("https://h:1", SERVER.public, transport=way[0]),
+            lambda: Desk("https://h:1", SERVER.public, way=way[0]),
             steady=lambda: now[0],
         )
         assert not renewal.look()
         assert renewal.held.key.public == first
-        way[0] = town.transport
+        way[0] = town.way
         assert not renewal.look(), "not at once"
         now[0] += EVERY
         assert renewal.look()
@@ -182,11 +183,11 @@ def test_a_key_that_the_ca_refuses_is_given_up(town: Town, tmp_path: Path, runni
         town.restart(folder)
     else:
         with pytest.raises(ConfigError, match="cannot change its key"):
-            rotate(folder, 0.0, transport=town.transport)
+            rotate(folder, 0.0, way=town.way)
     assert not (folder / ROTATION).exists()
     town.refuses = False
     assert town.restart(folder).held.key.public == first
-    rotate(folder, 0.0, transport=town.transport)
+    rotate(folder, 0.0, way=town.way)
     assert public(folder) != first
 
 
@@ -199,16 +200,16 @@ def test_one_command_at_a_time_has_a_folder(town: Town, tmp_path: Path) -> None:
         assert go.wait(60)
 
     town.before = hold
-    first = threading.Thread(target=join, args=(invite, folder, 60.0), kwargs={"transport": town.transport})
+    first = threading.Thread(target=join, args=(invite, folder, 60.0), kwargs={"way": town.way})
     first.start()
     assert inside.wait(60)
     other = town.authority.invite("ward 8", "https://h:1", SERVER.public).token()
     with pytest.raises(ConfigError, match="is in use: stop the client"):
-        join(other, folder, 0.0, transport=town.transport)
+        join(other, folder, 0.0, way=town.way)
     with pytest.raises(ConfigError, match="is in use: stop the client"):
         Root(folder)
     go.set()
     first.join(60)
     assert read_membership(folder).client == "ward 7"
     with closing(Root(folder)), pytest.raises(ConfigError, match="is in use: stop the client"):
-        rotate(folder, 0.0, transport=town.transport)
+        rotate(folder, 0.0, way=town.way)

@@ -13,7 +13,8 @@ import pytest
 from fedkit import wire
 from fedkit.errors import CheckpointError
 from fedkit.messages import EncodedUpdate, Key, Task
-from fedkit_clients.edge.spool import Spool, write_file
+from fedkit_clients.edge.files import write_file
+from fedkit_clients.edge.spool import Spool
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 MODEL = "ab" * 32

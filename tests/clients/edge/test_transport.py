@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -16,15 +16,16 @@ import pytest
 from fedkit.errors import ConfigError
 from fedkit.messages import Key
 from fedkit.secagg.identity import SigningKey
+from fedkit.wire import name_of
 from fedkit_clients.edge.answers import Refused, Unreachable
 from fedkit_clients.edge.offers import Blob
 from fedkit_clients.edge.transport import Transport
+from tests.clients.edge.overhttpx import Handler, OverHttpx
 
 KEY = SigningKey(bytes(range(32)))
 SERVER = SigningKey(bytes(range(1, 33))).public
 NOW = 1_790_000_000
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "edge-1.json").read_text())
-Handler = Callable[[httpx.Request], httpx.Response]
 
 
 class Slow(httpx.SyncByteStream):
@@ -36,8 +37,8 @@ class Slow(httpx.SyncByteStream):
 
 
 def transport(handler: Handler, client: str = "ward 7") -> Transport:
-    way = httpx.MockTransport(handler)
-    return Transport("http://host:1", client, KEY, SERVER, transport=way, clock=lambda: NOW)
+    way = OverHttpx(handler)
+    return Transport("http://host:1", client, KEY, SERVER, way=way, clock=lambda: NOW)
 
 
 def answer(status: int, content: bytes = b"", **headers: str) -> httpx.Response:
@@ -52,19 +53,21 @@ def error(status: int, word: str, **headers: str) -> httpx.Response:
 def test_requests_are_those_of_the_vectors() -> None:
     seen: list[httpx.Request] = []
     talk = transport(lambda request: seen.append(request) or answer(200, b"{}"))  # type: ignore[func-returns-value]
-    with pytest.raises(Unreachable):  # {} is no news
-        talk.news(30)
-    talk.acknowledge([7], [])
+    job = "66e80a36d79233a0"
+    for told in ([], [(7, Key(job, 2, "train", "", 0, "ward 7"))]):
+        with pytest.raises(Unreachable):  # {} is no news
+            talk.news(30, 0, [task for task, _ in told], [key for _, key in told])
+    talk.upload(Key(job, 3, "train", "", 0, "ward 7"), bytes(range(16)))
     talk.close()
-    for request, vector in zip(seen, VECTORS[:2], strict=True):
+    for request, vector in zip(seen, VECTORS, strict=True):
         assert request.method == vector["method"]
         assert request.url.raw_path.decode() == vector["target"]
         assert request.content.hex() == vector["body"]
         for name in ("Content-Digest", "Fedkit-Client", "Fedkit-Time", "Fedkit-Version"):
             assert request.headers[name] == vector["headers"][name]
         assert request.headers["Accept-Encoding"] == "identity"
-        told = {"host", "connection", "accept-encoding", *map(str.lower, vector["headers"])}
-        assert set(request.headers) == told | ({"content-length"} if request.content else set())
+        named = {"host", "accept-encoding", *map(str.lower, vector["headers"])}
+        assert set(request.headers) == named | ({"content-length"} if request.content else set())
 
 
 @pytest.mark.parametrize(
@@ -192,16 +195,25 @@ def test_a_part_that_is_damaged_is_begun_again(tmp_path: Path) -> None:
     talk.close()
 
 
+UPLOAD = Key("j", 1, "train", "", 0, "c")
+
+
 class Uploads:
     """An aggregator's side of one upload, with answers that may be replaced."""
 
     def __init__(self) -> None:
         self.held, self.odd, self.sizes = b"", dict[int, httpx.Response](), list[int]()
+        self.cut = False
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.method == "POST":
-            return answer(200, json.dumps({"id": "a/b", "offset": len(self.held)}).encode())
-        assert request.url.raw_path == b"/v1/uploads/a%2Fb"
+            return answer(200, json.dumps({"offset": len(self.held)}).encode())
+        assert request.url.raw_path.decode() == f"/v1/uploads/{name_of(UPLOAD)}"
+        if request.method == "PUT":
+            self.sizes.append(len(request.content))
+            if self.cut:
+                raise httpx.WriteError("cut")
+            return answer(201)
         self.sizes.append(len(request.content))
         if odd := self.odd.pop(len(self.sizes), None):
             return odd
@@ -213,7 +225,8 @@ class Uploads:
 
 @pytest.fixture
 def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedkit_clients.edge.transport.PIECE", 1000)
+    for name in ("FIRST", "PIECE", "WHOLE"):
+        monkeypatch.setattr(f"fedkit_clients.edge.transport.{name}", 1000)
 
 
 @pytest.mark.usefixtures("pieces")
@@ -221,7 +234,7 @@ def test_an_upload_goes_in_pieces_and_takes_corrections() -> None:
     server = Uploads()
     server.odd = {3: error(409, "offset", Upload_Offset="0")}
     talk = transport(server)
-    talk.upload(Key("j", 1, "train", "", 0, "c"), DATA)
+    talk.upload(UPLOAD, DATA)
     assert server.held == DATA
     assert max(server.sizes) == 1000
     talk.close()
@@ -239,13 +252,36 @@ def test_an_upload_goes_in_pieces_and_takes_corrections() -> None:
     ],
 )
 def test_an_upload_that_goes_wrong_is_begun_again(odd: httpx.Response) -> None:
-    server, key = Uploads(), Key("j", 1, "train", "", 0, "c")
+    server = Uploads()
     server.odd = {2: odd}
     talk = transport(server)
     with pytest.raises(Unreachable):
-        talk.upload(key, DATA)
-    talk.upload(key, DATA)
+        talk.upload(UPLOAD, DATA)
+    talk.upload(UPLOAD, DATA)
     assert server.held == DATA
+    talk.close()
+
+
+def test_what_is_short_goes_in_one_piece_unless_a_part_may_be_there() -> None:
+    server = Uploads()
+    talk = transport(server)
+    talk.upload(UPLOAD, DATA)
+    assert (server.sizes, server.held) == ([len(DATA)], b"")
+    talk.upload(UPLOAD, DATA, begun=True)
+    assert (server.sizes, server.held) == ([len(DATA)] * 2, DATA)
+    talk.close()
+
+
+def test_what_the_link_did_not_bear_in_one_piece_goes_in_smaller_ones() -> None:
+    server = Uploads()
+    server.cut = True
+    talk = transport(server)
+    with pytest.raises(Unreachable):
+        talk.upload(UPLOAD, DATA)
+    server.cut = False
+    talk.upload(UPLOAD, DATA)
+    assert server.held == DATA
+    assert server.sizes == [len(DATA), len(DATA) // 2, len(DATA) // 2]
     talk.close()
 
 
