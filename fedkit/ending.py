@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedkit.federation import RoundPolicy
+from fedkit.federation import Federation, RoundPolicy, mends
 from fedkit.history import History, Outcome, RoundRecord
 
 
@@ -22,6 +22,17 @@ def why_hopeless(history: History, policy: RoundPolicy) -> str:
         f"{failures} rounds in a row have failed, the last because {last.reason}{_example(last)}"
         f"{advice + 'rounds.max_failures' if missing else ''}"
     )
+
+
+def fewest_to_end(history: History, federation: Federation, registered: int) -> int:
+    """How many clients must have failed, while no other answered, for the run to end; 0: none are enough.
+
+    What a client says after a good round is about that client, or that round; and where devices can be
+    mended, whatever they say is a reason to wait.
+    """
+    if mends(federation) or any(record.ok for record in history.rounds):
+        return 0
+    return min(2, registered)
 
 
 def why_fruitless(history: History) -> str:

@@ -174,6 +174,16 @@ class Witnessing(Protocol):
         ...
 
 
+class Mending(Protocol):
+    """A federation whose devices can be repaired or revoked while the run goes on: what clients say ends no
+    run of it at once, and it waits after each round that failed.
+    """
+
+    def pause(self, failures: int, reason: str) -> None:
+        """Wait after so many failed rounds in a row, longer after each; the reason is that of the last."""
+        ...
+
+
 class Closing(Protocol):
     """A federation that has something to let go of when the run is over, however it ends."""
 
@@ -190,6 +200,17 @@ def closing(federation: Federation) -> Iterator[None]:
     finally:
         if hasattr(federation, "close"):
             cast("Closing", federation).close()
+
+
+def mends(federation: Federation) -> bool:
+    """Whether it is one of those."""
+    return hasattr(federation, "pause")
+
+
+def pause(federation: Federation, failures: int, reason: str) -> None:
+    """Let it wait after so many failed rounds in a row, if it is one of those."""
+    if failures and mends(federation):
+        cast("Mending", federation).pause(failures, reason)
 
 
 def server_trust(federation: Federation) -> ServerTrust | None:

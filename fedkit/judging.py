@@ -61,18 +61,19 @@ def why_failed(got: Collected, plan: Plan) -> str:
     return ""
 
 
-def fatal_cause(got: Collected) -> str:
+def fatal_cause(got: Collected, fewest: int) -> str:
     """The first cause, if every client that answered failed and they are half of the invited or more.
 
-    Whoever is lost or late says nothing against the cause: a typo must not hide behind a dropout. That a
-    session was one too many is no cause: it holds for its round only.
+    fewest: so many at least (ending.py); 0: never. Whoever is lost or late says nothing against the cause: a
+    typo must not hide behind a dropout. That a session was one too many is no cause: it holds for its round
+    only.
     """
     first, fates = got.first_failure, Counter(fate.outcome for fate in got.fates.values())
     failed = fates[Outcome.failed]
     others = len(got.fates) - failed - fates[Outcome.lost] - fates[Outcome.late]
     if first is None or (first.code == "refused" and first.subject in _PASSING):
         return ""
-    if others or 2 * failed < len(got.fates):
+    if others or not fewest or failed < fewest or 2 * failed < len(got.fates):
         return ""
     who = (
         f"all {many(failed, 'client')} of the round failed"
@@ -96,6 +97,7 @@ def make_record(
     spent: Traffic,
     end: float,
     wall: float,
+    fatal: str = "",
 ) -> RoundRecord:
     """The record of a round. spent: its bytes. end: when it ended. wall: seconds on our clock."""
     model = 4 * job.layout.size
@@ -115,7 +117,7 @@ def make_record(
         virtual_start=plan.start,
         virtual_end=end,
         wall_seconds=wall,
-        fatal=fatal_cause(got),
+        fatal=fatal,
         secagg=got.secagg,
         rungs=dict(sorted(got.rungs.items())),
         secagg_evaluate=measured.secagg,

@@ -15,10 +15,10 @@ from fedkit.codecs import CodecContext
 from fedkit.collect import Collected, Collector
 from fedkit.downlink import Downlink, Release
 from fedkit.dressing import codec_context, next_scale
-from fedkit.ending import why_fruitless, why_hopeless
+from fedkit.ending import fewest_to_end, why_fruitless, why_hopeless
 from fedkit.errors import ConfigError, FedkitError, LayoutError, RunFailed
 from fedkit.events import Evaluated, Event, Replied, RoundEnded, RoundStarted, RunEnded, RunStarted, emit
-from fedkit.federation import Federation, Plan, RoundPolicy, Verdict
+from fedkit.federation import Federation, Plan, RoundPolicy, Verdict, pause
 from fedkit.history import Fate, History, RoundRecord
 from fedkit.job import Job
 from fedkit.journal import Journal
@@ -136,15 +136,17 @@ class Loop:
         reason = why_failed(got, plan) or self._step(got.total, number)
         self.verdicts = verdicts(got, not reason)
         if self.evaluate_on == "clients":  # or those without a verdict would train on meanwhile
-            rolled_back = {k: v for k, v in self.verdicts.items() if v is not Verdict.counted}
-            self.federation.settle(rolled_back)
+            self.federation.settle({k: v for k, v in self.verdicts.items() if v is not Verdict.counted})
         due = (number + 1) % self.evaluate_every == 0 or number + 1 == rounds
-        measured = self._evaluate(number + 1, not reason) if due and not fatal_cause(got) else Measured({})
+        fatal = fatal_cause(got, fewest_to_end(self.history, self.federation, len(self.clients)))
+        measured = self._evaluate(number + 1, not reason) if due and not fatal else Measured({})
         spent, wall = self.federation.traffic() - traffic, time.perf_counter() - began
-        record = make_record(self.job, plan, got, reason, measured, spent, self.federation.now(), wall)
+        record = make_record(self.job, plan, got, reason, measured, spent, self.federation.now(), wall, fatal)
         self._close(plan, got, record)
         self._tell(RoundEnded(record, self.history))
         self._demand_hope()
+        if number + 1 < rounds and not self.stopped:
+            pause(self.federation, self.history.failures_in_a_row, reason)
 
     def _plan(self, number: int) -> Plan:
         reachable = self._reachable()  # this may wait for clients: the round begins when they are there
@@ -229,8 +231,7 @@ class Loop:
     def _close(self, plan: Plan, got: Collected, record: RoundRecord) -> None:
         """Record and checkpoint the round, then let clients know what became of their updates."""
         self.open = {key: plan.carried.get(key, self._expiry(plan)) for key in got.open}
-        still = {key.round for key in self.open}
-        self.scales = {round: scale for round, scale in self.scales.items() if round in still}
+        self.scales = {n: scale for n, scale in self.scales.items() if n in {key.round for key in self.open}}
         self.history.rounds.append(record)
         self.journal.record(record)
         self._checkpoint()
@@ -277,9 +278,8 @@ class Loop:
 
     def _leave_after(self, error: BaseException) -> None:
         """Leave the folder complete after an error, which what goes wrong here must not hide."""
-        status = "failed" if isinstance(error, Exception) else "interrupted"
         try:
-            self._leave(status, str(error))
+            self._leave("failed" if isinstance(error, Exception) else "interrupted", str(error))
         except FedkitError as second:
             log.error("the run folder could not be completed: %s", second)
 

@@ -519,7 +519,7 @@ def test_when_every_client_failed_the_first_cause_is_told() -> None:
     for seconds, client in enumerate(("cay", "ann", "bob")):
         failure = Failure(r.key(client), "exception", "KeyError", "", f"{trace}KeyError: {client}")
         r.says(client, failure, float(seconds))
-    assert fatal_cause(r.run()) == (
+    assert fatal_cause(r.run(), 1) == (
         "all 3 clients of the round failed, 'cay' first: exception: KeyError: cay (/home/me/my.py:7)"
     )
 
@@ -528,17 +528,25 @@ def test_one_client_that_did_not_fail_is_enough_to_go_on() -> None:
     r = Round(clients=("ann", "bob"))
     r.says("ann", Failure(r.key("ann"), "exception"))
     r.trains("bob", 1.0)
-    assert fatal_cause(r.run()) == ""
-    assert fatal_cause(Round(clients=(), want=0).run()) == ""
+    assert fatal_cause(r.run(), 1) == ""
+    assert fatal_cause(Round(clients=(), want=0).run(), 1) == ""
 
 
 def test_a_dropout_does_not_hide_that_all_who_answered_failed() -> None:
     r = Round(clients=("ann", "bob"), alive=("bob",))
     r.says("ann", Failure(r.key("ann"), "exception"))
-    assert "1 client answered and failed, 1 did not answer" in fatal_cause(r.run())
+    assert "1 client answered and failed, 1 did not answer" in fatal_cause(r.run(), 1)
     few = Round(clients=("ann", "bob", "cay"))
     few.says("ann", Failure(few.key("ann"), "exception"))
-    assert fatal_cause(few.run()) == ""  # most are missing: one device alone decides nothing
+    assert fatal_cause(few.run(), 1) == ""  # most are missing: one device alone decides nothing
+
+
+@pytest.mark.parametrize(("fewest", "fatal"), [(0, False), (1, True), (2, True), (3, False)])
+def test_too_few_clients_end_no_run_whatever_they_say(fewest: int, fatal: bool) -> None:
+    r = Round(clients=("ann", "bob"))
+    for client in ("ann", "bob"):
+        r.says(client, Failure(r.key(client), "exception"))
+    assert bool(fatal_cause(r.run(), fewest)) is fatal
 
 
 def test_a_failed_round_tells_nobody_that_it_was_counted() -> None:

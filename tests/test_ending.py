@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkit import History, RoundPolicy, RoundRecord
-from fedkit.ending import why_fruitless, why_hopeless
+from fedkit.ending import fewest_to_end, why_fruitless, why_hopeless
 from fedkit.history import Fate, Outcome
 
 
@@ -32,6 +35,16 @@ def test_the_reason_gives_an_example_and_advice_where_clients_are_missing() -> N
     assert failed == ("1 rounds in a row have failed, the last because the reason (client 'bob' failed: why)")
     lost = why_hopeless(History({}, [record(0, False, outcome=Outcome.lost)]), policy)
     assert lost.endswith("or allow more with rounds.max_failures")
+
+
+def test_who_may_end_a_run() -> None:
+    """Not one of several; nobody after a good round, and nobody where devices can be mended."""
+    federation: Any = SimpleNamespace()
+    begun, gone_well = History({}, [record(0, False)]), History({}, [record(0, True), record(1, False)])
+    assert [fewest_to_end(begun, federation, clients) for clients in (1, 2, 300)] == [1, 2, 2]
+    assert fewest_to_end(gone_well, federation, 300) == 0
+    federation.pause = lambda failures, reason: None
+    assert fewest_to_end(begun, federation, 300) == 0
 
 
 def test_what_is_fatal_is_so_whatever_the_policy_and_the_round() -> None:

@@ -59,7 +59,7 @@ def test_the_cause_is_told_in_a_line_with_its_place(detail: str, told: str) -> N
     got = Collected(JOB.zero())
     got.first_failure = Failure(Key("j", 0, "train", "", 0, "ann"), "exception", "KeyError", "", detail)
     got.fates = {"ann": Fate(Outcome.failed, "x")}
-    assert fatal_cause(got) == f"all 1 client of the round failed, 'ann' first: {told}"
+    assert fatal_cause(got, 1) == f"all 1 client of the round failed, 'ann' first: {told}"
 
 
 def test_a_failure_on_purpose_is_told_by_its_code_once() -> None:
@@ -69,7 +69,7 @@ def test_a_failure_on_purpose_is_told_by_its_code_once() -> None:
         Key("j", 0, "train", "", 0, "ann"), "no_data", "ClientFailed", "examples", detail
     )
     got.fates = {"ann": Fate(Outcome.failed, "x")}
-    assert fatal_cause(got).endswith("first: no_data: 'examples' are none")
+    assert fatal_cause(got, 1).endswith("first: no_data: 'examples' are none")
 
 
 @pytest.mark.parametrize(
@@ -85,4 +85,4 @@ def test_a_session_too_many_is_no_reason_to_end_the_run(code: str, subject: str,
     got = Collected(JOB.zero())
     got.first_failure = Failure(Key("j", 0, "train", "", 0, "ann"), code, "ProtocolRefused", subject)
     got.fates = {"ann": Fate(Outcome.failed, "x")}
-    assert bool(fatal_cause(got)) is fatal
+    assert bool(fatal_cause(got, 1)) is fatal

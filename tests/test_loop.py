@@ -652,3 +652,28 @@ def test_a_model_that_cannot_be_sent_leaves_the_run_with_the_one_it_had() -> Non
     assert "the new model cannot be sent" in result.history.rounds[1].reason
     assert result.model["w"][0] == 5.0
     assert [record.metrics for record in result.history.rounds] == [{"score": 5.0}] * 3
+
+
+def test_where_devices_can_be_mended_the_loop_waits_after_each_failed_round_and_ends_no_run() -> None:
+    waits: list[tuple[int, str]] = []
+
+    class Mended(Told):
+        def pause(self, failures: int, reason: str) -> None:
+            waits.append((failures, reason))
+
+    def answer(job: Job, task: Task) -> tuple[float, Reply]:
+        mended = task.key.round in (2, 4)
+        return (1.0, update(job, task, 1.0)) if mended else (1.0, Failure(task.key, "refused", "", "mode"))
+
+    got = run(
+        "fedavg",
+        Work({"ann": Push(1.0)}),
+        Mended(["ann"], answer),
+        rounds=6,
+        policy=RoundPolicy(max_failures=7),
+    )
+    assert [record.ok for record in got.history.rounds] == [False, False, True, False, True, False]
+    assert [failures for failures, _ in waits] == [1, 2, 1], (
+        "none after a good round, and none after the last"
+    )
+    assert "the quorum is 1" in waits[0][1]

@@ -32,6 +32,8 @@ REACH = 180.0
 RUN_BYTES = 8
 """Of the id of a run, by which devices tell it from another run of the same job."""
 _BEAT = 1.0
+PAUSE, LONGEST_PAUSE = 1.0, 300.0
+"""Seconds after the first failed round, and the most after one of a row: each waits twice as long."""
 _SESSION = 1 << 16
 """Most bytes of a message of a session beside its vector, and beside 80 for each neighbour."""
 _NEIGHBOURS = 1 << 13
@@ -43,7 +45,8 @@ class EdgeFederation:
 
     signer: the aggregator's own key, for secure sessions; None: there are none. wait_for: before a round,
     wait until so many clients can be reached, for at most `patience` seconds; then go on with those that
-    there are. reach: seconds for which a client counts as reachable after a request.
+    there are. reach: seconds for which a client counts as reachable after a request. first_pause: seconds
+    after a failed round.
     """
 
     durable = True
@@ -60,13 +63,14 @@ class EdgeFederation:
         wait_for: int = 1,
         patience: float = 600.0,
         reach: float = REACH,
+        first_pause: float = PAUSE,
     ) -> None:
         self._journal, self._registry = journal, registry
         self._wait_for, self._patience, self._reach = wait_for, patience, reach
         blobs = Blobs(journal.directory / "blobs")
         self._leases, self._releases = Leases(journal, blobs), Releases(journal, blobs)
         self._uploads = Uploads(journal, journal.directory / "uploads")
-        self._signer = signer
+        self._signer, self._first_pause = signer, first_pause
         self._turn = 0
         self._beaten = journal.now()
         self._lost: dict[ClientId, float] = {}
@@ -81,7 +85,7 @@ class EdgeFederation:
             )
         most = wire.OVERHEAD + wire.HEADER_LIMIT + _longest(job)
         run = str(self._journal.meta("run") or secrets.token_hex(RUN_BYTES))
-        self._journal.put(durable=True, job_id=job.id, job=jobfile.encode(job), most=most, run=run)
+        self._journal.put(durable=True, job_id=job.id, job=jobfile.encode(job), most=most, run=run, pause=0.0)
         self._leases.abandon_sessions()
         self._uploads.sweep()
         self._layout = job.layout
@@ -109,6 +113,16 @@ class EdgeFederation:
                 log.warning("waiting for clients: %d of %d can be reached", len(found), self._wait_for)
             told = True
             self._pause(ticks, end)
+
+    def pause(self, failures: int, reason: str) -> None:
+        """Wait; when there are other devices than there were, one was revoked or has come: go on at once."""
+        seconds = min(LONGEST_PAUSE, self._first_pause * 2.0 ** min(failures - 1, 16))
+        log.warning("round failed, %d in a row: %s; the next in %.0f s", failures, reason, seconds)
+        end, there = self.now() + seconds, self._registry.clients()
+        self._journal.put(pause=end)
+        while self.now() < end and self._registry.clients() == there:
+            self._pause(self._journal.ticks, end)
+        self._journal.put(pause=0.0)
 
     def now(self) -> float:
         """Unix time, less the time for which nobody had the journal."""

@@ -26,8 +26,9 @@ from fedkit.aggregator.persevering import persevering
 from fedkit.aggregator.progress import Progress
 from fedkit.aggregator.registry import Registry
 from fedkit.aggregator.service import Service
-from fedkit.config import Scenario
+from fedkit.config import Rounds, Scenario
 from fedkit.errors import ConfigError
+from fedkit.federation import RoundPolicy
 from fedkit.launch import Built, build, run_built
 from fedkit.rounds import Result
 
@@ -113,6 +114,7 @@ def opened(
     """
     service.check()
     built = build(scenario)
+    built = replace(built, policy=_lasting(scenario, built.policy))
     most = service.most(built)
     with ExitStack() as stack:
         stack.enter_context(logged(service.log))
@@ -148,6 +150,12 @@ def serve(
     """
     with opened(scenario, service, directory, out=out, resume=resume, listening=listening) as station:
         return station.run(out=out, resume=resume, observers=observers)
+
+
+def _lasting(scenario: Scenario, policy: RoundPolicy) -> RoundPolicy:
+    """The policy; where it does not say how many failed rounds end the run, none do: devices can mend."""
+    told = "rounds.max_failures" in scenario.places or policy.max_failures != Rounds().max_failures
+    return policy if told else replace(policy, max_failures=max(scenario.rounds.count, 1) + 1)
 
 
 def _demand_folder(journal: Journal, out: Path, resume: bool) -> None:

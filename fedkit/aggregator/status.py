@@ -44,6 +44,7 @@ def standing(directory: Path, known: Iterable[ClientId] = (), now: float | None 
     except sqlite3.Error as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     then = float(meta.get("alive") or 0.0) if now is None else now
+    pause = float(meta.get("pause") or 0.0)
     clients = {client: _client(client) for client in known}
     clients |= {client: _client(client, max(0.0, then - seen), version) for client, seen, version in heard}
     for key, client, state, _, _ in rows:
@@ -52,6 +53,7 @@ def standing(directory: Path, known: Iterable[ClientId] = (), now: float | None 
         row["certificate"] = ends.get(client)
     return {
         "job": meta.get("job_id"),
+        "pause": max(0.0, pause - then),
         "enrolments": [client for (client,) in asking],
         "tasks": {state: sum(row[2] == state for row in rows) for state in STATES},
         "uploads": [_upload(directory, *row) for row in rows if row[2] == "uploading"],

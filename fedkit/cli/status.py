@@ -67,6 +67,11 @@ def _lines(told: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         )
     if (last := run["last"]) and not last["ok"]:
         yield "last round", f"failed: {last['reason']}"
+    if pause := told["pause"]:
+        yield (
+            "pause",
+            f"the next round begins in {show_seconds(pause)}: mend or revoke who made the last one fail",
+        )
     yield "metrics", show_metrics(run["metrics"])
     yield "outcomes", _counts(run["outcomes"])
     yield "tasks", _counts(told["tasks"])

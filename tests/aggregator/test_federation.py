@@ -23,6 +23,7 @@ from fedkit.aggregator.federation import EdgeFederation
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.listener import Listener
 from fedkit.aggregator.registry import Roster
+from fedkit.aggregator.status import standing
 from fedkit.conformance import check_federation
 from fedkit.errors import ConfigError
 from fedkit.federation import Verdict
@@ -283,3 +284,37 @@ def test_models_are_not_held_in_memory(site: Any) -> None:
     release = site.federation._releases.find(1)
     path = site.directory / "blobs" / release.model[:2] / release.model[2:]
     assert path.read_bytes() == value.vector.astype("<f4").tobytes()
+
+
+def test_after_failed_rounds_it_waits_longer_each_time_and_says_so(
+    site: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits: list[float] = []
+    clock = [site.federation.now()]
+    monkeypatch.setattr(site.journal, "now", lambda: clock[0])
+
+    def passes(ticks: int, seconds: float) -> None:
+        waits.append(standing(site.directory, now=clock[0])["pause"])
+        clock[0] += 301.0
+
+    monkeypatch.setattr(site.journal, "wait", passes)
+    for failures in (1, 2, 3, 9, 5000):
+        site.federation.pause(failures, "ann says no")
+    assert waits == pytest.approx([1.0, 2.0, 4.0, 256.0, 300.0])
+    assert standing(site.directory, now=clock[0])["pause"] == 0.0
+    assert "round failed, 3 in a row: ann says no; the next in 4 s" in caplog.text
+
+
+def test_a_pause_is_over_when_a_device_is_revoked(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [["alice", "bob"], ["alice", "bob"], ["alice"]]
+    monkeypatch.setattr(site.federation._registry, "clients", lambda: there.pop(0))
+    began = site.federation.now()
+    site.federation.pause(99, "bob says no")
+    assert site.federation.now() - began < 200.0
+    assert not there
+
+
+def test_a_restart_begins_without_a_pause(site: Any) -> None:
+    site.journal.put(pause=site.journal.now() + 100.0)
+    site.federation.open(site.job)
+    assert standing(site.directory, now=site.journal.now())["pause"] == 0.0
