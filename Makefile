@@ -20,7 +20,7 @@ help: ## Show this list
 demo: $(VENV)/.demo ## Run a federation on handwritten digits and leave a report
 	@$(BIN)/fedkit run digits
 
-demo-deploy: $(VENV)/.dev ## An aggregator and five devices over TLS; one of each is killed on the way
+demo-deploy: $(VENV)/.deploy ## An aggregator and five devices over TLS; one of each is killed on the way
 	@$(BIN)/python clients/demo-deploy/demo.py
 
 test: check ## Run all tests, type checks and lint
@@ -109,11 +109,15 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	$(PIP) -e '.[demo]'
 	@touch $@
 
+$(VENV)/.deploy: pyproject.toml | $(VENV)/bin/python
+	$(PIP) -e '.[demo,server]'
+	@touch $@ $(VENV)/.demo
+
 # torch first and pinned, so that nothing else pulls a CUDA build
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -c constraints.txt torch
 	$(PIP) -c constraints.txt -e '.[dev,torch]'
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.deploy
 
 .PHONY: help demo demo-deploy prove-edge-secure prove-links test check tests types lint format test-wheel bench-codecs bench-flower bench-flower-transport bench-secagg bench-simulation prove-codecs prove-fuzz \
 	prove-fedprox prove-mnist prove-heart prove-dropout prove-secagg soak bench-edge clean
