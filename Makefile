@@ -84,8 +84,8 @@ prove-mnist: $(VENV)/.dev ## McMahan's 2NN to 97 %, softmax by writer and in sha
 prove-heart: $(VENV)/.dev ## FLamby's four hospitals, 5 seeds (needs FEDKIT_DATA)
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_heart.py
 
-prove-secagg: $(VENV)/.dev ## Secret sums on MNIST by writer, a fifth lost in each round, 3 seeds (needs FEDKIT_DATA)
-	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_secagg.py
+prove-secagg: $(VENV)/.dev ## Secret sums on MNIST by writer, a fifth lost in each round, 3 seeds (needs FEDKIT_DATA); every pair of losses
+	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_secagg.py tests/secagg/test_losses.py
 
 prove-dropout: $(VENV)/.dev ## Half of all clients crash in each round
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_dropout.py

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import pytest
@@ -43,6 +43,14 @@ def sorted_order(clients: Sequence[ClientId]) -> Sequence[ClientId]:
 
 
 @dataclass
+class Tally:
+    """Of one test: sessions that came to an end, and sessions whose clients remembered others."""
+
+    ended: int = 0
+    followed: int = 0
+
+
+@dataclass
 class Rehearsal:
     """A session of `n` clients. lose: clients that answer nothing from a stage on.
 
@@ -68,8 +76,10 @@ class Rehearsal:
     up: Tamper = untouched
     order: Callable[[Sequence[ClientId]], Sequence[ClientId]] = sorted_order
     sessions: dict[ClientId, MemorySessions] = field(default_factory=dict)
+    tally: ClassVar[Tally] = Tally()
 
     def __post_init__(self) -> None:
+        self.tally.followed += bool(self.sessions)
         self.names: list[ClientId] = [f"c{i:03}" for i in range(self.n)]
         self.signer = SigningKey(stream(self.seed, "server").bytes(32))
         self.authority = Authority(SigningKey(stream(self.seed, "ca").bytes(32)))
@@ -202,7 +212,10 @@ class Rehearsal:
             answer = self.ask(name, outbox[name])
             if answer is not None:
                 self.deliver(name, answer)
-        self.server.advance()
+        try:
+            self.server.advance()
+        finally:
+            self.tally.ended += self.server._over
 
     def until(self, stage: Stage) -> Rehearsal:
         """All stages before this one."""
@@ -293,6 +306,11 @@ def off(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture
-def rehearse() -> type[Rehearsal]:
-    """The class, as test files do not import each other."""
-    return Rehearsal
+def rehearse() -> Iterator[type[Rehearsal]]:
+    """The class, as test files do not import each other.
+
+    A test that plays a session to its end plays another one with what clients remember of it.
+    """
+    tally = Rehearsal.tally = Tally()
+    yield Rehearsal
+    assert tally.followed or not tally.ended, "and the next round? Use .rounds() or .goes_on()"

@@ -101,18 +101,21 @@ def test_fewest_that_are_not_chosen_are_three(rehearse: type[Rehearsal]) -> None
     session = rehearse(5, floors=Floors(Policy(smallest=3)))
     assert session.right(session.run())
     assert not session.refused
+    assert session.goes_on()
 
 
 def test_a_higher_policy_than_the_floor_will_do(rehearse: type[Rehearsal]) -> None:
     session = rehearse(10, policy=Policy(corrupt=0.1, sigma=90, smallest=4), floors=Floors())
     assert session.right(session.run())
     assert not session.refused
+    assert session.goes_on()
 
 
 def test_a_client_that_trusts_the_server_takes_both_modes(rehearse: type[Rehearsal]) -> None:
     session = rehearse(5, floors=Floors(HONEST))
     assert session.right(session.run())
     assert not session.refused
+    assert session.goes_on()
 
 
 def test_without_identities_only_an_honest_server_will_do(rehearse: type[Rehearsal]) -> None:
@@ -447,6 +450,7 @@ def test_the_stages_of_a_client(rehearse: type[Rehearsal]) -> None:
             *(s for s in steps if s != "accept"),
             None,
         ]
+        assert session.goes_on()
 
 
 @pytest.mark.parametrize("stage", list(Stage))
@@ -456,6 +460,7 @@ def test_bytes_that_are_no_message(rehearse: type[Rehearsal], stage: Stage) -> N
         assert unread(session, body).rule == "malformed"
         session.run()
         assert ME in session.server.result().members
+        assert session.goes_on()
 
 
 def test_a_header_of_another_version(rehearse: type[Rehearsal]) -> None:
@@ -499,6 +504,7 @@ def test_secrets_go_as_soon_as_they_are_used(rehearse: type[Rehearsal]) -> None:
     session.run()
     assert session.clients[ME].done
     assert session.clients[ME].__dict__["_vault"] is None
+    assert session.goes_on()
 
 
 def test_memory_of_sessions() -> None:

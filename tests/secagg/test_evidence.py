@@ -134,8 +134,7 @@ def two_vectors(session: Rehearsal, sign: bool = True) -> None:
 def test_who_contradicts_itself_is_caught_with_proof(
     rehearse: type[Rehearsal], identities: str, stage: Stage
 ) -> None:
-    for number in (1, 2):
-        session = rehearse(4, identities=identities, round=number)  # type: ignore[arg-type]
+    for session in rehearse(4, identities=identities).rounds():  # type: ignore[arg-type]
         (two_adverts if stage is Stage.advertise else two_vectors)(session)
         answers = session.server.answers
         assert answers.caught == {LIAR: f"two different {stage} messages"}

@@ -56,10 +56,22 @@ def check_all(first: Rehearsal, losses: Iterable[Mapping[ClientId, Stage]]) -> N
     assert session.round > 2
 
 
+def sparse(rehearse: type[Rehearsal], mode: str) -> Rehearsal:
+    """Ten clients with four neighbours each, of whom two can be lost. Each session has a graph of its own."""
+    policy = replace(MODES[mode], corrupt=0.0)
+    return rehearse(10, policy=policy, explicit=(4, 3), encoding=SMALL)
+
+
 @pytest.mark.parametrize("mode", STAGES)
 @pytest.mark.parametrize("n", [4, 5])
 def test_any_one_can_be_lost_at_any_stage(rehearse: type[Rehearsal], n: int, mode: str) -> None:
     session = rehearse(n, policy=MODES[mode])
+    check_all(session, ({name: stage} for stage, name in product(STAGES[mode], session.names)))
+
+
+@pytest.mark.parametrize("mode", STAGES)
+def test_any_one_can_be_lost_at_any_stage_of_a_sparse_graph(rehearse: type[Rehearsal], mode: str) -> None:
+    session = sparse(rehearse, mode)
     check_all(session, ({name: stage} for stage, name in product(STAGES[mode], session.names)))
 
 
@@ -88,9 +100,7 @@ def test_two_can_be_lost_at_any_two_stages(
 def test_two_can_be_lost_at_any_two_stages_of_a_sparse_graph(
     rehearse: type[Rehearsal], mode: str, near: bool
 ) -> None:
-    """Of four neighbours two can be lost. The graph is another one in each session."""
-    policy = replace(MODES[mode], corrupt=0.0)
-    session = rehearse(10, policy=policy, explicit=(4, 3), encoding=SMALL)
+    session = sparse(rehearse, mode)
     for stages in product(STAGES[mode], repeat=2):
         session = session.next()
         pair = pair_of(session, near)
@@ -99,6 +109,17 @@ def test_two_can_be_lost_at_any_two_stages_of_a_sparse_graph(
         if Stage.advertise not in stages:
             assert are_neighbours(session, pair) == near
     assert session.round > 2
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("graph", ["complete", "sparse"])
+@pytest.mark.parametrize("mode", STAGES)
+def test_every_two_can_be_lost_at_any_two_stages(rehearse: type[Rehearsal], mode: str, graph: str) -> None:
+    """All 15 pairs of six clients and all 45 of ten."""
+    six = rehearse(6, policy=MODES[mode], encoding=SMALL)
+    session = six if graph == "complete" else sparse(rehearse, mode)
+    both = product(combinations(session.names, 2), product(STAGES[mode], repeat=2))
+    check_all(session, (dict(zip(pair, stages, strict=True)) for pair, stages in both))
 
 
 def pair_of(session: Rehearsal, near: bool) -> tuple[ClientId, ClientId]:

@@ -201,6 +201,7 @@ def test_so_many_liars_cannot_stop_a_session(
     assert session.right(session.run())
     doubt = f"wrong shares, unless {bending} others lied"
     assert told(session) == [f"{session.names[at]}: {doubt}" for at in sorted(names) if bending]
+    assert session.goes_on()
 
 
 def test_exactly_t_shares_leave_no_choice(rehearse: type[Rehearsal]) -> None:
@@ -211,6 +212,7 @@ def test_exactly_t_shares_leave_no_choice(rehearse: type[Rehearsal]) -> None:
         session.run()
     assert not caught.value.retry
     assert told(session) == []
+    assert session.goes_on()
 
 
 def test_more_liars_than_can_be_worked_round(rehearse: type[Rehearsal]) -> None:
@@ -218,6 +220,7 @@ def test_more_liars_than_can_be_worked_round(rehearse: type[Rehearsal]) -> None:
     with pytest.raises(SecAggAborted, match="too few right shares"):
         session.run()
     assert told(session) == []
+    assert session.goes_on()
 
 
 def test_boxes_that_do_not_open_are_told_of_their_sender(rehearse: type[Rehearsal]) -> None:
@@ -237,6 +240,7 @@ def test_boxes_that_do_not_open_are_told_of_their_sender(rehearse: type[Rehearsa
         without = 9 - len(lose)
         doubt = "unless they keep it back or the network spoilt it"
         assert told(session) == [f"c002: no share of it with {without} of its holders, {doubt}"]
+        assert session.goes_on()
 
 
 def test_holders_that_are_lost_are_nobodys_offence(rehearse: type[Rehearsal]) -> None:
@@ -245,6 +249,7 @@ def test_holders_that_are_lost_are_nobodys_offence(rehearse: type[Rehearsal]) ->
     with pytest.raises(SecAggAborted, match="fewer than t=7 shares came of c000"):
         session.run()
     assert told(session) == []
+    assert session.goes_on()
 
 
 FALSE = "c002: shares of another secret than it published, unless 2 of its holders lied"
@@ -257,6 +262,7 @@ def test_an_owner_whose_secret_is_not_what_it_committed_to(rehearse: type[Rehear
         session.run()
     assert told(session) == [FALSE]
     assert not caught.value.retry
+    assert session.goes_on()
 
 
 def test_an_owner_whose_key_is_not_the_one_it_advertised(rehearse: type[Rehearsal]) -> None:
@@ -270,6 +276,7 @@ def test_an_owner_whose_key_is_not_the_one_it_advertised(rehearse: type[Rehearsa
     with pytest.raises(SecAggAborted, match="somebody masked wrongly") as caught:
         session.run()
     assert not caught.value.retry
+    assert session.goes_on()
 
 
 def test_a_client_that_counts_twice_is_found_by_the_tail(rehearse: type[Rehearsal]) -> None:
@@ -277,6 +284,7 @@ def test_a_client_that_counts_twice_is_found_by_the_tail(rehearse: type[Rehearsa
     session.tails["c001"][0] = 2
     with pytest.raises(SecAggAborted, match="counts 6 clients, not 5"):
         session.run()
+    assert session.goes_on()
 
 
 def test_nothing_is_recovered_of_who_masked_with_no_survivor(rehearse: type[Rehearsal]) -> None:

@@ -67,6 +67,7 @@ def test_when_all_is_over_no_secret_is_left_to_rest(rehearse: type[Rehearsal]) -
     session = rehearse(5)
     session.run()
     assert session.clients[ME].rest() == b""
+    assert session.goes_on()
 
 
 def test_after_the_vector_was_masked_the_keys_do_not_rest(rehearse: type[Rehearsal]) -> None:

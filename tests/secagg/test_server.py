@@ -300,6 +300,7 @@ def test_the_members_of_each_stage(rehearse: type[Rehearsal]) -> None:
     assert found.members == server.u3 == tuple(sorted(server.u3))
     assert server.parameters is not None
     assert server.parameters.clients == 11
+    assert session.goes_on()
 
 
 def test_the_end(rehearse: type[Rehearsal]) -> None:
@@ -314,6 +315,7 @@ def test_the_end(rehearse: type[Rehearsal]) -> None:
     assert refused(session, last) == "stage"
     with pytest.raises(ValueError, match="over"):
         session.server.advance()
+    assert session.goes_on()
 
 
 def test_secrets_go_with_the_session(rehearse: type[Rehearsal]) -> None:
@@ -326,6 +328,7 @@ def test_secrets_go_with_the_session(rehearse: type[Rehearsal]) -> None:
         assert not {"_board", "_intake", "_recovery", "_total"} & session.server.__dict__.keys()
         assert refused(session, b"SA\1\2" + bytes(12)) == "stage"
         assert not session.server.outbox()
+        assert session.goes_on()
 
 
 def test_an_outbox_makes_bodies_when_asked(rehearse: type[Rehearsal]) -> None:
@@ -345,6 +348,7 @@ def test_the_stages_of_a_server(rehearse: type[Rehearsal]) -> None:
             session.step()
         assert seen[1:] == [order[stage] for stage in seen[:-1]]
         assert seen[-1] is Stage.unmask
+        assert session.goes_on()
 
 
 def test_too_few_signatures_for_one_client_abort(rehearse: type[Rehearsal]) -> None:
@@ -355,6 +359,7 @@ def test_too_few_signatures_for_one_client_abort(rehearse: type[Rehearsal]) -> N
     with pytest.raises(SecAggAborted, match=r"at agree: fewer than t=14 holders are left for c000") as caught:
         session.step()
     assert not caught.value.retry
+    assert session.goes_on()
 
 
 def test_survivors_that_could_fall_apart_abort(
@@ -362,10 +367,11 @@ def test_survivors_that_could_fall_apart_abort(
 ) -> None:
     """As clients would refuse it; the figures are those of `Session.connected`."""
     monkeypatch.setattr(Session, "connected", lambda _, survivors: len(survivors) == survivors.sum())
-    assert rehearse(4).run()
+    session = rehearse(4, lose={ME: Stage.mask})
     with pytest.raises(SecAggAborted, match="parts of the sum could show") as caught:
-        rehearse(4, lose={ME: Stage.mask}).run()
+        session.run()
     assert caught.value.retry
+    assert session.goes_on()
 
 
 def test_connected_counts_the_lost(rehearse: type[Rehearsal]) -> None:

@@ -61,6 +61,7 @@ def test_threads_make_no_difference(
         sent.append([session.seen[Stage.mask, name] for name in session.names])
     assert len(list(masks._cuts(4 * 48, 3))) == 3
     assert sent[0] == sent[1] == sent[2]
+    assert session.goes_on()
 
 
 def test_a_vector_of_nothing_but_a_tail(rehearse: type[Rehearsal]) -> None:
@@ -235,3 +236,4 @@ def test_no_secret_is_in_what_gets_printed(rehearse: type[Rehearsal]) -> None:
     opened = Opened.from_bytes(session.seen[Stage.unmask, "c000"], 4)
     assert len(opened.shares) == 4
     assert not any(repr(share) in repr(opened) for share in opened.shares)
+    assert session.goes_on()
