@@ -7,7 +7,6 @@ came first stands, also after a restart.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ from itertools import islice
 
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.members import Members
-from fedkit.aggregator.rates import Rates
 from fedkit.aggregator.refusal import Refusal
 from fedkit.ca.certificates import Certified, read_certificate, read_revocations
 from fedkit.ca.mailbox import Mailbox
@@ -27,8 +25,6 @@ from fedkit.secagg.identity import Trust, fingerprint
 
 log = logging.getLogger("fedkit.aggregator")
 
-A_SECOND, BURST = 50.0, 200.0
-"""Requests for enrolment in a second, and at once, from all together."""
 AT_ONCE = 32
 """Answers that are taken at one look: requests wait while they are written."""
 LOOK = 1.0
@@ -49,7 +45,6 @@ class Enrolment:
         self._heir: Succession | None = None
         self._mailbox = Mailbox(journal.directory / "enrol")
         self._lock, self._stamp, self._looked = threading.Lock(), tuple[int, ...](), -LOOK
-        self._rates = Rates(A_SECOND, BURST)
         for name, data in self._pending():
             self._mailbox.ask(name, data)
         self._look()
@@ -60,10 +55,15 @@ class Enrolment:
         self._look()
         return self._trust
 
-    def key(self, client: ClientId) -> bytes:
-        """The key of its certificate. Refusal 403: `client`, `revoked`, `expired`."""
+    def key(self, client: ClientId) -> bytes | None:
+        """The key of its certificate; None: it has not enrolled."""
         self._look()
         return self._members.key(client)
+
+    def demand(self, client: ClientId) -> None:
+        """Refusal 403 unless the certificate of this client is good: `revoked`, `expired`."""
+        self._look()
+        self._members.demand(client)
 
     def clients(self) -> Sequence[ClientId]:
         """Those whose certificates are good, sorted."""
@@ -81,9 +81,8 @@ class Enrolment:
     def take(self, body: bytes) -> str:
         """Keep a request for the CA; its id. The same request again changes nothing.
 
-        Refusal: 403 `invite` (a signature does not hold), `expired`; 409 `used`; 429 `rate`.
+        Refusal: 403 `invite` (a signature does not hold), `revoked`, `expired`; 409 `used`.
         """
-        self._demand_patience()
         request = read_request(body)
         with self._journal.transaction() as db:
             known = db.execute("SELECT answer FROM enrolments WHERE id = ?", (request.id,)).fetchone()
@@ -97,7 +96,6 @@ class Enrolment:
 
     def answer(self, name: str) -> Grant | None:
         """The CA's answer to a request; None while there is none. Refusal: 404 `unknown`, 403 `refused`."""
-        self._demand_patience()
         self._look()
         with self._journal.transaction() as db:
             row = db.execute("SELECT answer FROM enrolments WHERE id = ?", (name,)).fetchone()
@@ -117,7 +115,6 @@ class Enrolment:
 
     def succession(self) -> bytes:
         """The announcement of a new CA. Refusal 404 `unknown`: there is none."""
-        self._demand_patience()
         self._look()
         if self._heir is None or not self._trust.next_ca:
             raise Refusal(404, "unknown", "no new CA is announced")
@@ -147,12 +144,6 @@ class Enrolment:
             told = f"the invite for client {request.client!r} was used with another key"
             raise Refusal(409, "used", told)
 
-    def _demand_patience(self) -> None:
-        """Refusal 429 `rate`: too many ask, from wherever."""
-        if wait := self._rates.wait(""):
-            after = {"Retry-After": str(math.ceil(wait))}
-            raise Refusal(429, "rate", "too many requests for enrolment", after)
-
     def _demand(self, request: Request) -> None:
         """Refusal unless an invite, or a good certificate, stands behind the request."""
         if request.until < self._clock():
@@ -161,8 +152,10 @@ class Enrolment:
             request.check(self.trust.cas, self._clock())
         except CryptoError as error:
             raise Refusal(403, "invite", str(error)) from None
-        if request.renews and self._members.key(request.client) != request.by:
-            raise Refusal(403, "invite", f"the request is not signed by client {request.client!r}")
+        if request.renews:
+            if self._members.key(request.client) != request.by:
+                raise Refusal(403, "invite", f"the request is not signed by client {request.client!r}")
+            self._members.demand(request.client)
 
     def _look(self) -> None:
         """Take what the CA has left, if it has left something."""

@@ -119,29 +119,29 @@ class Guard:
             if not re.fullmatch(shape, headers.get(name, "")):
                 raise Refusal(400, "headers", f"the header {name} is missing or malformed")
         told, at = headers["fedkit-client"], int(headers["fedkit-time"])
-        client = unquote(told)
-        if client_header(client) != told:
-            raise Refusal(403, "client", f"client {told!r} is not spelt as it is due")
-        key = self._registry.key(client)
-        now = self._clock()
+        client, now = unquote(told), self._clock()
         if abs(now - at) > SKEW:
             raise Refusal(401, "skew", f"signed {at - now:+.0f} s from now, {SKEW} s are allowed")
         nonce, version = headers["fedkit-nonce"], scope["fedkit.version"]
-        digest, time_told, server = (
-            headers["content-digest"],
-            headers["fedkit-time"],
-            self._registry.trust.server,
-        )
-        signed = statement(server, scope["method"], _target(scope), digest, time_told, nonce, told, version)
-        if not verify(key, signed, bytes.fromhex(headers["fedkit-signature"])):
-            raise Refusal(
-                401, "signature", f"the signature is not that of client {client!r} for this aggregator"
-            )
+        self._demand_signature(client, scope, headers)
+        self._registry.demand(client)
         if wait := self._rates.wait(client):
             raise Refusal(429, "rate", "too many requests", {"Retry-After": str(math.ceil(wait))})
         if not self._journal.admit(client, nonce, at, now, version):
             raise Refusal(401, "replay", f"a request of client {client!r} came a second time")
         return client
+
+    def _demand_signature(self, client: ClientId, scope: Scope, headers: Mapping[str, str]) -> None:
+        """Refusal 401, the same and after the same work whether there is such a client or not."""
+        told, server = headers["fedkit-client"], self._registry.trust.server
+        key = self._registry.key(client) if client_header(client) == told else None
+        time_told, nonce = headers["fedkit-time"], headers["fedkit-nonce"]
+        version, digest = scope["fedkit.version"], headers["content-digest"]
+        signed = statement(server, scope["method"], _target(scope), digest, time_told, nonce, told, version)
+        holds = verify(key or server, signed, bytes.fromhex(headers["fedkit-signature"]))
+        if key is None or not holds:
+            who = f"there is no client {told!r}, or the signature is not its own for this aggregator"
+            raise Refusal(401, "signature", who)
 
     def _marked(self, scope: Scope, status: list[int], send: Send) -> Send:
         """`send`, with the headers of every answer, its bytes counted and its status noted."""

@@ -42,18 +42,20 @@ class Members:
         self._told = False
         self._load()
 
-    def key(self, client: ClientId) -> bytes:
-        """The key of its certificate. Refusal 403: `client`, `revoked`, `expired`."""
+    def key(self, client: ClientId) -> bytes | None:
+        """The key of its certificate; None: it has not enrolled here."""
         member = self._members.get(client)
-        if member is None:
-            raise Refusal(403, "client", f"client {client!r} has not enrolled here")
+        return member.key if member is not None else None
+
+    def demand(self, client: ClientId) -> None:
+        """Refusal 403 unless the certificate of this client is good: `revoked`, `expired`."""
+        member = self._members[client]
         if member.serial in self._revoked:
             raise Refusal(403, "revoked", f"the certificate of client {client!r} was revoked")
         if not self._good(member):
             why = "has expired" if member.ca in self._cas else "is of a CA that is not believed any more"
             told = f"the certificate of client {client!r} {why}: join again with a new invite"
             raise Refusal(403, "expired", told)
-        return member.key
 
     def known(self) -> Sequence[ClientId]:
         """All that have ever enrolled, in that order, as far as there is room."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from fedkit.aggregator.refusal import Refusal
 from fedkit.messages import ClientId
 from fedkit.secagg.identity import Trust
 
@@ -18,11 +17,12 @@ class Registry(Protocol):
         """Whose keys are believed now, and the aggregator's own, for which requests are signed."""
         ...
 
-    def key(self, client: ClientId) -> bytes:
-        """The Ed25519 key that signs this client's requests.
+    def key(self, client: ClientId) -> bytes | None:
+        """The Ed25519 key that signs this client's requests; None: there is no such client."""
+        ...
 
-        Refusal 403: `client` (unknown), `revoked`, `expired`.
-        """
+    def demand(self, client: ClientId) -> None:
+        """Refusal 403 if a client, whose signature holds, may not ask any more: `revoked`, `expired`."""
         ...
 
     def clients(self) -> Sequence[ClientId]:
@@ -40,11 +40,12 @@ class Roster:
     def __init__(self, trust: Trust) -> None:
         self.trust, self._keys = trust, trust.roster
 
-    def key(self, client: ClientId) -> bytes:
-        """The client's key. Refusal 403 `client`."""
-        if client not in self._keys:
-            raise Refusal(403, "client", f"client {client!r} is not in the roster")
-        return self._keys[client]
+    def key(self, client: ClientId) -> bytes | None:
+        """The client's key; None: it is not in the roster."""
+        return self._keys.get(client)
+
+    def demand(self, client: ClientId) -> None:
+        """Nothing: who is in a roster may ask."""
 
     def clients(self) -> Sequence[ClientId]:
         """All of them, sorted."""

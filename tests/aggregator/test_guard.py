@@ -51,10 +51,24 @@ def test_a_header_is_missing_or_malformed(call: Callable[..., Any], name: str) -
     call(use)
 
 
-def test_who_is_not_in_the_roster(call: Callable[..., Any]) -> None:
+def test_whose_name_is_known_is_not_told(call: Callable[..., Any]) -> None:
+    """A stranger hears the same of names that there are and of others, misspelt ones too."""
+
     async def use(device: Any) -> None:
-        for name in ("mallory", "%61lice", "%ff"):
-            refused(await device.ask("GET", "/v1/job", change={"Fedkit-Client": name}), 403, "client")
+        answers = []
+        for name in ("bob", "mallory", "%61lice", "%ff"):
+            got = await device.ask("GET", "/v1/job", change={"Fedkit-Client": name})
+            refused(got, 401, "signature")
+            answers.append(got.text.replace(repr(name), ""))
+        assert len(set(answers)) == 1, answers
+
+    call(use)
+
+
+def test_nobody_is_a_client_by_the_key_of_the_aggregator(call: Callable[..., Any]) -> None:
+    async def use(device: Any) -> None:
+        own = headers(keys("server"), "mallory", SERVER, "GET", "/v1/job", b"", NOW)
+        refused(await device.client.get("/v1/job", headers=own), 401, "signature")
 
     call(use)
 
