@@ -84,7 +84,7 @@ def _body(found: Sequence[Group], page: Path, sheet: Path) -> list[Html]:
     if mixed(found):
         note += " The runs have different workloads: their metrics cannot be compared."
     link = el("p", "All rounds as ", el("a", "CSV", href=quote(sheet.name)), ".", class_="sub")
-    panels = [(said, _curves(found, over)) for over, said in OVER]
+    panels = [(said.format(_time(found)), _curves(found, over)) for over, said in OVER]
     first = int(any(key.startswith("codec.") for key in found[0].differs))  # over bytes is the second
     drawn = "The line is the mean of a group's seeds, the band reaches from the lowest to the highest."
     return [
@@ -112,7 +112,7 @@ def _summary(group: Group, found: Sequence[Group], target: Target | None) -> dic
     row["bytes up"] = _spread([float(sum(run.bytes_up)) for run in runs], show_bytes)
     row["bytes down"] = _spread([float(sum(run.bytes_down)) for run in runs], show_bytes)
     row |= _savings(runs)
-    row["virtual time"] = _spread([run.progress["seconds"][-1] for run in runs], show_seconds)
+    row[_time(found)] = _spread([run.progress["seconds"][-1] for run in runs], show_seconds)
     row["clients missing"] = _spread([float(grouping.lost(run)) for run in runs], show_number)
     row["rounds failed"] = _spread([float(run.rounds_failed) for run in runs], show_number)
     if any(_secure(run) for other in found for run in other.runs):
@@ -182,6 +182,12 @@ def _saving(size: int, plain: int) -> str:
     return times(plain / size) if plain >= size else f"none, {show_saving(size, plain)}"
 
 
+def _time(found: Sequence[Group]) -> str:
+    """What seconds are called: they are of one kind, or just time."""
+    kinds = {run.time for group in found for run in group.runs}
+    return kinds.pop() if len(kinds) == 1 else "time"
+
+
 def _axis(found: Sequence[Group], over: Over) -> Axis:
     """The axis of what was spent; for bytes that differ much between groups a logarithmic one."""
     ends = [run.progress[over][-1] for group in found for run in group.runs]
@@ -189,7 +195,7 @@ def _axis(found: Sequence[Group], over: Over) -> Axis:
         drawn = (run.values(m, over) for group in found for run in group.runs for m in run.metrics)
         starts = [min((x for x, _ in points if x), default=max(ends)) for points in drawn]
         return bytes_log_axis("bytes up and down", min(starts, default=min(ends)), max(ends))
-    return x_axis(over, max(ends))
+    return x_axis(over, max(ends), _time(found))
 
 
 def _curves(found: Sequence[Group], over: Over) -> Html:

@@ -70,6 +70,11 @@ class Run:
         return "" if value is None else str(value)
 
     @property
+    def time(self) -> str:
+        """What the seconds of the federation are: "virtual time", or "time" where devices took part."""
+        return "time" if self.text("clock") == "wall" else "virtual time"
+
+    @property
     def codec(self) -> Mapping[str, object]:
         """What was decided about codecs; empty where the summary does not say."""
         return mapping(self.summary.get("codec"))

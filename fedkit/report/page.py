@@ -32,7 +32,7 @@ from fedkit.report.units import (
 OVER: Sequence[tuple[Over, str]] = (
     ("rounds", "Over rounds"),
     ("bytes", "Over bytes"),
-    ("seconds", "Over virtual time"),
+    ("seconds", "Over {}"),
 )
 
 
@@ -47,10 +47,11 @@ def write_report(folder: Path) -> Path:
     """
     run = read_run(folder)
     title = " · ".join(filter(None, (run.shown("workload"), run.shown("strategy.name"), run.name)))
+    curves = [(said.format(run.time), _curves(run, over)) for over, said in OVER]
     sections = [
         _head(run),
         _tiles(run),
-        section("Learning", tabs("over", [(said, _curves(run, over)) for over, said in OVER])),
+        section("Learning", tabs("over", curves)),
         _rounds_and_traffic(run),
         missing_section(run),
         rounds_section(run),
@@ -62,12 +63,12 @@ def write_report(folder: Path) -> Path:
     return write_page(folder / "report.html", title, *sections, _config(run), _environment(run))
 
 
-def x_axis(over: Over, high: float) -> Axis:
-    """The axis of what was spent."""
+def x_axis(over: Over, high: float, time: str) -> Axis:
+    """The axis of what was spent. time: what seconds are called."""
     if over == "bytes":
         return bytes_axis("bytes up and down", high)
     if over == "seconds":
-        return seconds_axis("virtual time", high)
+        return seconds_axis(time, high)
     return count_axis("rounds", high, ends_on_tick=False)
 
 
@@ -158,7 +159,7 @@ def _tile(name: str, value: str, note: str, main: bool = False) -> Html:
 def _curves(run: Run, over: Over) -> Html:
     """One chart per metric: evaluation, and beside it the clients' training metric of that name."""
     failed = [x for x, r in zip(run.progress[over][1:], run.rounds, strict=True) if not r.ok]
-    x = x_axis(over, run.progress[over][-1])
+    x = x_axis(over, run.progress[over][-1], run.time)
     charts = []
     for metric in run.metrics:
         lines = [_line(run, metric, over, train) for train in (False, True)]

@@ -46,6 +46,7 @@ class RunMaker:
         why: str = "",
         noise: float = 0.008,
         summary: bool = True,
+        clock: str = "virtual",
         config: Mapping[str, str] | None = None,
     ) -> Path:
         folder = self.base / name
@@ -68,6 +69,7 @@ class RunMaker:
             said: dict[str, object] = {"status": status, "error": error, "stopped": "", "workload": "digits"}
             said |= {"strategy": strategy, "seed": seed, "model_sha256": "5e" * 32, "parameters": 650}
             said |= {"initial": {"accuracy": 0.1, "loss": 2.3}, "wall_seconds": 3.5, "rounds": rounds}
+            said["clock"] = clock
             (folder / "summary.json").write_text(json.dumps(said))
         return folder
 

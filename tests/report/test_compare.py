@@ -35,6 +35,18 @@ def test_writes_a_page_and_a_csv_file(make_run: Callable[..., Path], tmp_path: P
     assert write_compare(_folders_again(tmp_path), tmp_path)[0] == tmp_path / "compare.html"
 
 
+def test_runs_with_and_without_devices_share_an_axis_of_time(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    alone = write_compare([make_run("a", rounds=3), make_run("b", rounds=3, seed=1)], tmp_path / "one.html")[
+        0
+    ]
+    mixed = write_compare([tmp_path / "a", make_run("c", rounds=3, clock="wall")], tmp_path / "two.html")[0]
+    said = [page.read_text(encoding="utf-8") for page in (alone, mixed)]
+    assert ["Over virtual time" in text for text in said] == [True, False]
+    assert "Over time" in said[1]
+
+
 def _folders_again(tmp_path: Path) -> list[Path]:
     return sorted(path.parent for path in tmp_path.glob("*/rounds.jsonl"))
 

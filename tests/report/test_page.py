@@ -129,6 +129,13 @@ def test_small_runs(make_run: Callable[..., Path], clients: int, rounds: int) ->
     assert "Dropouts" in reader.texts
 
 
+def test_seconds_of_real_devices_are_not_virtual(make_run: Callable[..., Path]) -> None:
+    pages = [write_report(make_run(clock, rounds=3, clock=clock)) for clock in ("virtual", "wall")]
+    said = [page.read_text(encoding="utf-8") for page in pages]
+    assert ["Over virtual time" in text for text in said] == [True, False]
+    assert "Over time" in said[1]
+
+
 def test_run_in_progress_says_so(make_run: Callable[..., Path]) -> None:
     said = " ".join(_read(write_report(make_run(rounds=3, summary=False))).texts)
     assert "3 of 3 rounds: the run is going on, or was cut off" in said
