@@ -15,6 +15,7 @@ from fedkit.history import History, Outcome
 from fedkit.launch import build, run_built
 from fedkit.messages import ClientId
 from fedkit.scenario import read
+from fedkit.strategy import Strategy
 from fedkit_simulations.engine import Simulation
 
 
@@ -68,9 +69,15 @@ class Survivors(Simulation):
                 yield arrival
 
 
-def _trace(name: str, settings: Sequence[str], members: Mapping[int, Set[ClientId]] | None = None) -> Traced:
+def _trace(
+    name: str,
+    settings: Sequence[str],
+    members: Mapping[int, Set[ClientId]] | None = None,
+    strategy: Strategy | None = None,
+) -> Traced:
     scenario, traced = read(name, settings), Traced()
     built = build(scenario)
+    built = replace(built, strategy=strategy or built.strategy)
     if members is not None:
         made = Survivors(built.workload, seed=scenario.seed, links=scenario.links, devices=scenario.devices)
         made.members = members
@@ -81,5 +88,5 @@ def _trace(name: str, settings: Sequence[str], members: Mapping[int, Set[ClientI
 
 @pytest.fixture
 def trace() -> Callable[..., Traced]:
-    """Runs a scenario: its name, settings, and per round who survives (None: whoever does)."""
+    """Runs a scenario: its name, settings, per round who survives (None: whoever does), another strategy."""
     return _trace
