@@ -56,6 +56,11 @@ class Progress:
         self._ended = event.stopped or "done"
         log.info("the run is over: %s", self._ended)
 
+    def run_failed(self, why: str) -> None:
+        """The run is over by an error."""
+        self._ended, self._now = f"failed: {why}", None
+        log.error("the run is over: %s", self._ended)
+
     def told(self) -> dict[str, Any]:
         """As JSON. `now`: the round under way. `ended`: why the run is over; empty while it is not."""
         last = self._last

@@ -27,7 +27,7 @@ from fedkit.aggregator.progress import Progress
 from fedkit.aggregator.registry import Registry
 from fedkit.aggregator.service import Service
 from fedkit.config import Rounds, Scenario
-from fedkit.errors import ConfigError
+from fedkit.errors import ConfigError, RunFailed
 from fedkit.federation import RoundPolicy
 from fedkit.launch import Built, build, run_built
 from fedkit.rounds import Result
@@ -72,7 +72,11 @@ class Station:
             _linger(federation)
             return result
 
-        return persevering(go, self.journal, out, resume)
+        try:
+            return persevering(go, self.journal, out, resume)
+        except RunFailed as error:
+            self.progress.run_failed(str(error))
+            raise
 
     def stay(self) -> NoReturn:
         """Go on answering devices, whose run is over, until the process is told to stop."""

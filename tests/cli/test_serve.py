@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import signal
@@ -114,3 +115,27 @@ def test_sigterm_ends_it_and_the_same_words_continue(folder: Path, roster: Path,
     done = subprocess.run([*command, "--patience", "0"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 1, "three rounds without clients are no run"
     assert re.search(r"listening on https://127\.0\.0\.1:\d+", done.stderr)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_an_aggregator_that_stays_does_so_after_a_failed_run_too(
+    fedkit: Any, folder: Path, roster: Path, tmp_path: Path
+) -> None:
+    words = ["serve", "toy.toml", "rounds.deadline=0.3", "rounds.max_failures=1", "--patience", "0", "--stay"]
+    words += ["--roster", str(roster), "--dir", str(tmp_path / "agg"), "--address", "127.0.0.1:0"]
+    command = [sys.executable, "-c", "import sys; from fedkit.cli import main; sys.exit(main())", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        said = ""
+        for line in running.stderr:
+            said += line
+            if "devices are answered until SIGTERM" in line:
+                break
+        told = fedkit("status", "--dir", str(tmp_path / "agg"), "--format", "json").stdout
+        running.send_signal(signal.SIGTERM)
+        rest = running.stderr.read()
+        assert running.wait(600) == 1, said + rest
+    assert json.loads(told)["running"] is True
+    assert json.loads(told)["run"]["ended"].startswith("failed: ")
+    assert "failed" in said
+    assert "interrupted" not in rest
