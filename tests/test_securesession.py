@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -55,3 +57,22 @@ def test_a_failure_of_anything_else_does_not(change: dict[str, str]) -> None:
     made._take(Arrival(key, 0.0, Failure(key, "exception", "OSError")), {ASKED})
     assert made._waiting == set(NAMES)
     assert made.failures == {}
+
+
+def test_seconds_are_those_of_all_threads_that_a_stage_is_closed_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, spent = session(), list[float]()
+
+    def work() -> None:
+        while time.thread_time() < 0.02:
+            sum(range(1000))
+        spent.append(time.thread_time())
+
+    def advance() -> None:
+        helper = threading.Thread(target=work)
+        helper.start()
+        helper.join()
+
+    monkeypatch.setattr(made.server, "advance", advance)
+    made.answered[Stage.share] = 3
+    made._advance(Stage.share)
+    assert made.seconds >= spent[0] >= 0.02
