@@ -61,7 +61,7 @@ workload = "own.py:make"
 [rounds]
 count = {ROUNDS}
 quorum = 3
-deadline = 100.0
+deadline = 1000.0
 evaluate_on = "clients"
 [train]
 epochs = 1
