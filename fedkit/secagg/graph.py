@@ -147,10 +147,10 @@ class _Bits:
 
 def _new_edges_only(cycle: NDArray[np.int64], edges: _Edges, random: Stream) -> NDArray[np.int64] | None:
     """The cycle with clients swapped, at random places, until none of its edges is there already; or None."""
-    n, order, wrong = edges.n, cycle.tolist(), edges.repeated(cycle)
+    n, has, order, wrong = edges.n, edges.has, cycle.tolist(), edges.repeated(cycle)
 
     def repeats(places: set[int]) -> list[int]:
-        return [i for i in places if edges.has(order[i], order[(i + 1) % n])]
+        return [i for i in places if has(order[i], order[i + 1 - n])]
 
     for _ in range(MOST_SWAPS):
         for other in random.integers(0, n, n).tolist():
@@ -158,11 +158,12 @@ def _new_edges_only(cycle: NDArray[np.int64], edges: _Edges, random: Stream) -> 
                 return np.array(order, np.int64)
             place = wrong[-1]
             around = {place, (place - 1) % n, other, (other - 1) % n}
-            before = repeats(around)
             order[place], order[other] = order[other], order[place]
             after = repeats(around)
-            if len(after) > len(before):
+            if len(after) > 1:  # one of them was wrong before, at `place`
                 order[place], order[other] = order[other], order[place]
-            else:
-                wrong = [i for i in wrong if i not in around] + sorted(after)
+                if len(after) > len(repeats(around)):
+                    continue
+                order[place], order[other] = order[other], order[place]
+            wrong = [i for i in wrong if i not in around] + sorted(after)
     return None
