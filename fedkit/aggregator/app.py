@@ -8,7 +8,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import BinaryIO
 
 from starlette.applications import Starlette
@@ -105,15 +105,14 @@ class App:
     async def _tasks(self, request: Request) -> Response:
         client = _client(request)
         wait, held = _number(request, "wait", LONGEST), _number(request, "held", MOST_VERSIONS)
-        tasks, settled = _acknowledged(request) if request.method == "POST" else ([], [])
-        await run_in_threadpool(self._heed, request, tasks, settled)
-        end, first = time.monotonic() + wait, True
+        given = _acknowledged(request) if request.method == "POST" else ([], [])
+        end, look = time.monotonic() + wait, partial(self._heed, request, *given)
         with self._bells.hung(client) as bell:
             while True:
                 self._demand_open()
                 bell.clear()
-                news = await run_in_threadpool(self._news.read, client, held, first)
-                first = False
+                news = await run_in_threadpool(look, client, held)
+                look = partial(self._news.read, first=False)
                 if news["settled"]:
                     end = min(end, time.monotonic() + _TOGETHER)
                 left = end - time.monotonic()
@@ -123,19 +122,19 @@ class App:
                 if await request.is_disconnected():  # or a task would be leased to nobody
                     return _answer(news)
 
-    def _heed(self, request: Request, tasks: Sequence[int], settled: Sequence[Key]) -> None:
-        """Take note of what has arrived; Refusal if another run is meant."""
+    def _heed(
+        self, request: Request, tasks: Sequence[int], settled: Sequence[Key], client: ClientId, held: int
+    ) -> dict[str, object]:
+        """Take note of what has arrived; what is new. Refusal if another run is meant."""
         self._demand_run(request)
         if tasks or settled:
-            self._leases.acknowledge(_client(request), tasks, settled)
+            self._leases.acknowledge(client, tasks, settled)
+        return self._news.read(client, held)
 
     async def _blob(self, request: Request) -> Response:
         digest = str(request.path_params["digest"])
-        path = await run_in_threadpool(self._blobs.find, digest)
-        if path is None:
-            raise Refusal(404, "unknown", "there is no such blob: its task was settled, or never was")
         wanted = re.fullmatch(r"bytes=([0-9]{1,15})-", request.headers.get("range", ""))
-        return await run_in_threadpool(_streamed, path, digest, int(wanted[1]) if wanted else None)
+        return await run_in_threadpool(_streamed, self._blobs, digest, int(wanted[1]) if wanted else None)
 
     async def _begin(self, request: Request) -> Response:
         self._demand_open()
@@ -169,13 +168,16 @@ class App:
 
     async def _put(self, request: Request) -> Response:
         self._demand_open()
-        await run_in_threadpool(self._demand_run, request)
-        body, digest = request.scope["fedkit.body"], request.headers["content-digest"]
-        sha256 = base64.b64decode(digest.removeprefix("sha-256=:").rstrip(":")).hex()
-        name = request.path_params["name"]
         async with self._writers:
-            await run_in_threadpool(self._uploads.put, _client(request), name, body, sha256)
+            await run_in_threadpool(self._keep, request)
         return Response(status_code=201)
+
+    def _keep(self, request: Request) -> None:
+        """Accept the result in the body, whose digest was signed."""
+        self._demand_run(request)
+        digest = request.headers["content-digest"].removeprefix("sha-256=:").removesuffix(":")
+        body, sha256 = request.scope["fedkit.body"], base64.b64decode(digest).hex()
+        self._uploads.put(_client(request), request.path_params["name"], body, sha256)
 
     def _run(self) -> str:
         return str(self._journal.meta("run") or "")
@@ -224,8 +226,11 @@ def _answer(content: Mapping[str, object]) -> Response:
     return Response(_json(content).encode("ascii"), media_type="application/json")
 
 
-def _streamed(path: Path, digest: str, start: int | None) -> Response:
-    """A file from `start`; None: without a range."""
+def _streamed(blobs: Blobs, digest: str, start: int | None) -> Response:
+    """A blob from `start`; None: without a range."""
+    path = blobs.find(digest)
+    if path is None:
+        raise Refusal(404, "unknown", "there is no such blob: its task was settled, or never was")
     try:
         file = path.open("rb")
     except FileNotFoundError:

@@ -37,7 +37,7 @@ class Releases:
         self._journal, self._blobs = journal, blobs
 
     def publish(self, release: Release, layout: Layout) -> None:
-        """Make a version known, durably.
+        """Make a version known; it is on the disk once a task that names it is.
 
         After a crash a round may be repeated and lead elsewhere: the version is then replaced. Nobody was
         told to train from it before the checkpoint that holds it.
@@ -48,7 +48,7 @@ class Releases:
         frame = self._blobs.put(release.frame) if release.frame is not None else None
         length = len(release.frame or b"")
         row = (release.version, digest, size, release.base, frame, length)
-        with self._journal.transaction(durable=True) as db:
+        with self._journal.transaction() as db:
             if known is None or known.model != digest:
                 db.execute("REPLACE INTO releases VALUES (?, ?, ?, ?, ?, ?)", row)
                 db.execute("DELETE FROM tellings WHERE max(version, told_by) >= ?", (release.version,))

@@ -26,6 +26,8 @@ from fedkit_clients.edge.offers import Blob, Difference, Offer
 
 log = logging.getLogger("fedkit.edge")
 NEWEST = 2
+PARTS = "parts"
+"""The folder beside that of the models, where blobs are while they come (spool.py)."""
 
 Fetch = Callable[[Blob], bytes]
 
@@ -77,7 +79,16 @@ class Models:
         if offer.version == 1 and _digest(first := self._first()) == offer.model.sha256:
             self._keep(1, first)
         elif not (offer.difference and self._follow(offer, offer.difference)):
-            self._keep(offer.version, self._fetch(offer.model), offer.model.sha256)
+            self._take(offer)
+
+    def _take(self, offer: Offer) -> None:
+        """Fetch a model; the file that it came by becomes the one that is kept."""
+        data, sha256 = self._fetch(offer.model), offer.model.sha256
+        part = self._folder.parent / PARTS / sha256
+        if part.exists():
+            part.replace(self._path(offer.version, sha256))
+        else:
+            self._keep(offer.version, data, sha256)
 
     def prune(self, needed: Collection[str]) -> None:
         """Remove what is neither needed nor the first nor among the newest."""
