@@ -85,7 +85,8 @@ class EdgeFederation:
             )
         most = wire.OVERHEAD + wire.HEADER_LIMIT + _longest(job)
         run = str(self._journal.meta("run") or secrets.token_hex(RUN_BYTES))
-        self._journal.put(durable=True, job_id=job.id, job=jobfile.encode(job), most=most, run=run, pause=0.0)
+        about: dict[str, str | bytes | float] = {"job_id": job.id, "job": jobfile.encode(job), "run": run}
+        self._journal.put(durable=True, most=most, pause=0.0, over=0, **about)
         self._leases.abandon_sessions()
         self._uploads.sweep()
         self._layout = job.layout

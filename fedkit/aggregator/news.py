@@ -40,11 +40,19 @@ class News:
         offers = [self._offer(lease, frames, held) for lease in leases if lease.version]
         return {
             "ca": self._registry.trust.next_ca.hex(),
+            "last": self._last(),
             "messages": [_told(one, frames) for one in leases if not one.version],
             "now": self._journal.now(),
             "settled": [[*wire.key_row(key), str(verdict)] for key, verdict in verdicts],
             "tasks": [offer for offer in offers if offer is not None],
         }
+
+    def _last(self) -> dict[str, object] | None:
+        """The model of a run that is over: no task brings it."""
+        last = self._releases.last()
+        if last is None:
+            return None
+        return {"bytes": last.bytes, "sha256": last.model, "version": last.version}
 
     def _offer(self, lease: Lease, frames: dict[int, str], held: int) -> dict[str, object] | None:
         """A leased task as the client is told of it; None while its model is not published."""

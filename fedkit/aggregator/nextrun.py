@@ -11,7 +11,7 @@ from fedkit.runfolder import sync
 
 _RUN = "run"
 _TABLES = ("replies", "uploads", "tasks", "releases", "tellings")
-_ABOUT = ("job", "job_id", "most", "run", "up", "down")
+_ABOUT = ("job", "job_id", "most", "run", "over", "pause", "up", "down")
 
 
 def retire(directory: Path) -> Path:

@@ -61,6 +61,14 @@ class Releases:
             row = db.execute("SELECT * FROM releases WHERE version = ?", (version,)).fetchone()
         return Published(*row) if row is not None else None
 
+    def last(self) -> Published | None:
+        """The model of a run that is over; None while it goes on."""
+        if not self._journal.meta("over"):
+            return None
+        with self._journal.transaction() as db:
+            row = db.execute("SELECT * FROM releases ORDER BY version DESC LIMIT 1").fetchone()
+        return Published(*row) if row is not None else None
+
     def sweep(self) -> None:
         """Remove blobs that nothing refers to any more."""
         with self._journal.transaction() as db:

@@ -69,6 +69,7 @@ class Station:
             federation = self._federation()
             deployed = replace(self.built, workload=workload, federation=federation)
             result = run_built(self.scenario, deployed, out=out, resume=resume, observers=watching)
+            self.journal.put(over=1)
             _linger(federation)
             return result
 
@@ -82,6 +83,7 @@ class Station:
         """Go on answering devices, whose run is over, until the process is told to stop."""
         while True:
             try:
+                self.journal.put(over=1)
                 self.journal.beat()
             except sqlite3.Error as error:
                 log.error("the journal cannot be written: %s", error)

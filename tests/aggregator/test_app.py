@@ -45,6 +45,23 @@ def test_the_job_as_bytes_with_its_id(site: Any, call: Callable[..., Any]) -> No
     call(use)
 
 
+def test_the_model_of_a_run_that_is_over_is_told(site: Any, call: Callable[..., Any]) -> None:
+    async def last(device: Any) -> Any:
+        told = (await device.ask("GET", "/v1/tasks")).json()["last"]
+        if told is not None:
+            model = (await device.ask("GET", f"/v1/blobs/{told['sha256']}")).content
+            assert (len(model), sha(model)) == (told["bytes"], told["sha256"])
+        return told and told["version"]
+
+    site.publish(2, 0.75)
+    assert call(last) is None, "tasks bring it while the run goes on"
+    site.journal.put(over=1)
+    site.federation.settle({})
+    assert call(last) == 2
+    site.federation.open(site.job)
+    assert call(last) is None, "the run goes on"
+
+
 def test_a_round_of_one_client(site: Any, call: Callable[..., Any]) -> None:
     frame = b"d" * 16 + b"a difference"
     site.publish(1)

@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from fedkit.keyfile import read_key
+from fedkit.runfolder import load_tensors
 from tests.ports import reserved
 
 LIMIT = 600.0
@@ -74,6 +77,13 @@ class Place:
         self.certified(f"join-{name}.log", "join", token, "--dir", name)
 
 
+def same(path: Path, wanted: Mapping[str, Any]) -> bool:
+    if not path.exists():
+        return False
+    found = load_tensors(path)[0]
+    return all(np.array_equal(found[name], array) for name, array in wanted.items())
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     with ExitStack() as stack, reserved() as port:
@@ -88,7 +98,8 @@ def test_between_runs_devices_join_and_renew_and_the_next_run_has_them_all(place
     place.until(lambda: place.said("first.log", "listening on"), "serving")
     for name in ("c000", "c001"):
         place.join(name)
-        place.start(f"{name}.log", "client", "digits", *SETTINGS, "--dir", name)
+        out = ("--model-out", f"{name}.safetensors")
+        place.start(f"{name}.log", "client", "digits", *SETTINGS, "--dir", name, *out)
     place.until(lambda: place.said("first.log", "the run is over; devices are answered"), "training")
 
     place.join("c002")
@@ -112,5 +123,7 @@ def test_between_runs_devices_join_and_renew_and_the_next_run_has_them_all(place
     assert [(run["rounds"], run["clients_counted"]) for run in runs] == [(1, 2), (2, 6)]
     assert [run["clock"] for run in runs] == ["wall", "wall"]
     assert not place.said("second.log", "virtual")
+    last = load_tensors(place.folder / "aggregator" / "run" / "last.safetensors")[0]
+    place.until(lambda: same(place.folder / "c000.safetensors", last), "the last model comes to a device")
     second.send_signal(signal.SIGTERM)
     assert second.wait(LIMIT) == 0, (place.folder / "second.log").read_text()

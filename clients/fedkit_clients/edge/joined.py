@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from fedkit import jobfile, wire
+from fedkit import jobfile, packing, wire
 from fedkit.errors import ClientFailed, ConfigError, ProtocolRefused, WireError, nearest
 from fedkit.federation import Request, Verdict
 from fedkit.job import Job
@@ -20,6 +20,7 @@ from fedkit.secureclient import Credentials, task_key
 from fedkit.trainer import Workload, frozen, travelling
 from fedkit_clients.edge.device import Device
 from fedkit_clients.edge.models import Fetch, Models
+from fedkit_clients.edge.offers import Blob
 from fedkit_clients.edge.root import Root
 from fedkit_clients.edge.spool import Spool
 from fedkit_clients.edge.talk import Talk, lost
@@ -86,6 +87,22 @@ class Joined:
             name, made = self.spool.name(task_key(key)), self.participant.pending().get(task_key(key))
             if key.stage == Stage.mask and made and name:
                 self.spool.hold(name, made)
+
+    def take_last(self, client: ClientId, version: int, blob: Blob) -> None:
+        """Write the model of a run that is over, if the owner wants it: no task will bring it."""
+        out = self.device.model_out
+        if out is None or not out.wants(self.job.id, version):
+            return
+        try:
+            if blob.bytes != self.job.layout.nbytes:
+                raise WireError(f"it has {blob.bytes} bytes, the job's has {self.job.layout.nbytes}")
+            model = packing.read([self.job.layout], self.fetch(blob))[0]
+        except WireError as error:
+            log.error("the last model is not written: %s", error)
+            return
+        out.write(self.job.id, version, self.participant.whole(client, model))
+        if not out.wants(self.job.id, version):  # else it is on the disk, and need not be fetched again
+            self.spool.drop_parts([blob])
 
     def _said(self, request: FromServer) -> Answer:
         return self._handled(request) or lost(request.key)

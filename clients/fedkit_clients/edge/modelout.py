@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from fedkit import runfolder
-from fedkit.errors import RunFailed
+from fedkit.errors import CheckpointError, RunFailed
 from fedkit.tensors import Tensors
 
 log = logging.getLogger("fedkit.edge")
@@ -20,12 +20,16 @@ class ModelOut:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._written = ("", 0)
+        self._written = _held(path)
+
+    def wants(self, job: str, version: int) -> bool:
+        """Whether neither this model nor a later one of the job is there."""
+        before, held = self._written
+        return before != job or version > held
 
     def write(self, job: str, version: int, model: Tensors) -> None:
         """Write this model unless it, or a later one of the job, is there; a failure is logged."""
-        before, held = self._written
-        if before == job and version <= held:
+        if not self.wants(job, version):
             return
         try:
             runfolder.save_tensors(self._path, model, {"job": job, "version": str(version)})
@@ -33,3 +37,12 @@ class ModelOut:
             log.error("the model is not written: %s", error.__cause__ or error)
             return
         self._written = (job, version)
+
+
+def _held(path: Path) -> tuple[str, int]:
+    """Job and version of the model that is there, as far as that can be read."""
+    try:
+        about = runfolder.load_tensors(path)[1] if path.is_file() else {}
+        return about.get("job", ""), int(about.get("version", "0"))
+    except (CheckpointError, ValueError):
+        return "", 0

@@ -59,6 +59,7 @@ class Offer:
 class News:
     """One answer to a poll, verdicts before tasks. now: on the clock of the run. messages: frames of what
     secure sessions say; each is named until it is answered. ca: the key of a CA that takes over, if one does.
+    last: version and model of a run that is over.
     """
 
     now: float
@@ -66,6 +67,7 @@ class News:
     offers: tuple[Offer, ...]
     messages: tuple[Blob, ...] = ()
     ca: bytes = b""
+    last: tuple[int, Blob] | None = None
 
 
 def read_news(data: bytes) -> News:
@@ -77,7 +79,13 @@ def read_news(data: bytes) -> News:
     messages = [_blob_of(fields.mapping(row, "message"), "frame") for row in said]
     named = fields.text(top.get("ca"), "ca")
     ca = octets(named, "ca", 32) if named else b""
-    return News(fields.number(top.get("now"), "now"), tuple(settled), tuple(offers), tuple(messages), ca)
+    now, told = fields.number(top.get("now"), "now"), top.get("last")
+    last = _last(fields.mapping(told, "last")) if told is not None else None
+    return News(now, tuple(settled), tuple(offers), tuple(messages), ca, last)
+
+
+def _last(told: Fields) -> tuple[int, Blob]:
+    return fields.integer(told.get("version"), "version", 1), _blob_of(told, "sha256")
 
 
 def _settled(row: object) -> tuple[Key, Verdict]:

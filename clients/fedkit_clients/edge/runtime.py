@@ -164,6 +164,8 @@ class EdgeClient:
         asked = self._transport.requests
         joined.ahead = news.now - time.monotonic()
         if not (busy or news.settled or news.offers or news.messages):
+            if news.last:
+                self._take_last(joined, *news.last)
             if time.monotonic() < began + HASTE:
                 raise Unreachable("the aggregator answers before there is news")
             self._patience = min(2 * self._patience, LONGEST)
@@ -207,6 +209,15 @@ class EdgeClient:
                 raise
             log.info("task %d is gone: %s", offer.id, error)
         return False
+
+    def _take_last(self, joined: Joined, version: int, blob: Blob) -> None:
+        """The model of a run that is over; it may be gone again."""
+        try:
+            joined.take_last(self._client, version, blob)
+        except Refused as error:
+            if error.status != 404:
+                raise
+            log.info("the last model is gone: %s", error)
 
     def _hear(self, joined: Joined, blob: Blob) -> None:
         """A message of a secure session, unless it was heard before. It is named until it is answered."""

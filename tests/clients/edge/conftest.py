@@ -104,6 +104,7 @@ class Aggregator(httpx.BaseTransport):
         self.run = sha(repr((down, base)).encode())[:16]
         self.offers_all = self.tells_all = False
         self.inline = True  # short frames come with the answer
+        self.last: dict[str, Any] | None = None  # the model of a run that is over
         self.begin()
 
     # the run
@@ -215,8 +216,14 @@ class Aggregator(httpx.BaseTransport):
         settled = [[*key_row(key), verdict] for key, verdict in self.settled.items()]
         if self.tells_all:
             settled = [[*key_row(key), VERDICTS[key.round]] for key in self.results]
-        news = {"ca": "", "messages": [], "now": 0.0, "settled": settled, "tasks": tasks}
+        news = {"ca": "", "last": self.last, "messages": [], "now": 0.0, "settled": settled, "tasks": tasks}
         return httpx.Response(200, json=news)
+
+    def end(self) -> None:
+        """The run is over: the model after its last round is told of."""
+        self.releases.append(self.downlink.publish(self.model))
+        data = b"".join(raw(self.releases[-1].model))
+        self.last = {"bytes": len(data), "sha256": self._keep(data), "version": self.releases[-1].version}
 
     def _is_due(self, number: int, task: Task) -> bool:
         return self.offers_all or (number not in self.acknowledged and task.key not in self.results)

@@ -136,6 +136,41 @@ def test_the_newest_model_is_written(tmp_path: Path, aggregator: Any) -> None:
     assert [path.name for path in out.parent.iterdir()] == ["model.safetensors"]
 
 
+def test_the_model_of_a_run_that_is_over_is_written_once(tmp_path: Path, aggregator: Any) -> None:
+    out = tmp_path / "model"
+    go(aggregator, tmp_path / "spool", Device(model_out=ModelOut(out)))
+    aggregator.end()
+    for _ in range(2):  # the second process finds it there
+        client = make_client(aggregator, tmp_path / "spool", device=Device(model_out=ModelOut(out)))
+        for _ in range(2):
+            with suppress(Unreachable):  # it answers before there is news
+                client.step()
+        client.close()
+    model, about = load_tensors(out)
+    assert about["version"] == str(aggregator.last["version"])
+    for name, array in aggregator.releases[-1].model.items():
+        np.testing.assert_array_equal(model[name], array)
+    fetched = [target for _, target, _ in aggregator.log if target.endswith(aggregator.last["sha256"])]
+    assert len(fetched) == 1
+    assert not list((tmp_path / "spool").glob("*/parts/*"))
+
+
+@pytest.mark.parametrize("change", [{"bytes": 7}, {"sha256": "0" * 64}])
+def test_a_last_model_that_is_none_stops_nothing(
+    tmp_path: Path, aggregator: Any, change: dict[str, Any]
+) -> None:
+    out = tmp_path / "model"
+    go(aggregator, tmp_path / "spool", Device(model_out=ModelOut(out)))
+    before = out.read_bytes()
+    aggregator.end()
+    aggregator.last |= change
+    client = make_client(aggregator, tmp_path / "spool", device=Device(model_out=ModelOut(out)))
+    with pytest.raises(Unreachable, match="before there is news"):
+        client.step()
+    client.close()
+    assert out.read_bytes() == before
+
+
 def test_an_older_model_does_not_take_the_place_of_a_newer_one(tmp_path: Path) -> None:
     out = ModelOut(tmp_path / "m")
     for version, job in ((3, "a"), (2, "a"), (3, "a"), (1, "b")):
