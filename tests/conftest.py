@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Se
 from dataclasses import dataclass, field, replace
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fedkit.events import Evaluated
 from fedkit.federation import Arrival
@@ -17,6 +18,10 @@ from fedkit.messages import ClientId
 from fedkit.scenario import read
 from fedkit.strategy import Strategy
 from fedkit_simulations.engine import Simulation
+
+# no test depends on how fast the machine is
+settings.register_profile("fedkit", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fedkit")
 
 
 def pytest_configure() -> None:
