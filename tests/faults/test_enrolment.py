@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,70 +12,26 @@ import pytest
 
 from fedkit.launch import run_scenario
 from fedkit.scenario import read
+from tests.faults.commands import Commands
 from tests.ports import reserved
 
 NAMES = ("c000", "c001", "c002")
-LIMIT = 600.0
-"""Seconds that a step may take, on a machine that is busy."""
 SETTINGS = (
     *("population.clients=3", "rounds.cohort=3", "rounds.over_select=1", "rounds.quorum=3"),
     *("devices.drop=0", "rounds.count=1", "rounds.deadline=600", "train.epochs=1"),
     *("secagg.mode=lying_server", "secagg.width=64", "codec.up=none"),
 )
-_FEDKIT = "import sys; from fedkit.cli import main; sys.exit(main())"
-
-
-class Town:
-    """Commands of fedkit in one folder."""
-
-    def __init__(self, folder: Path, stack: ExitStack, address: str) -> None:
-        self.folder, self.address, self._stack = folder, address, stack
-
-    def do(self, *words: str) -> str:
-        made = subprocess.run(
-            [sys.executable, "-c", _FEDKIT, *words],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-        )
-        assert made.returncode == 0, made.stderr
-        return made.stdout
-
-    def start(self, log: str, *words: str) -> subprocess.Popen[bytes]:
-        with (self.folder / log).open("wb") as file:
-            made = subprocess.Popen(
-                [sys.executable, "-c", _FEDKIT, *words],
-                cwd=self.folder,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-        self._stack.callback(made.wait, LIMIT)
-        self._stack.callback(made.kill)
-        return made
-
-    def until(self, what: Callable[[], bool], why: str) -> None:
-        end = time.monotonic() + LIMIT
-        while not what():
-            told = "\n".join(
-                f"== {path.name}\n{path.read_text()[-2000:]}" for path in self.folder.glob("*.log")
-            )
-            assert time.monotonic() < end, f"{why}: it takes too long\n{told}"
-            time.sleep(0.05)
-
-    def said(self, log: str, text: str) -> bool:
-        return re.search(text, (self.folder / log).read_text()) is not None
 
 
 @pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
+def town(tmp_path: Path) -> Iterator[Commands]:
     with ExitStack() as stack, reserved() as port:
-        yield Town(tmp_path, stack, f"127.0.0.1:{port}")
+        yield Commands(tmp_path, stack, f"127.0.0.1:{port}")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_the_whole_journey(town: Town) -> None:
+def test_the_whole_journey(town: Commands) -> None:
     address = town.address
     town.do("ca", "init")
     door = ("--operator", "127.0.0.1:0")

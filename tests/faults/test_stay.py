@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,49 +16,20 @@ import pytest
 
 from fedkit.keyfile import read_key
 from fedkit.runfolder import load_tensors
+from tests.faults.commands import LIMIT, Commands
 from tests.ports import reserved
 
-LIMIT = 600.0
-"""Seconds that a step may take, on a machine that is busy."""
 SETTINGS = (
     *("population.clients=3", "rounds.cohort=2", "rounds.over_select=1", "rounds.quorum=2"),
     *("devices.drop=0", "rounds.deadline=600", "train.epochs=1"),
 )
-_FEDKIT = "import sys; from fedkit.cli import main; sys.exit(main())"
 
 
-class Place:
-    """Commands of fedkit in one folder."""
-
-    def __init__(self, folder: Path, stack: ExitStack, address: str) -> None:
-        self.folder, self._stack, self._address = folder, stack, address
-
-    def do(self, *words: str) -> str:
-        command = [sys.executable, "-c", _FEDKIT, *words]
-        made = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=LIMIT)
-        assert made.returncode == 0, made.stderr
-        return made.stdout
-
-    def start(self, log: str, *words: str) -> subprocess.Popen[bytes]:
-        with (self.folder / log).open("wb") as file:
-            command = [sys.executable, "-c", _FEDKIT, *words]
-            made = subprocess.Popen(command, cwd=self.folder, stdout=file, stderr=subprocess.STDOUT)
-        self._stack.callback(made.wait, LIMIT)
-        self._stack.callback(made.kill)
-        return made
+class Place(Commands):
+    """An aggregator and its CA in one folder."""
 
     def serve(self, log: str, *words: str) -> subprocess.Popen[bytes]:
-        return self.start(log, "serve", "digits", *SETTINGS, *words, "--address", self._address, "--stay")
-
-    def until(self, what: Callable[[], bool], why: str) -> None:
-        end = time.monotonic() + LIMIT
-        while not what():
-            logs = [f"== {path.name}\n{path.read_text()[-2000:]}" for path in self.folder.glob("*.log")]
-            assert time.monotonic() < end, "\n".join([f"{why}: it takes too long", *logs])
-            time.sleep(0.05)
-
-    def said(self, log: str, text: str) -> bool:
-        return re.search(text, (self.folder / log).read_text()) is not None
+        return self.start(log, "serve", "digits", *SETTINGS, *words, "--address", self.address, "--stay")
 
     def certified(self, log: str, *words: str) -> None:
         """A command that the CA has to answer on the way."""
@@ -73,7 +41,7 @@ class Place:
         assert asks.returncode == 0, (self.folder / log).read_text()
 
     def join(self, name: str) -> None:
-        token = self.do("invite", name, "--address", self._address, "--server", "aggregator").strip()
+        token = self.do("invite", name, "--address", self.address, "--server", "aggregator").strip()
         self.certified(f"join-{name}.log", "join", token, "--dir", name)
 
 

@@ -12,6 +12,7 @@ import pytest
 from fedkit.errors import ConfigError
 from fedkit_clients.edge.answers import Unreachable
 from fedkit_clients.edge.link import Link, Whole, address_of
+from tests.ports import reserved
 
 HEADERS = {"Host": "h", "Content-Length": "0"}
 Serve = Callable[[socket.socket], None]
@@ -36,7 +37,7 @@ def listening(*serves: Serve) -> Iterator[int]:
         finally:
             with suppress(OSError):
                 door.shutdown(socket.SHUT_RDWR)
-            thread.join(60)
+            thread.join(600)
 
 
 def says(*answers: bytes, asked: list[bytes] | None = None) -> Serve:
@@ -90,7 +91,7 @@ def test_a_connection_that_was_closed_meanwhile_is_opened_again() -> None:
     with listening(once, says(answer(b"two"))) as port:
         made = link(port)
         assert read(made.send("GET", "/", HEADERS, b"")) == b"one"
-        assert over.wait(60)
+        assert over.wait(600)
         assert read(made.send("GET", "/", HEADERS, b"")) == b"two"
         made.close()
 
@@ -153,21 +154,17 @@ def test_who_refuses_a_body_without_reading_it_is_heard() -> None:
     assert gone.is_set()
 
 
-def unused() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 def test_nobody_there() -> None:
-    with pytest.raises(Unreachable, match="ConnectionRefusedError"):
-        link(unused()).send("GET", "/", HEADERS, b"")
+    with reserved() as port, pytest.raises(Unreachable, match="ConnectionRefusedError"):
+        link(port).send("GET", "/", HEADERS, b"")
 
 
 def test_a_proxy_that_is_not_there_is_named_without_its_password() -> None:
-    port = unused()
-    made = link(9, f"http://ward:secret@127.0.0.1:{port}", "https")
-    with pytest.raises(Unreachable, match=rf"the proxy http://127.0.0.1:{port} cannot be reached") as caught:
-        made.send("GET", "/", HEADERS, b"")
+    with reserved() as port:
+        made = link(9, f"http://ward:secret@127.0.0.1:{port}", "https")
+        words = rf"the proxy http://127.0.0.1:{port} cannot be reached"
+        with pytest.raises(Unreachable, match=words) as caught:
+            made.send("GET", "/", HEADERS, b"")
     assert "secret" not in str(caught.value)
 
 

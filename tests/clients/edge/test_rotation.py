@@ -197,19 +197,19 @@ def test_one_command_at_a_time_has_a_folder(town: Town, tmp_path: Path) -> None:
 
     def hold() -> None:
         inside.set()
-        assert go.wait(60)
+        assert go.wait(600)
 
     town.before = hold
     first = threading.Thread(target=join, args=(invite, folder, 60.0), kwargs={"way": town.way})
     first.start()
-    assert inside.wait(60)
+    assert inside.wait(600)
     other = town.authority.invite("ward 8", "https://h:1", SERVER.public).token()
     with pytest.raises(ConfigError, match="is in use: stop the client"):
         join(other, folder, 0.0, way=town.way)
     with pytest.raises(ConfigError, match="is in use: stop the client"):
         Root(folder)
     go.set()
-    first.join(60)
+    first.join(600)
     assert read_membership(folder).client == "ward 7"
     with closing(Root(folder)), pytest.raises(ConfigError, match="is in use: stop the client"):
         rotate(folder, 0.0, way=town.way)
