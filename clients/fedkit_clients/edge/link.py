@@ -1,6 +1,6 @@
 """Requests over one socket to an aggregator: pinned, kept alive, by way of the proxy that its owner names.
 
-http.client, and no library beside it: docs/decisions/0007-http-of-the-standard-library.md says why.
+http.client, and no library beside it: docs/decisions/0008-http-of-the-standard-library.md says why.
 """
 
 from __future__ import annotations
