@@ -6,6 +6,7 @@ error feedback, "residual". In simulation one store holds every client; on a dev
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -27,6 +28,8 @@ Place: TypeAlias = tuple[ClientId, str]
 
 _FILE = re.compile(r"[0-9a-f]{40}-[0-9]+\.bin(\.part)?")
 _DIGEST = 16
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that say nothing of the file."""
 CACHE_BYTES = 1 << 28
 
 
@@ -56,10 +59,17 @@ class MemoryStore:
     A put writes a new file, and a file that one of the last two saved indices names is never changed
     or removed. So a process killed at any instant, also between `save` and the checkpoint that holds
     its index, continues from the last index with every file that it names. Files are not flushed to
-    the disk one by one: a power cut may lose them, and then `get` says so.
+    the disk one by one: a power cut may lose them, and then `get` says so. aside: a folder to which a damaged
+    file is moved when that was said; that memory is empty from then on.
     """
 
-    def __init__(self, directory: Path | str | None = None, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        directory: Path | str | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        aside: Path | None = None,
+    ) -> None:
+        self._aside = aside
         self._files = _Files(Path(directory)) if directory is not None else None
         self._cache = _Cache(cache_bytes if self._files is not None else sys.maxsize)
 
@@ -68,7 +78,14 @@ class MemoryStore:
         place = (client, stream)
         memory = self._cache.get(place)
         if memory is None and self._files is not None and place in self._files.versions:
-            memory, size = self._files.read(place)
+            try:
+                memory, size = self._files.read(place)
+            except CheckpointError as error:
+                if self._aside is None or getattr(error.__cause__, "errno", None) in _PASSING:
+                    raise
+                self._files.set_aside(place, self._aside)
+                told = f"{error}; it is set aside in {self._aside}, and the client goes on without it"
+                raise CheckpointError(told) from error
             self._cache.put(place, memory, size)
         return memory if memory is not None else {}
 
@@ -137,6 +154,14 @@ class _Files:
         if _digest(data[_DIGEST:]) != data[:_DIGEST]:
             raise CheckpointError(f"client memory {path} is damaged: its checksum does not match")
         return _unpack(data[_DIGEST:], str(path)), len(data)
+
+    def set_aside(self, place: Place, folder: Path) -> None:
+        """Forget a memory whose file is damaged, if it is there at all, and keep the file elsewhere."""
+        path = self._path(place)
+        del self.versions[place]
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.replace(folder / path.name)
 
     def discard(self, place: Place) -> None:
         if place not in self.versions:

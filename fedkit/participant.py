@@ -17,7 +17,7 @@ from fedkit import feedback
 from fedkit.clientstore import ClientStore
 from fedkit.codecs.none import Plain
 from fedkit.dressing import codec_context, dress, figures, undress
-from fedkit.errors import ClientFailed, LayoutError, ProtocolRefused, UpdateRefused
+from fedkit.errors import CheckpointError, ClientFailed, LayoutError, ProtocolRefused, UpdateRefused
 from fedkit.federation import Request, Verdict
 from fedkit.job import Job
 from fedkit.messages import SCALE, ClientId, EncodedUpdate, Failure, Key, Pass, Task, Trained, Update
@@ -72,6 +72,8 @@ class Participant:
             return [_failure(request.key, error, error.code, error.subject)]
         except ProtocolRefused as error:
             return [_failure(request.key, error, "refused", error.rule)]
+        except CheckpointError as error:
+            return [_failure(request.key, error, "memory")]
         except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - it may raise anything
             return [_failure(request.key, error, "exception")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -256,7 +257,7 @@ print("ready", flush=True)
 for round in range(start, 10**9):
     for client in range(round % 7, 40, 3):
         store.put(str(client), "s", {"g": {"w": np.full(50, round, np.float32)}})
-    state = store.save()
+    store.save()
     part = folder / "index.part"
     part.write_text(json.dumps({"round": round, "json": state["index"]["json"].tobytes().decode()}))
     part.replace(index)
@@ -302,3 +303,36 @@ def test_the_folder_is_made_when_there_is_something_to_remember(tmp_path: Path) 
     assert list((tmp_path / "clients").iterdir())
     store.load(saved)
     assert not list((tmp_path / "clients").iterdir())
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 60, None])
+def test_a_damaged_memory_is_told_once_where_there_is_a_place_for_it(
+    tmp_path: Path, damage: bytes | None
+) -> None:
+    store = MemoryStore(tmp_path / "memory", 0, tmp_path / "aside")
+    store.put("ann", "strategy", {"c": {"w": np.ones(2, np.float32)}})
+    store.save()
+    (path,) = (tmp_path / "memory").iterdir()
+    path.unlink() if damage is None else path.write_bytes(damage)
+    with pytest.raises(CheckpointError, match="goes on without it"):
+        store.get("ann", "strategy")
+    assert store.get("ann", "strategy") == {}
+    assert (tmp_path / "aside" / path.name).exists() is (damage is not None)
+    store.put("ann", "strategy", {"c": {"w": np.zeros(2, np.float32)}})
+    again = MemoryStore(tmp_path / "memory", 0, tmp_path / "aside")
+    again.load(store.save())
+    assert again.get("ann", "strategy")["c"]["w"].tolist() == [0.0, 0.0]
+
+
+def test_too_many_open_files_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore(tmp_path / "memory", 0, tmp_path / "aside")
+    store.put("ann", "strategy", {"c": {"w": np.ones(2, np.float32)}})
+
+    def refuse(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(CheckpointError, match="too many open files"):
+            store.get("ann", "strategy")
+    assert store.get("ann", "strategy")["c"]["w"].tolist() == [1.0, 1.0]

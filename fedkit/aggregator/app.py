@@ -106,7 +106,8 @@ class App:
         client = _client(request)
         wait, held = _number(request, "wait", LONGEST), _number(request, "held", MOST_VERSIONS)
         given = _acknowledged(request) if request.method == "POST" else ([], [])
-        end, look = time.monotonic() + wait, partial(self._heed, request, *given)
+        again = bool(_number(request, "again", 1))
+        end, look = time.monotonic() + wait, partial(self._heed, request, *given, again)
         with self._bells.hung(client) as bell:
             while True:
                 self._demand_open()
@@ -123,10 +124,18 @@ class App:
                     return _answer(news)
 
     def _heed(
-        self, request: Request, tasks: Sequence[int], settled: Sequence[Key], client: ClientId, held: int
+        self,
+        request: Request,
+        tasks: Sequence[int],
+        settled: Sequence[Key],
+        again: bool,
+        client: ClientId,
+        held: int,
     ) -> dict[str, object]:
-        """Take note of what has arrived; what is new. Refusal if another run is meant."""
+        """Take note of what has arrived, or was lost; what is new. Refusal if another run is meant."""
         self._demand_run(request)
+        if again:
+            self._leases.reopen(client)
         if tasks or settled:
             self._leases.acknowledge(client, tasks, settled)
         return self._news.read(client, held)

@@ -101,6 +101,15 @@ class Leases:
             db.executemany("UPDATE tasks SET leased = ? WHERE id = ?", [(now, row[0]) for row in rows])
         return [(read(key), Verdict(word)) for key, word in settled], [Lease(*row) for row in rows]
 
+    def reopen(self, client: ClientId) -> None:
+        """The client may have lost what it had taken: tasks of it without a reply are offered again."""
+        with self._journal.transaction() as db:
+            db.execute(
+                "UPDATE tasks SET acked = NULL, leased = 0 WHERE client = ? AND verdict IS NULL"
+                " AND acked IS NOT NULL AND id NOT IN (SELECT task FROM replies)",
+                (client,),
+            )
+
     def acknowledge(self, client: ClientId, tasks: Iterable[int], settled: Iterable[Key]) -> None:
         """The client has these tasks, and has acted on these verdicts; anything else is passed over."""
         now = self._journal.now()

@@ -176,3 +176,23 @@ def test_who_has_many_verdicts_to_hear_is_offered_nothing_before(site: Any) -> N
     site.leases.acknowledge("alice", [], [settled[0][0]])
     settled, leases = site.leases.news("alice", 0.0)
     assert (len(settled), len(leases)) == (MOST - 1, 1)
+
+
+def test_what_a_device_may_have_lost_is_offered_once_more_but_not_what_it_has_answered(site: Any) -> None:
+    tasks = [site.task("alice"), site.task("bob")]
+    site.federation.send(tasks)
+    (lease,), (other,) = site.leases.news("alice")[1], site.leases.news("bob")[1]
+    site.leases.acknowledge("alice", [lease.id], [])
+    site.leases.acknowledge("bob", [other.id], [])
+    site.leases.reopen("alice")
+    assert site.leases.news("bob", 0.0)[1] == [], "that is another device's"
+    assert site.leases.news("alice")[1] == [lease]
+    site.leases.acknowledge("alice", [lease.id], [])
+    site.deliver(tasks[0])
+    site.leases.reopen("alice")
+    assert site.leases.news("alice")[1] == []
+    site.federation.settle({tasks[0].key: Verdict.counted})
+    site.leases.reopen("alice")
+    assert [key for key, _ in site.leases.news("alice")[0]] == [tasks[0].key], (
+        "its verdict is told all the same"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -35,4 +36,7 @@ def _fetched(transport: Transport, folder: Path, blob: Blob) -> bytes:
     """A blob, by way of a file that keeps what came of it when the link is cut."""
     for path in newest_first(folder)[PARTS:]:
         remove(path)
-    return transport.blob(blob, folder / blob.sha256)
+    part = folder / blob.sha256
+    if part.exists() and not os.access(part, os.R_OK | os.W_OK):
+        remove(part)
+    return transport.blob(blob, part)

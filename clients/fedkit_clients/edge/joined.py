@@ -18,6 +18,7 @@ from fedkit.secagg.identity import Floors
 from fedkit.secagg.messages import FromServer, Stage
 from fedkit.secureclient import Credentials, task_key
 from fedkit.trainer import Workload, frozen, travelling
+from fedkit_clients.edge.answers import Unreachable
 from fedkit_clients.edge.device import Device
 from fedkit_clients.edge.models import Fetch, Models
 from fedkit_clients.edge.offers import Blob
@@ -114,7 +115,9 @@ class Joined:
             whole = replace(task, model=self.models.read(model))
             self.device.received(self.participant, whole)
         except WireError as error:
-            return _noted(Failure(task.key, "model", type(error).__name__, "", str(error)))
+            if (name := self.spool.name(task.key)) is not None:
+                self.spool.drop(name)
+            raise Unreachable(f"{error}: the task is to come once more") from error
         except ProtocolRefused as error:
             return _noted(Failure(task.key, "refused", type(error).__name__, error.rule, str(error)))
         return self._handled(whole, self.device.room(task.deadline - self.ahead - time.monotonic()))

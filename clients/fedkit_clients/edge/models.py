@@ -21,6 +21,7 @@ from fedkit.runfolder import sync
 from fedkit.tensors import Tensors, pick
 from fedkit.trainer import Workload
 from fedkit_clients.edge.answers import Refused
+from fedkit_clients.edge.checked import Damaged, read_lasting
 from fedkit_clients.edge.files import remove, write_file
 from fedkit_clients.edge.offers import Blob, Difference, Offer
 
@@ -40,14 +41,14 @@ class Models:
         for path in folder.glob("*.tmp"):
             remove(path)
         for path in folder.glob("*.model"):  # they were not flushed: a power cut may have taken a part
-            if not path.stem.endswith(_digest(path.read_bytes())):
+            if not path.stem.endswith(_digest(_bytes(path))):
                 remove(path)
                 remove(path.with_suffix(".frame"))
 
     def read(self, sha256: str) -> Tensors:
         """A model that is held; WireError if it is not, or is damaged (it is then held no more)."""
         for path in self._folder.glob(f"*-{sha256}.model"):
-            data = path.read_bytes()
+            data = _bytes(path)
             if _digest(data) == sha256:
                 return packing.read([self._job.layout], data)[0]
             remove(path)
@@ -144,7 +145,17 @@ class Models:
     def _held(self, version: int, suffix: str) -> bytes | None:
         found = self._folder.glob(f"{version:016d}-*{suffix}")
         newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
-        return newest.read_bytes() if newest is not None else None
+        return (_bytes(newest) or None) if newest is not None else None
+
+
+def _bytes(path: Path) -> bytes:
+    """The bytes of a file; none, and the file is removed, if it is damaged beyond reading."""
+    try:
+        return read_lasting(path)
+    except Damaged as error:
+        log.warning("%s", error)
+        remove(path)
+        return b""
 
 
 def _digest(data: bytes) -> str:

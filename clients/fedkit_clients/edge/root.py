@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fedkit.errors import ConfigError
 from fedkit.runfolder import lock_file
+from fedkit_clients.edge.checked import Damaged, read_lasting, set_aside
 from fedkit_clients.edge.files import write_file
 from fedkit_clients.edge.membership import settle
 from fedkit_clients.edge.spool import Spool
@@ -38,7 +39,13 @@ class Root:
     def job(self) -> tuple[str, bytes] | None:
         """The run that was joined last, and its job as it came."""
         path = self.directory / "job"
-        run, _, data = path.read_bytes().partition(b"\n") if path.exists() else (b"", b"", b"")
+        if not path.exists():
+            return None
+        try:
+            run, _, data = read_lasting(path).partition(b"\n")
+        except Damaged as error:
+            set_aside(path, self.directory / "damaged", error)
+            return None
         return (run.decode(), data) if run.isascii() and _RUN.fullmatch(run.decode()) else None
 
     def begin(self, run: str, job: str, data: bytes) -> Spool:

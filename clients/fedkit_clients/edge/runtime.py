@@ -22,9 +22,9 @@ from fedkit_clients.edge.device import Device
 from fedkit_clients.edge.fetching import fetching, framed
 from fedkit_clients.edge.joined import Joined, Vouch, begin
 from fedkit_clients.edge.offers import Blob, Offer
+from fedkit_clients.edge.packed import read_task
 from fedkit_clients.edge.renewal import Renewal
 from fedkit_clients.edge.root import Root
-from fedkit_clients.edge.spool import read_task
 from fedkit_clients.edge.transport import Transport
 
 log = logging.getLogger("fedkit.edge")
@@ -159,8 +159,9 @@ class EdgeClient:
         if self._safe:
             joined.secure()
         held = joined.models.told()
-        news = self._transport.news(0 if busy else self._patience, held, self._safe, self._heeded)
-        self._safe, self._heeded = [], []
+        again, patience = joined.spool.missing, 0 if busy else self._patience
+        news = self._transport.news(patience, held, self._safe, self._heeded, again)
+        self._safe, self._heeded, joined.spool.missing = [], [], False
         asked = self._transport.requests
         joined.ahead = news.now - time.monotonic()
         if not (busy or news.settled or news.offers or news.messages):
@@ -247,7 +248,9 @@ class EdgeClient:
             joined.talk.told(key)
         for name, key in joined.spool.finished():
             try:
-                self._transport.upload(key, joined.spool.reply(name), not joined.spool.is_fresh(name))
+                if (reply := joined.spool.reply(name)) is None:
+                    continue  # it is done again
+                self._transport.upload(key, reply, not joined.spool.is_fresh(name))
                 joined.spool.acknowledged(name)
                 log.info("round %d: the aggregator has the reply", key.round)
             except Refused as error:

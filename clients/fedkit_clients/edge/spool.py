@@ -7,6 +7,10 @@
     ID/uploaded/FRAME      the same, acknowledged by the server
     ID/memory/             committed memory; memory.bin says which of its files count
     ID/models/, ID/parts/  models, and downloads that are not whole yet
+    ID/damaged/            files that were found damaged, for the owner to look at
+
+All but models and parts, which their digests name, begin with a checksum (checked.py). A task that is
+damaged, or its reply, is forgotten, and the aggregator is asked to offer it again: it is done anew.
 
 ID names job and run (root.py), FRAME is the SHA-256 of the task's frame. Every step is one rename, so a
 process killed at any instant leaves one state or the next. A power cut may take a task that was not
@@ -15,35 +19,30 @@ acknowledged, which is then offered again; what was promised, or finished, is fl
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
 
 from fedkit import fields, packing, wire
 from fedkit.clientstore import MemoryStore
 from fedkit.errors import CheckpointError, WireError
 from fedkit.messages import Key, Task
 from fedkit.runfolder import sync
-from fedkit.tensors import Memory, State
-from fedkit_clients.edge.files import remove, write_file
+from fedkit.tensors import State
+from fedkit_clients.edge.checked import SUM, Damaged, read_checked, set_aside, write_checked
+from fedkit_clients.edge.files import remove
 from fedkit_clients.edge.offers import Blob
+from fedkit_clients.edge.packed import Streams, as_json, joined, pack, parts, read_task, unpack
 
 log = logging.getLogger("fedkit.edge")
 
-Streams: TypeAlias = Mapping[str, Memory]
 WAITING = 32
 """Tasks that may wait here, with their models: an aggregator must not fill the disk."""
 REMEMBERED = 256
 """Settled tasks that are known again if they are offered once more."""
 CACHE = 1 << 24
 """Bytes of client memory that are kept in RAM beside the disk."""
-_LENGTH = 8
 _DIGEST = 32
 _STAGES = ("uploaded", "finished", "held", "tasks")
 _NAME = re.compile(r"[0-9a-f]{64}")
@@ -54,11 +53,14 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._aside = folder / "damaged"
         for name in (*_STAGES, "memory", "models", "parts"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         for path in folder.rglob("*.tmp"):
             remove(path)
-        self.store = MemoryStore(folder / "memory", CACHE)
+        self.store = MemoryStore(folder / "memory", CACHE, self._aside)
+        self.missing = True
+        """Whether the aggregator may hold a task for taken that is not here: to be asked for once more."""
         self.settled: list[str] = []
         self._fresh = set[str]()
         self._last = "", b""  # the reply that was finished last, until it is asked for
@@ -73,7 +75,7 @@ class Spool:
         """A task, and the digest of its model. Another frame for a task that is here is passed over."""
         key = read_task(frame).key
         if key not in self._keys.values():
-            write_file(self._path("tasks", name), bytes.fromhex(model), frame, lasting=False)
+            write_checked(self._path("tasks", name), bytes.fromhex(model), frame, lasting=False)
             self._keys[name] = key
 
     def secure(self) -> list[str]:
@@ -88,9 +90,10 @@ class Spool:
     def drop_without(self, holds: Callable[[str], bool]) -> None:
         """Drop tasks whose model is not held: a power cut took it. They are offered again."""
         for path in self._files("tasks"):
-            if not holds(path.read_bytes()[:_DIGEST].hex()):
+            data = self._read(path)
+            if data is not None and not holds(data[:_DIGEST].hex()):
                 log.warning("a task without its model is dropped")
-                self._forget(path.name)
+                self.drop(path.name)
 
     @property
     def busy(self) -> bool:
@@ -107,18 +110,20 @@ class Spool:
         counted, once that is known.
         """
         held, task = self._path("held", name), self._path("tasks", name)
-        data = (held if held.exists() else task).read_bytes()
-        frame = _parts(data[_DIGEST:])[1] if held.exists() else data[_DIGEST:]
-        write_file(held, data[:_DIGEST], *_joined(_pack(memory or {}), frame))
-        remove(task)
+        again = held.exists()
+        data = self._read(held if again else task)
+        if data is not None:
+            frame = parts(data[_DIGEST:])[1] if again else data[_DIGEST:]
+            write_checked(held, data[:_DIGEST], *joined(pack(memory or {}), frame))
+            remove(task)
 
     def held(self) -> list[tuple[str, str, Task]]:
         """Name, digest of the model, and task, of those that wait for sessions or their verdict."""
-        found = []
-        for path in self._files("held"):
-            data = path.read_bytes()
-            found.append((path.name, data[:_DIGEST].hex(), read_task(_parts(data[_DIGEST:])[1])))
-        return found
+        return [
+            (path.name, data[:_DIGEST].hex(), read_task(parts(data[_DIGEST:])[1]))
+            for path in self._files("held")
+            if (data := self._read(path)) is not None
+        ]
 
     def name(self, key: Key) -> str | None:
         """The name of the task with this key, if it is here."""
@@ -126,23 +131,26 @@ class Spool:
 
     def next_task(self) -> tuple[str, str, Task] | None:
         """Name, digest of the model, and task, of the first that is not finished, in the order of keys."""
-        path = min(self._files("tasks"), key=lambda path: self._keys[path.name], default=None)
-        if path is None:
-            return None
-        data = path.read_bytes()
-        return path.name, data[:_DIGEST].hex(), read_task(data[_DIGEST:])
+        for path in sorted(self._files("tasks"), key=lambda path: self._keys[path.name]):
+            if (data := self._read(path)) is not None:
+                return path.name, data[:_DIGEST].hex(), read_task(data[_DIGEST:])
+        return None
 
     def needed(self) -> list[str]:
         """Digests of the models that tasks wait for."""
         found = []
         for path in (*self._files("tasks"), *self._files("held")):
-            with path.open("rb") as file:
-                found.append(file.read(_DIGEST).hex())
+            try:
+                with path.open("rb") as file:
+                    file.seek(SUM)
+                    found.append(file.read(_DIGEST).hex())
+            except OSError:
+                self._read(path)
         return found
 
     def finish(self, name: str, reply: bytes, memory: Streams) -> None:
         """The reply to a task, and what is to be remembered if it is counted."""
-        write_file(self._path("finished", name), *_joined(_pack(memory), reply))
+        write_checked(self._path("finished", name), *joined(pack(memory), reply))
         self._fresh.add(name)
         self._last = name, reply
         for stage in ("tasks", "held"):
@@ -152,10 +160,13 @@ class Spool:
         """Names and keys of the replies that are to be uploaded."""
         return [(path.name, self._keys[path.name]) for path in self._files("finished")]
 
-    def reply(self, name: str) -> bytes:
-        """The frame of such a reply."""
+    def reply(self, name: str) -> bytes | None:
+        """The frame of such a reply; None: it is damaged, and the task is to be done again."""
         (last, reply), self._last = self._last, ("", b"")
-        return reply if last == name else _parts(self._path("finished", name).read_bytes())[1]
+        if last == name:
+            return reply
+        data = self._read(self._path("finished", name))
+        return parts(data)[1] if data is not None else None
 
     def is_fresh(self, name: str) -> bool:
         """Whether the reply was made by this process, so that the server has nothing of it yet."""
@@ -178,8 +189,9 @@ class Spool:
         found: dict[Key, Streams] = {}
         for stage, start in (("finished", 0), ("uploaded", 0), ("held", _DIGEST)):
             for path in self._files(stage):
-                if memory := _unpack(_parts(path.read_bytes()[start:])[0]):
-                    found[self._keys[path.name]] = memory
+                data, key = self._read(path), self._keys[path.name]
+                if data is not None and (memory := unpack(parts(data[start:])[0])):
+                    found[key] = memory
         return found
 
     def settle(self, key: Key) -> None:
@@ -193,10 +205,24 @@ class Spool:
             sync(path)
         if kept:
             sync(self.folder / "memory")
-        state = {**self.store.save(), "settled": {"json": _json(self.settled)}}
-        write_file(self.folder / "memory.bin", packing.pack(state))
+        state = {**self.store.save(), "settled": {"json": as_json(self.settled)}}
+        write_checked(self.folder / "memory.bin", packing.pack(state))
         for name in names:
             self._forget(name)
+
+    def drop(self, name: str) -> None:
+        """Forget a task that cannot be done as it is here: the aggregator offers it again."""
+        self._forget(name)
+        self.missing = True
+
+    def _read(self, path: Path) -> bytes | None:
+        """What a file holds; None: it is damaged, and the task is dropped."""
+        try:
+            return read_checked(path)
+        except Damaged as error:
+            set_aside(path, self._aside, error)
+            self.drop(path.name)
+            return None
 
     def _forget(self, name: str) -> None:
         self._keys.pop(name, None)
@@ -215,13 +241,15 @@ class Spool:
         state: State = {}
         try:
             if path.exists():
-                state = packing.unpack(path.read_bytes())
+                state = packing.unpack(read_checked(path))
                 named = fields.parse(state["settled"]["json"].tobytes(), "settled")
                 self.settled = [fields.text(name, "settled") for name in fields.items(named, "settled")]
-        except (WireError, KeyError) as error:
-            told = "and the client goes on without what it remembered and had yet to upload"
-            raise CheckpointError(f"{path} is damaged ({error}): remove {self.folder}, {told}") from error
-        self.store.load({"index": state["index"]} if state else {})
+                self.store.load({"index": state["index"]})
+        except (Damaged, WireError, CheckpointError, KeyError) as error:
+            set_aside(path, self._aside, error)  # and what the client remembers with it
+            state, self.settled = {}, []
+        if not state:
+            self.store.load({})
         for name in self.settled:
             self._forget(name)
         for stage in _STAGES:
@@ -231,10 +259,9 @@ class Spool:
         """The keys of what lies in a folder; what has gone further already is dropped."""
         for path in self._files(stage):
             try:
-                key = _key(stage, path.read_bytes())
-            except WireError as error:
-                log.error("%s is damaged and dropped: %s", path, error)
-                remove(path)
+                key = _key(stage, read_checked(path))
+            except (Damaged, WireError) as error:
+                set_aside(path, self._aside, error)
                 continue
             if key in self._keys.values():
                 remove(path)
@@ -242,53 +269,9 @@ class Spool:
                 self._keys[path.name] = key
 
 
-def read_task(frame: bytes) -> Task:
-    """The task in a frame; WireError if it is another message, or brings a model."""
-    message = wire.decode(frame)
-    if not isinstance(message, Task) or message.model:
-        raise WireError("not the frame of a task without its model")
-    return message
-
-
 def _key(stage: str, data: bytes) -> Key:
     if stage == "tasks":
         return read_task(data[_DIGEST:]).key
-    packed, frame = _parts(data[_DIGEST:] if stage == "held" else data)
-    _unpack(packed)
+    packed, frame = parts(data[_DIGEST:] if stage == "held" else data)
+    unpack(packed)
     return read_task(frame).key if stage == "held" else wire.decode(frame).key
-
-
-def _joined(packed: bytes, frame: bytes) -> tuple[bytes, bytes, bytes]:
-    return len(packed).to_bytes(_LENGTH, "little"), packed, frame
-
-
-def _parts(data: bytes) -> tuple[bytes, bytes]:
-    """Packed memory and the frame that follows."""
-    end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
-    return data[_LENGTH:end], data[end:]
-
-
-def _pack(memory: Streams) -> bytes:
-    if not memory:
-        return b""
-    names = {stream: list(groups) for stream, groups in memory.items()}
-    tensors = {f"{stream}/{group}": memory[stream][group] for stream in names for group in names[stream]}
-    return packing.pack({"": {"json": _json(names)}, **tensors})
-
-
-def _unpack(data: bytes) -> Streams:
-    if not data:
-        return {}
-    state = packing.unpack(data)
-    try:
-        names = fields.mapping(fields.parse(state[""]["json"].tobytes(), "streams"), "streams")
-        return {
-            stream: {str(g): state[f"{stream}/{g}"] for g in fields.items(groups, stream)}
-            for stream, groups in names.items()
-        }
-    except KeyError as error:
-        raise WireError(f"client memory lacks {error}") from error
-
-
-def _json(value: object) -> NDArray[np.uint8]:
-    return np.frombuffer(json.dumps(value).encode(), np.uint8)

@@ -91,13 +91,22 @@ class Transport:
         answer = self._call("GET", "/v1/job", limit=jobfile.LIMIT)
         return understood(lambda: run_of(answer.headers)), answer.body
 
-    def news(self, wait: int, held: int = 0, tasks: Sequence[int] = (), settled: Sequence[Key] = ()) -> News:
+    def news(
+        self,
+        wait: int,
+        held: int = 0,
+        tasks: Sequence[int] = (),
+        settled: Sequence[Key] = (),
+        again: bool = False,
+    ) -> News:
         """Verdicts and tasks, as soon as there are some or after `wait` seconds.
 
         held: the version whose difference is held, by which others can be told. tasks: are safe here.
-        settled: their verdicts are acted upon.
+        settled: their verdicts are acted upon. again: offer what was taken and not
+        answered once more.
         """
-        target = self._in_run(f"/v1/tasks?wait={wait}{f'&held={held}' if held else ''}")
+        more = (f"&held={held}" if held else "") + ("&again=1" if again else "")
+        target = self._in_run(f"/v1/tasks?wait={wait}{more}")
         if tasks or settled:
             told = {"settled": [key_row(key) for key in settled], "tasks": list(tasks)}
             answer = self._call("POST", target, _json(told).encode(), patience=wait)

@@ -198,6 +198,8 @@ class Aggregator(httpx.BaseTransport):
             return error(409, "run")
         if path == "/v1/tasks":
             self.held = int(request.url.params.get("held", "0"))
+            if request.url.params.get("again") == "1":
+                self.acknowledged.clear()
             if method == "POST":
                 self._acknowledge(json.loads(request.content))
             return self._news()

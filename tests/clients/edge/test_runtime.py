@@ -15,7 +15,6 @@ from fedkit.clientstore import MemoryStore
 from fedkit.errors import ConfigError
 from fedkit.secagg.identity import SigningKey
 from fedkit.seeds import derive
-from fedkit.wire import decode
 from fedkit_clients.edge import EdgeClient, Transport, models, spool
 from fedkit_clients.edge.answers import Refused, Unreachable
 from fedkit_clients.edge.root import Root
@@ -104,7 +103,7 @@ class Disk:
     def __init__(self, patch: pytest.MonkeyPatch, allowed: int, full: int = 0) -> None:
         self.done, self._allowed, self._full = 0, allowed, full
         for owner, name in (
-            *((spool, n) for n in ("write_file", "remove", "sync")),
+            *((spool, n) for n in ("write_checked", "remove", "sync")),
             *((models, n) for n in ("write_file", "remove", "sync")),
             (MemoryStore, "put"),
         ):
@@ -439,9 +438,9 @@ def test_an_upload_that_is_not_wanted_is_forgotten(tmp_path: Path, aggregator: A
     assert not aggregator.results
 
 
-def test_a_model_that_is_lost_is_told(tmp_path: Path, aggregator: Any) -> None:
-    told: list[bytes] = []
-    aggregator.accept = lambda frame: told.append(frame)
+def test_a_model_that_is_damaged_comes_once_more(
+    tmp_path: Path, aggregator: Any, new_aggregator: Callable[..., Any]
+) -> None:
     client = make_client(aggregator, tmp_path)
     joined = client._join()
     bring = joined.models.bring
@@ -450,12 +449,14 @@ def test_a_model_that_is_lost_is_told(tmp_path: Path, aggregator: Any) -> None:
         bring(offer)
         for path in (tmp_path / aggregator.folder / "models").iterdir():
             path.write_bytes(path.read_bytes()[:-1])
+        joined.models.bring = bring  # type: ignore[method-assign]
 
     joined.models.bring = forgetful  # type: ignore[method-assign]
-    client.step()
+    with pytest.raises(Unreachable, match="the task is to come once more"):
+        client.step()
     client.close()
-    (reply,) = map(decode, told)
-    assert (reply.code, reply.exception) == ("model", "WireError")  # type: ignore[union-attr]
+    go(aggregator, tmp_path)
+    assert list(aggregator.results.values()) == new_aggregator().direct()
 
 
 def test_another_run_of_the_same_job_gets_nothing_of_the_old_one(
