@@ -257,7 +257,7 @@ print("ready", flush=True)
 for round in range(start, 10**9):
     for client in range(round % 7, 40, 3):
         store.put(str(client), "s", {"g": {"w": np.full(50, round, np.float32)}})
-    store.save()
+    state = store.save()
     part = folder / "index.part"
     part.write_text(json.dumps({"round": round, "json": state["index"]["json"].tobytes().decode()}))
     part.replace(index)
