@@ -34,9 +34,11 @@ class Device:
     local: Callable[[], time.struct_time] = time.localtime
     resting: bool = False
 
-    def demand(self, job: Job) -> None:
-        """ProtocolRefused unless the device takes part in this job."""
+    def demand(self, job: Job, task: Task) -> None:
+        """ProtocolRefused unless the device takes part in this job, and does as much as the task asks for."""
         self.policy.demand(job, self.workload)
+        if task.key.kind == "train":
+            self.policy.allow(task.settings)
 
     def floors(self, job: Job) -> Floors:
         """What holds in secure sessions of the job."""

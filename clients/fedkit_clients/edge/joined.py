@@ -111,7 +111,7 @@ class Joined:
     def _reply(self, model: str, task: Task) -> Answer | None:
         """What the participant answers; nothing to a task that it holds for secure sessions."""
         try:
-            self.device.demand(self.job)
+            self.device.demand(self.job, task)
             whole = replace(task, model=self.models.read(model))
             self.device.received(self.participant, whole)
         except WireError as error:

@@ -8,6 +8,8 @@
     hours = "22:00-06:00"            when it asks and trains, by its own clock; none given: always
     monthly_bytes = 500_000_000      most bytes that it sends and receives in a month; none given: any
     proxy = "http://proxy:3128"      by which it reaches the aggregator
+    max_epochs = 5                   most epochs that one task may ask for; none given: any
+    max_steps = 2000                 most optimiser steps, for tasks that count in steps; none given: any
 
 Every key may be left out.
 """
@@ -22,6 +24,7 @@ from typing import Any, Literal, TypeAlias, cast
 from fedkit import options, plugins, toml
 from fedkit.errors import ConfigError, ProtocolRefused
 from fedkit.job import Job
+from fedkit.messages import Settings
 from fedkit.secagg.identity import Floors
 from fedkit.secagg.parameters import Mode, Policy
 
@@ -45,12 +48,17 @@ class DevicePolicy:
     hours: str = ""
     monthly_bytes: int = 0
     proxy: str = ""
+    max_epochs: int = 0
+    max_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.hours and (not _HOURS.fullmatch(self.hours) or self.hours[:5] == self.hours[6:]):
             raise ConfigError('hours: write them as "22:00-06:00", from one time of day to another')
         if self.monthly_bytes < 0:
             raise ConfigError("monthly_bytes: a number of bytes above 0, or 0 for no limit")
+        for name in ("max_epochs", "max_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: a number above 0, or 0 for no limit")
         self._floor(Mode.HONEST_SERVER)
 
     @property
@@ -72,6 +80,24 @@ class DevicePolicy:
         if self.strategies:
             _demand_listed("strategy", plugins.strategy_name(job.strategy), self.strategies)
         _demand_listed("workload", workload, self.workloads)
+
+    def allow(self, settings: Settings) -> None:
+        """ProtocolRefused, naming the rule and both values, if the settings of a task ask for more than this
+        device does. One with a ceiling takes no task that counts in what has none.
+        """
+        ceilings = {"epochs": self.max_epochs, "steps": self.max_steps}
+        if not any(ceilings.values()):
+            return
+        unit = "steps" if settings.get("steps", 0) else "epochs"
+        asked, most, rule = settings.get(unit, 1), ceilings[unit], f"max_{unit}"
+        if not most:
+            other = "max_epochs" if unit == "steps" else "max_steps"
+            told = f"the task asks for {unit} = {asked}, this device gives a ceiling by {other} alone"
+            raise ProtocolRefused(rule, told)
+        if isinstance(asked, bool | str) or not asked <= most:
+            raise ProtocolRefused(
+                rule, f"the task asks for {unit} = {asked}, this device allows {rule} = {most}"
+            )
 
     def floors(self, job: Job) -> Floors:
         """What holds in secure sessions of the job.

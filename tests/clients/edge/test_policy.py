@@ -24,6 +24,8 @@ strategies = ["fedavg", "fedprox"]
 hours = "22:00-06:30"
 monthly_bytes = 500_000_000
 proxy = "http://proxy:3128"
+max_epochs = 5
+max_steps = 2000
 """
 
 
@@ -36,7 +38,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     found = read_policy(write(tmp_path, FULL))
     assert found == DevicePolicy(
         *("lying_server", 10, 0.2, 0.3, 60, ("digits",), ("fedavg", "fedprox")),
-        *("22:00-06:30", 500_000_000, "http://proxy:3128"),
+        *("22:00-06:30", 500_000_000, "http://proxy:3128", 5, 2000),
     )
     assert found.window == (22 * 60, 6 * 60 + 30)
 
@@ -58,6 +60,8 @@ def test_no_file_is_no_demand(tmp_path: Path) -> None:
         ('hours = "24:00-06:00"', "hours: write them"),
         ('hours = "06:00-06:00"', "hours: write them"),
         ("monthly_bytes = -1", "monthly_bytes: a number"),
+        ("max_epochs = -1", "max_epochs: a number"),
+        ("max_steps = 1.5", "max_steps: must be an integer"),
         ("workloads = 5", "policy.toml:1: workloads: must be a list"),
         ("n_min = [", "policy.toml: "),
     ],
@@ -116,3 +120,35 @@ def test_a_device_that_does_not_insist_takes_the_job_but_for_its_fewest(aggregat
         floors = DevicePolicy(n_min=n_min).floors(job)
         assert floors.policy == replace(asked.policy, smallest=smallest)
         assert floors.explicit == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, ""),
+        ({"epochs": 5, "lr": 0.1}, ""),
+        ({"epochs": 6}, "epochs = 6, this device allows max_epochs = 5"),
+        ({"epochs": "5"}, "epochs = 5, this device allows max_epochs = 5"),
+        ({"epochs": float("nan")}, "epochs = nan"),
+        ({"steps": 2000, "epochs": 99}, ""),
+        ({"steps": 2001, "epochs": 1}, "steps = 2001, this device allows max_steps = 2000"),
+    ],
+)
+def test_no_task_gets_more_work_out_of_a_device_than_its_owner_allows(
+    settings: dict[str, Any], told: str
+) -> None:
+    policy = DevicePolicy(max_epochs=5, max_steps=2000)
+    if not told:
+        policy.allow(settings)
+        return
+    with pytest.raises(ProtocolRefused, match=told) as caught:
+        policy.allow(settings)
+    assert caught.value.rule in ("max_epochs", "max_steps")
+
+
+def test_a_ceiling_is_not_gone_around_by_counting_in_something_else() -> None:
+    with pytest.raises(ProtocolRefused, match="by max_epochs alone"):
+        DevicePolicy(max_epochs=5).allow({"steps": 10})
+    with pytest.raises(ProtocolRefused, match="by max_steps alone"):
+        DevicePolicy(max_steps=5).allow({"epochs": 1})
+    DevicePolicy().allow({"steps": 10**9, "epochs": 10**9})
