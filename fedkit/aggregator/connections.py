@@ -119,8 +119,9 @@ class Careful(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(BUFFER)
-        if hasattr(transport, "set_read_buffer_limits"):  # TLS: what came and is not decrypted
-            transport.set_read_buffer_limits(BUFFER // 2)
+        limit = getattr(transport, "set_read_buffer_limits", None)  # TLS: what came and is not decrypted
+        if limit is not None:
+            limit(BUFFER // 2)
         self._late = self.loop.call_later(HEAD_SECONDS, self.abort)
         self.places.enter(self)
 

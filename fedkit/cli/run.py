@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,18 +69,19 @@ def one(
     several: bool = False,
     go: Callable[..., Result] | None = None,
     clock: str = "virtual",
+    console: Console | None = None,
 ) -> Mapping[str, Any]:
     """Run one scenario, write its report, say how it went; returns the summary.
 
     go: takes what `run_scenario` takes, and is called in its place. clock: whose seconds are shown, "virtual"
-    or "wall".
+    or "wall". console: by which warnings are shown already.
     """
     from fedkit.cli.progress import Began
     from fedkit.launch import run_scenario
 
     name, began = launch.folder.name, Began(launch.folder, launch.resume)
     try:
-        with _watching(name, output, several, clock) as observers:
+        with _watching(name, output, several, clock, console) as observers:
             observers.insert(0, began)
             if tensorboard:
                 from fedkit.observers import TensorBoard
@@ -118,15 +119,11 @@ def _report(folder: Path) -> str:
 
 @contextmanager
 def warnings_shown() -> Iterator[Console]:
-    """What is logged as a warning goes to stderr by this console, once however often this is entered."""
+    """What is logged as a warning goes to stderr by this console."""
     from rich.console import Console
     from rich.logging import RichHandler
 
     logger = logging.getLogger("fedkit")
-    for known in logger.handlers:
-        if isinstance(known, RichHandler):
-            yield known.console
-            return
     console = Console(stderr=True)
     handler = RichHandler(logging.WARNING, console=console, show_time=False, show_path=False)
     logger.addHandler(handler)
@@ -137,11 +134,13 @@ def warnings_shown() -> Iterator[Console]:
 
 
 @contextmanager
-def _watching(name: str, output: Format, several: bool, clock: str) -> Iterator[list[object]]:
+def _watching(
+    name: str, output: Format, several: bool, clock: str, known: Console | None
+) -> Iterator[list[object]]:
     """The observers of the output format; logged failures go to stderr beside them."""
     from fedkit.cli.progress import Bar, JsonLines, Lines
 
-    with warnings_shown() as console:
+    with nullcontext(known) if known is not None else warnings_shown() as console:
         bar = output is Format.text and console.is_terminal
         shown = Bar(console, name, clock) if bar else Lines(console, name, clock)
         try:

@@ -18,6 +18,8 @@ from fedkit.cli.output import Format, FormatOption, echo_json
 from fedkit.errors import ConfigError, CryptoError, RunFailed
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from fedkit.aggregator.serve import Station
     from fedkit.aggregator.service import Service
     from fedkit.cli.folders import Launch
@@ -106,7 +108,7 @@ def serve(
         journal, listening = directory / "journal", partial(_listening, output)
         with (
             _told_to_stop(),
-            warnings_shown(),
+            warnings_shown() as console,
             opened(
                 *(launch.scenario, service, journal),
                 out=launch.folder,
@@ -114,10 +116,10 @@ def serve(
                 listening=listening,
             ) as station,
         ):
-            _serve(station, launch, output, stay)
+            _serve(station, launch, output, stay, console)
 
 
-def _serve(station: Station, launch: Launch, output: Format, stay: bool) -> None:
+def _serve(station: Station, launch: Launch, output: Format, stay: bool, console: Console) -> None:
     """The run; then, if the aggregator stays, whatever devices want, until it is told to stop."""
     from fedkit.cli.run import one
 
@@ -126,7 +128,7 @@ def _serve(station: Station, launch: Launch, output: Format, stay: bool) -> None
 
     code = 0
     try:
-        one(launch, output, go=go, clock="wall")
+        one(launch, output, go=go, clock="wall", console=console)
     except RunFailed as error:
         if not stay:
             raise
