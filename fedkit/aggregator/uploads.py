@@ -99,7 +99,8 @@ class Uploads:
     def put(self, client: ClientId, name: str, body: IO[bytes], sha256: str) -> None:
         """Accept a result that came in one piece, unless it is here or not wanted any more; Refusal.
 
-        body: a file on this disk, which is moved here.
+        body: a file on this disk, which is moved here. Another answer to a message of a secure session, whose
+        first one the session has, is handed to it as well: it is signed, and contradicts the first.
         """
         size = body.seek(0, os.SEEK_END)
         self._demand_size(size)
@@ -109,13 +110,16 @@ class Uploads:
             found = [row for row in rows if wire.name_of(read(row[1])) == name]
             if not found:
                 raise Refusal(404, "unknown", "there is no such task, or all about it was told and done")
-            task, _, verdict = found[0]
+            task, key, verdict = found[0]
             if verdict is not None:
                 return
             db.execute("INSERT OR IGNORE INTO uploads VALUES (?, ?, ?, ?)", (task, name, size, sha256))
             begun = db.execute("SELECT bytes, sha256 FROM uploads WHERE task = ?", (task,)).fetchone()
             if begun != (size, sha256):
-                raise Refusal(409, "other", "another result for this key was begun, and that one stands")
+                if not (read(key).stage and self._is_read(db, task, name)):
+                    raise Refusal(409, "other", "another result for this key was begun, and that one stands")
+                db.execute("DELETE FROM replies WHERE task = ?", (task,))
+                db.execute("UPDATE uploads SET bytes = ?, sha256 = ? WHERE task = ?", (size, sha256, task))
             if self._enter(db, task):
                 Path(body.name).replace(self._folder / name)  # within: `sweep` would take it for a stray
                 sync(self._folder)
@@ -211,6 +215,11 @@ class Uploads:
         with self._journal.transaction(durable=True) as db:
             self._enter(db, upload.task)
         self._journal.wake()
+
+    def _is_read(self, db: sqlite3.Connection, task: int, name: str) -> bool:
+        """Whether the session has the answer that was accepted: its file is then gone."""
+        entered = db.execute("SELECT 1 FROM replies WHERE task = ?", (task,)).fetchone()
+        return entered is not None and not (self._folder / name).exists()
 
     def _enter(self, db: sqlite3.Connection, task: int) -> bool:
         """Enter the result of a task whose upload is there; whether it was not entered before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fedkit import wire
 from fedkit.aggregator import bodies, uploads
 from fedkit.federation import Verdict
 from fedkit.messages import EncodedUpdate, Key
+from fedkit.secagg.messages import FromClient, FromServer
 
 
 def frame_of(key: Key, weight: float = 3.0) -> bytes:
@@ -170,3 +172,31 @@ def test_a_key_has_one_name() -> None:
     one, other = Key("j", 1, "train", "", 0, "ä"), Key("j", 1, "train", "", 0, "a")
     row = json.dumps(["j", 1, "train", "", 0, "ä"], separators=(",", ":"))
     assert wire.name_of(one) == hashlib.sha256(row.encode()).hexdigest()[:32] != wire.name_of(other)
+
+
+def test_a_second_answer_in_a_session_reaches_it_once_the_first_has(
+    site: Any, call: Callable[..., Any]
+) -> None:
+    """Both are signed: the session holds one against the other. Before and later the first one stands."""
+    key = replace(site.task("alice").key, stage="share")
+    site.federation.send([FromServer(key, b"what is asked")])
+    site.leases.news("alice")
+
+    def put(body: bytes) -> int:
+        async def use(device: Any) -> int:
+            got = await device.ask("PUT", place(key), wire.encode(FromClient(key, body)))
+            return int(got.status_code)
+
+        return int(call(use, "alice"))
+
+    def came() -> list[bytes]:
+        return [arrival.reply.body for arrival in site.federation.receive(site.federation.now())]
+
+    assert (put(b"first"), put(b"second")) == (201, 409), "the session has not seen the first"
+    assert came() == [b"first"]
+    assert (put(b"first"), came()) == (201, [])
+    assert (put(b"second"), came()) == (201, [b"second"])
+    assert site.leases.news("alice")[1] == [], "and it is not asked once more"
+    site.federation.settle({key: Verdict.counted})
+    assert put(b"third") == 404
+    assert nothing_is_left(site)

@@ -93,7 +93,7 @@ class DevicePolicy:
         if not most:
             other = "max_epochs" if unit == "steps" else "max_steps"
             told = f"the task asks for {unit} = {asked}, this device gives a ceiling by {other} alone"
-            raise ProtocolRefused(rule, told)
+            raise ProtocolRefused(other, told)
         if isinstance(asked, bool | str) or not asked <= most:
             raise ProtocolRefused(
                 rule, f"the task asks for {unit} = {asked}, this device allows {rule} = {most}"

@@ -65,6 +65,7 @@ def go(server: Any, folder: Path, device: Device) -> None:
         (DevicePolicy(secagg="honest_server"), "mode"),
         (DevicePolicy(strategies=("fedprox",)), "strategy"),
         (DevicePolicy(workloads=("digits",)), "workload"),
+        (DevicePolicy(max_steps=3), "max_steps"),
     ],
 )
 def test_a_job_that_the_policy_forbids_is_refused_and_nothing_is_trained(
