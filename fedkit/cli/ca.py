@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="Certify devices, and revoke them."
 
 CaOption = Annotated[Path, typer.Option("--ca", help="The CA's directory.")]
 AggregatorOption = Annotated[Path, typer.Option("--dir", help="The aggregator's directory.")]
-DaysOption = Annotated[float, typer.Option(min=0.01, help="Days that a certificate is good for.")]
+DaysOption = Annotated[float, typer.Option(min=0.0001, help="Days that a certificate is good for.")]
 CA, AGGREGATOR = Path("ca"), Path("aggregator")
 BUNDLE = 1 << 26
 """Most bytes of a file that is carried between aggregator and CA."""
@@ -165,7 +165,7 @@ def rotate(
     directory: Annotated[
         Path | None, typer.Option("--dir", help="The aggregator's directory, if it is on this machine.")
     ] = None,
-    days: Annotated[float, typer.Option(min=1.0, help="Days for which both are believed.")] = 365.0,
+    days: Annotated[float, typer.Option(min=0.0001, help="Days for which both are believed.")] = 365.0,
 ) -> None:
     """Let a new CA take over: the old one announces it, and devices learn of it by the aggregator."""
     from fedkit.ca.authority import Authority

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -28,11 +29,16 @@ class Commands:
         assert made.returncode == 0, made.stderr
         return made.stdout
 
-    def start(self, log: str, *words: str) -> subprocess.Popen[bytes]:
-        """A command that stays; what it says is in the file `log`."""
+    def start(
+        self, log: str, *words: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """A command that stays; what it says is in the file `log`. environment: variables beside ours."""
         with (self.folder / log).open("wb") as file:
             command = [sys.executable, "-c", _FEDKIT, *words]
-            made = subprocess.Popen(command, cwd=self.folder, stdout=file, stderr=subprocess.STDOUT)
+            given = {**os.environ, **(environment or {})}
+            made = subprocess.Popen(
+                command, cwd=self.folder, stdout=file, stderr=subprocess.STDOUT, env=given
+            )
         self._stack.callback(made.wait, LIMIT)
         self._stack.callback(made.kill)
         return made

@@ -1,0 +1,157 @@
+"""Two years of certificates in minutes, as real processes over TLS: they end, are renewed, are revoked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedkit import keyfile
+from fedkit.aggregator.enrol import LOOK
+from tests.faults.town import Town
+from tests.ports import reserved
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="signals")]
+DAY = 86_400
+NAMES = ("c000", "c001", "c002")
+SETTINGS = (
+    *("population.clients=3", "rounds.over_select=1", "devices.drop=0", "rounds.deadline=600"),
+    *("rounds.max_failures=1000", "codec.up=none"),
+)
+SECURE = (
+    *(*SETTINGS, "rounds.count=1", "rounds.cohort=3", "rounds.quorum=3", "train.epochs=1"),
+    *("secagg.mode=lying_server", "secagg.width=64"),
+)
+ENDLESS = (*SETTINGS, "rounds.count=100000", "rounds.quorum=1")
+
+
+@pytest.fixture
+def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Town]:
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as stack, reserved() as port:
+        yield Town(tmp_path, stack, f"127.0.0.1:{port}")
+
+
+def serve(town: Town, log: str, *words: str, **more: Any) -> Any:
+    words = ("serve", *words, "--ca", "ca/ca.pem", "--address", town.address)
+    made = town.start(log, *words, **more)
+    town.until(lambda: town.said(log, "listening on"), "serving")
+    return made
+
+
+def counted(record: Any) -> set[str]:
+    return {name for name, fate in record["fates"].items() if fate["outcome"] == "counted"}
+
+
+def test_old_new_and_rekeyed_devices_share_a_secure_round_until_the_old_ca_ends(
+    town: Town, clock: Any
+) -> None:
+    """c000 has a certificate of the old CA, c001 has changed its key since, the new CA has invited c002."""
+    town.do("ca", "init")
+    serving = serve(town, "serve.log", "digits", *SECURE)
+    town.join("c000", "c001", days=800.0)
+    town.do("ca", "rotate", "new", "--dir", "aggregator")
+    before = keyfile.read_key(town.folder / "c001").public
+    town.rotate("c001", ca="new", days=800.0)
+    town.join("c002", ca="new", days=800.0)
+    certificates = [town.certificate(name, ca) for name, ca in zip(NAMES, ("ca", "new", "new"), strict=True)]
+    assert certificates[1].key != before
+    for name in NAMES:
+        town.start(f"{name}.log", "client", "digits", *SECURE, "--dir", name)
+    town.until(lambda: bool(town.rounds()), "training")
+    (record,) = town.rounds()
+    assert record["ok"], record
+    assert counted(record) == {*NAMES}
+    assert town.count("c000.log", "a new CA takes over") == 1
+    assert (town.folder / "c000" / "next-ca.json").exists()
+    town.until(lambda: serving.poll() is not None, "the end")
+    words = ("again.log", "digits", *SECURE, "rounds.count=2")
+    serve(town, *words, environment=clock(366 * DAY))
+    town.until(lambda: town.said("c000.log", "403 expired.*CA that is not believed any more"), "refusing")
+    town.until(lambda: town.said("again.log", "waiting for clients: 2 of 3"), "serving the others")
+    assert not any(town.said(f"{name}.log", "403") for name in NAMES[1:])
+
+
+def test_a_short_certificate_is_renewed_while_it_runs_and_one_that_expired_is_replaced(town: Town) -> None:
+    """The CA gives 40 seconds, then 10, then is away; the device joins again, and keeps what it has."""
+    town.do("ca", "init")
+    settings = (*ENDLESS, "rounds.cohort=1")
+    serve(town, "serve.log", "digits", *settings, "--clients", "1")
+    town.join("c000", days=40 / DAY)
+    first = town.certificate("c000")
+    client = town.start("c000.log", "client", "digits", *settings, "--dir", "c000")
+
+    def renewed() -> bool:
+        town.approve(days=10 / DAY)
+        return town.said("c000.log", "the certificate is renewed")
+
+    town.until(renewed, "renewing")
+    second = town.certificate("c000")
+    assert (second.key, second.serial != first.serial) == (first.key, True)
+    assert second.begins - first.begins >= 19, "not before it is half over"
+    assert town.rounds()
+    town.until(lambda: town.said("c000.log", "403 expired"), "expiring")
+    assert client.poll() is None, "it waits"
+    client.send_signal(signal.SIGTERM)
+    assert client.wait(60) == 0
+    done = len(town.rounds())
+    town.join("c000")
+    assert town.certificate("c000").key == first.key
+    town.start("again.log", "client", "digits", *settings, "--dir", "c000")
+    town.until(lambda: len(town.rounds()) > done + 2, "going on")
+    assert counted(town.rounds()[-1]) == {"c000"}
+
+
+HELD = """
+import time
+from pathlib import Path
+import numpy as np
+from fedkit_clients.numpy_trainer import NumpyWorkload, Softmax
+
+
+class Held(NumpyWorkload):
+    def trainer(self, client):
+        while client == "c001" and Path("hold").exists():
+            time.sleep(0.05)
+        return super().trainer(client)
+
+
+def make():
+    x = np.arange(80, dtype=np.float32).reshape(20, 4) / 80
+    y = np.arange(20) % 2
+    return Held(Softmax(4, 2), {"c000": (x, y), "c001": (x, y)}, test=(x, y))
+"""
+"""A workload whose client c001 trains no further while there is a file `hold`."""
+
+
+def test_a_device_is_revoked_in_the_middle_of_a_round(town: Town) -> None:
+    """It has the task; what it sends then is refused, it keeps that, and the other one goes on."""
+    (town.folder / "held.py").write_text(HELD)
+    (town.folder / "s.toml").write_text('workload = "held.py:make"\n')
+    settings = ("s.toml", "rounds.count=100000", "rounds.cohort=2", "rounds.quorum=1", "rounds.deadline=20")
+    town.do("ca", "init")
+    serve(town, "serve.log", *settings, "rounds.max_failures=1000")
+    town.join("c000", "c001")
+    clients = [town.start(f"{name}.log", "client", *settings, "--dir", name) for name in ("c000", "c001")]
+    town.until(lambda: any(counted(record) == {"c000", "c001"} for record in town.rounds()), "training")
+    (town.folder / "hold").touch()
+    town.until(lambda: bool(town.training("c001")), "holding it while it trains")
+    time.sleep(0.5)  # if it had trained before, it is done by now
+    town.until(lambda: bool(town.training("c001")), "holding it while it trains")
+    (number,) = town.training("c001")
+    assert "1 certificate revoked" in town.do("revoke", "c001", "--dir", "aggregator")
+    time.sleep(1.5 * LOOK)  # the aggregator looks for news of the CA when it is asked, if not just before
+    (town.folder / "hold").unlink()
+    town.until(lambda: town.said("c001.log", "403 revoked"), "refusing")
+    town.until(lambda: bool(list((town.folder / "c001").glob("*/finished/*"))), "keeping what is finished")
+    town.until(lambda: len(town.rounds()) > number + 3, "going on")
+    middle: Any = town.rounds()[number]
+    assert middle["fates"]["c001"]["outcome"] == "lost"
+    assert all(counted(record) == {"c000"} for record in town.rounds()[number:])
+    assert [client.poll() for client in clients] == [None, None]
