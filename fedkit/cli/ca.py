@@ -21,6 +21,9 @@ app = typer.Typer(no_args_is_help=True, help="Certify devices, and revoke them."
 
 CaOption = Annotated[Path, typer.Option("--ca", help="The CA's directory.")]
 AggregatorOption = Annotated[Path, typer.Option("--dir", help="The aggregator's directory.")]
+NearOption = Annotated[
+    Path | None, typer.Option("--dir", help="The aggregator's directory, if it is on this machine.")
+]
 DaysOption = Annotated[float, typer.Option(min=0.0001, help="Days that a certificate is good for.")]
 CA, AGGREGATOR = Path("ca"), Path("aggregator")
 BUNDLE = 1 << 26
@@ -141,9 +144,7 @@ def take(
 def revoke(
     name: Annotated[str, typer.Argument(help="The client.")],
     ca: CaOption = CA,
-    directory: Annotated[
-        Path | None, typer.Option("--dir", help="The aggregator's directory, if it is on this machine.")
-    ] = None,
+    directory: NearOption = None,
 ) -> None:
     """Revoke all certificates of a client; it is refused as soon as the aggregator has the list."""
     from fedkit.ca.authority import REVOCATIONS, Authority
@@ -162,9 +163,7 @@ def revoke(
 def rotate(
     new: Annotated[Path, typer.Argument(help="A new folder for the CA that takes over.")],
     ca: CaOption = CA,
-    directory: Annotated[
-        Path | None, typer.Option("--dir", help="The aggregator's directory, if it is on this machine.")
-    ] = None,
+    directory: NearOption = None,
     days: Annotated[float, typer.Option(min=0.0001, help="Days for which both are believed.")] = 365.0,
 ) -> None:
     """Let a new CA take over: the old one announces it, and devices learn of it by the aggregator."""

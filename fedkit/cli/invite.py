@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from fedkit.cli.ca import CA, CaOption
 from fedkit.errors import ConfigError
 
 REMEMBERED = "aggregator.toml"
@@ -23,7 +24,7 @@ def invite(
             help="The client's id; with --count, what ids begin with, or c{:03} for c000, c001 ..."
         ),
     ],
-    ca: Annotated[Path, typer.Option("--ca", help="The CA's directory.")] = Path("ca"),
+    ca: CaOption = CA,
     address: Annotated[
         str, typer.Option(help="HOST:PORT at which devices reach the aggregator; kept for the next time.")
     ] = "",

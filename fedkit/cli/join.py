@@ -10,6 +10,13 @@ from typing import Annotated, Protocol, cast
 
 import typer
 
+DirOption = Annotated[Path, typer.Option("--dir", help="The device's folder, with its key and certificate.")]
+WaitOption = Annotated[
+    float, typer.Option(min=0.0, help="Seconds to wait for the CA; run it again to wait longer.")
+]
+ProxyOption = Annotated[str, typer.Option(help="Proxy on the way, as http://HOST:PORT.")]
+EDGE, WAIT = Path("edge"), 600.0
+
 
 class _Rotate(Protocol):
     """What the entry point `rotate` does."""
@@ -25,13 +32,9 @@ class _Join(Protocol):
 
 def join(
     token: Annotated[str, typer.Argument(help="The line that `fedkit invite` has printed; - reads it.")],
-    directory: Annotated[
-        Path, typer.Option("--dir", help="Where the device's key and certificate are kept.")
-    ] = Path("edge"),
-    wait: Annotated[
-        float, typer.Option(min=0.0, help="Seconds to wait for the CA; run it again to wait longer.")
-    ] = 600.0,
-    proxy: Annotated[str, typer.Option(help="Proxy on the way, as http://HOST:PORT.")] = "",
+    directory: DirOption = EDGE,
+    wait: WaitOption = WAIT,
+    proxy: ProxyOption = "",
 ) -> None:
     """Make this device a client: its key is made here and stays here, and the CA certifies it."""
     from fedkit import plugins
@@ -43,13 +46,14 @@ def join(
 
 
 def rotate(
-    directory: Annotated[Path, typer.Option("--dir", help="The device's folder.")] = Path("edge"),
-    wait: Annotated[
-        float, typer.Option(min=0.0, help="Seconds to wait for the CA; run it again to wait longer.")
-    ] = 600.0,
-    proxy: Annotated[str, typer.Option(help="Proxy on the way, as http://HOST:PORT.")] = "",
+    directory: DirOption = EDGE,
+    wait: WaitOption = WAIT,
+    proxy: ProxyOption = "",
 ) -> None:
-    """Give this device a new key, on the word of the old one; the client must not be running."""
+    """Give this device a new key, on the word of the old one; no client may be running.
+
+    Should it be cut off, the client finishes it when it starts.
+    """
     from fedkit import plugins
 
     with _told():
