@@ -1,4 +1,4 @@
-"""Two years of certificates in minutes, as real processes over TLS: they end, are renewed, and their CA changes."""
+"""Two years of certificates in minutes, as real processes over TLS: they end, are renewed, change hands."""
 
 from __future__ import annotations
 
