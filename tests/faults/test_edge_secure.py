@@ -6,6 +6,7 @@ Clients and server are threads here, each with nothing but its folder from one l
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,9 +29,13 @@ from fedkit.launch import build, run_built, run_scenario
 from fedkit.messages import ClientId, Key, Task
 from fedkit.participant import Participant
 from fedkit.rounds import Result
+from fedkit.secagg.evidence import read_evidence
+from fedkit.secagg.header import Header
 from fedkit.secagg.identity import SigningKey, Trust
-from fedkit.secagg.messages import FromClient, Stage
+from fedkit.secagg.messages import Advert, FromClient, FromServer, Opening, Stage
 from fedkit.secagg.server import SecAggServer
+from fedkit.secagg.session import advert_text
+from fedkit.secureclient import SecureClients
 from fedkit.tensors import State
 from fedkit_clients.edge import runtime
 from fedkit_clients.edge.answers import Refused, Unreachable
@@ -423,3 +428,46 @@ def test_of_two_messages_of_a_client_the_first_counts(
     wanted = everybody if first == "its own" else everybody - {"c1"}
     assert [counted(record) for record in rounds] == [wanted, everybody]
     assert same(got.model, replayed(server_measures, rounds).model)
+
+
+def test_who_contradicts_itself_over_the_network_is_in_no_session_again_and_leaves_proof(
+    server_measures: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second, answer, upload = dict[Key, FromClient](), SecureClients.answer, Transport.upload
+    told = threading.Event()
+
+    def both(self: SecureClients, request: FromServer) -> FromClient:
+        made, key = answer(self, request), request.key
+        if (key.client, key.round, key.stage) == ("c1", 0, Stage.advertise):
+            header = Header.from_bytes(Opening.from_bytes(request.body).header)
+            other = replace(Advert.from_bytes(made.body), commitment=b"x" * 32)
+            assert self._credentials is not None
+            signature = self._credentials.identity("c1").key.sign(advert_text(header.digest, other))
+            second[key] = FromClient(key, replace(other, signature=signature).to_bytes())
+        return made
+
+    def lies(self: Transport, key: Key, frame: bytes, begun: bool = False) -> None:
+        if (key.client, key.round, key.stage) == ("c0", 0, Stage.advertise):
+            told.wait(60.0)  # or the stage would be over
+        upload(self, key, frame, begun)
+        for _ in range(400 if key in second else 0):
+            try:
+                upload(self, key, wire.encode(second[key]))
+                return told.set()
+            except Refused as error:
+                if error.word != "other":  # the session has not read the first one yet
+                    raise
+                time.sleep(0.05)
+        return None
+
+    monkeypatch.setattr(SecureClients, "answer", both)
+    monkeypatch.setattr(Transport, "upload", lies)
+    with site(server_measures, tmp_path) as made:
+        got = made.serve()
+    assert told.is_set()
+    records = [record.secagg for record in got.history.rounds]
+    assert records[0] is not None
+    assert records[0].quarantined == {"c1": "two different advertise messages"}
+    assert "c1" not in got.history.rounds[1].fates
+    (path,) = (tmp_path / "run").glob("evidence-*.json")
+    assert read_evidence(path).proves(made.service.trust)
