@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from fedkit import keyfile
+from fedkit.aggregator.enrol import LOOK
 from tests.faults.town import Town
 from tests.ports import reserved
 
@@ -104,3 +106,52 @@ def test_a_short_certificate_is_renewed_while_it_runs_and_one_that_expired_is_re
     town.start("again.log", "client", "digits", *settings, "--dir", "c000")
     town.until(lambda: len(town.rounds()) > done + 2, "going on")
     assert counted(town.rounds()[-1]) == {"c000"}
+
+
+HELD = """
+import time
+from pathlib import Path
+import numpy as np
+from fedkit_clients.numpy_trainer import NumpyWorkload, Softmax
+
+
+class Held(NumpyWorkload):
+    def trainer(self, client):
+        while client == "c001" and Path("hold").exists():
+            time.sleep(0.05)
+        return super().trainer(client)
+
+
+def make():
+    x = np.arange(80, dtype=np.float32).reshape(20, 4) / 80
+    y = np.arange(20) % 2
+    return Held(Softmax(4, 2), {"c000": (x, y), "c001": (x, y)}, test=(x, y))
+"""
+"""A workload whose client c001 trains no further while there is a file `hold`."""
+
+
+def test_a_device_is_revoked_in_the_middle_of_a_round(town: Town) -> None:
+    """It has the task; what it sends then is refused, it keeps that, and the other one goes on."""
+    (town.folder / "held.py").write_text(HELD)
+    (town.folder / "s.toml").write_text('workload = "held.py:make"\n')
+    settings = ("s.toml", "rounds.count=100000", "rounds.cohort=2", "rounds.quorum=1", "rounds.deadline=10")
+    town.do("ca", "init")
+    serve(town, "serve.log", *settings, "rounds.max_failures=1000", "--wait-for", "1")
+    town.join("c000", "c001")
+    clients = [town.start(f"{name}.log", "client", *settings, "--dir", name) for name in ("c000", "c001")]
+    town.until(lambda: any(counted(record) == {"c000", "c001"} for record in town.rounds()), "training")
+    (town.folder / "hold").touch()
+    town.until(lambda: bool(town.training("c001")), "holding it while it trains")
+    time.sleep(0.5)  # if it had trained before, it is done by now
+    town.until(lambda: bool(town.training("c001")), "holding it while it trains")
+    (number,) = town.training("c001")
+    assert "1 certificate revoked" in town.do("revoke", "c001", "--dir", "aggregator")
+    time.sleep(1.5 * LOOK)  # the aggregator looks for news of the CA when it is asked, if not just before
+    (town.folder / "hold").unlink()
+    town.until(lambda: town.said("c001.log", "403 revoked"), "refusing")
+    town.until(lambda: bool(list((town.folder / "c001").glob("*/finished/*"))), "keeping what is finished")
+    town.until(lambda: len(town.rounds()) > number + 3, "going on")
+    middle: Any = town.rounds()[number]
+    assert middle["fates"]["c001"]["outcome"] in ("late", "lost")
+    assert all(counted(record) == {"c000"} for record in town.rounds()[number:])
+    assert [client.poll() for client in clients] == [None, None]

@@ -72,4 +72,4 @@ class Town(Commands):
         """The rounds whose task is in the hands of this device."""
         rows = standing(self.folder / "aggregator" / "journal")["clients"]
         tasks = [text for row in rows if row["client"] == name for text in row["tasks"]]
-        return [int(text.split()[1]) for text in tasks if text.endswith("training")]
+        return [int(text.split()[1]) for text in tasks if text.endswith(("offered", "training"))]
