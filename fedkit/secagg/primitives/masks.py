@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from cryptography.hazmat.backends.openssl.backend import backend
-from cryptography.hazmat.decrepit.ciphers.modes import CFB
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from numpy.typing import NDArray
 
@@ -168,17 +167,22 @@ def _stream(suite: Suite, key: bytes, start: int) -> CipherContext:
         nonce = (start // ALIGNMENT).to_bytes(4, "little") + bytes(12)
         return Cipher(algorithms.ChaCha20(key, nonce), mode=None).encryptor()
     counter = (start // BLOCK).to_bytes(BLOCK, "big")
-    if cfb_is_faster():
-        return Cipher(algorithms.AES(key), CFB(counter)).decryptor()
-    return Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
+    return Cipher(algorithms.AES(key), fastest_mode()(counter)).decryptor()  # in CTR encrypts as well
 
 
 @cache
-def cfb_is_faster() -> bool:
-    """Whether OpenSSL decrypts CFB with the instructions of VAES, which it has not for CTR, up to 4.0.
+def fastest_mode() -> Callable[[bytes], modes.ModeWithNonce | modes.ModeWithInitializationVector]:
+    """CTR; CFB where OpenSSL decrypts it with the instructions of VAES, which it has not for CTR, up to 4.0.
 
-    It does since 3.6, where the processor has them; numpy names their group.
+    It does since 3.6, where the processor has them; numpy names their group. `cryptography` keeps CFB among
+    its decrepit modes, which it may drop.
     """
     config: Any = np.show_config(mode="dicts")
     found = config.get("SIMD Extensions", {}).get("found", ())
-    return "AVX512_ICL" in found and backend.openssl_version_number() >= CFB_SINCE
+    if "AVX512_ICL" not in found or backend.openssl_version_number() < CFB_SINCE:
+        return modes.CTR
+    try:
+        from cryptography.hazmat.decrepit.ciphers.modes import CFB
+    except ImportError:
+        return modes.CTR
+    return CFB

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.decrepit.ciphers.modes import CFB
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,10 +81,10 @@ def test_the_layout_of_the_chacha20_nonce_is_that_of_rfc_8439_section_2_4_2() ->
     assert cipher.update(b"Ladies and Gentl").hex() == "6e2e359a2568f98041ba0728dd0d6981"
 
 
-@pytest.fixture(params=[False, True], ids=["CTR", "CFB"])
+@pytest.fixture(params=[modes.CTR, CFB], ids=["CTR", "CFB"])
 def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways to a stream of AES, whatever the processor."""
-    monkeypatch.setattr(masks, "cfb_is_faster", lambda: request.param)
+    monkeypatch.setattr(masks, "fastest_mode", lambda: request.param)
 
 
 def test_aes_ctr_of_sp_800_38a(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +99,7 @@ def test_aes_ctr_of_sp_800_38a(monkeypatch: pytest.MonkeyPatch) -> None:
         "5ae4df3edbd5d35e5b4f09020db03eab1e031dda2fbe03d1792170a0f3009cee"
     )
     counter = int("f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff", 16)
-    monkeypatch.setattr(masks, "cfb_is_faster", lambda: False)
+    monkeypatch.setattr(masks, "fastest_mode", lambda: modes.CTR)
     made = masks._stream(Suite.AES, secret, 16 * counter).update(plain)
     assert made == expected
 
@@ -216,23 +218,27 @@ def test_a_long_stream_is_that_of_ctr_by_either_cipher(size: int, threads: int) 
     assert np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize("dropped", [False, True])
 @pytest.mark.parametrize(
-    ("found", "version", "faster"),
+    ("found", "version", "mode"),
     [
-        (["AVX2", "AVX512_ICL"], 0x30600000, True),
-        (["AVX2", "AVX512_ICL"], 0x40000030, True),
-        (["AVX2", "AVX512_ICL"], 0x30500040, False),
-        (["AVX2"], 0x40000030, False),
+        (["AVX2", "AVX512_ICL"], 0x30600000, CFB),
+        (["AVX2", "AVX512_ICL"], 0x40000030, CFB),
+        (["AVX2", "AVX512_ICL"], 0x30500040, modes.CTR),
+        (["AVX2"], 0x40000030, modes.CTR),
     ],
 )
 def test_cfb_is_taken_where_openssl_and_processor_have_vaes(
-    monkeypatch: pytest.MonkeyPatch, found: list[str], version: int, faster: bool
+    monkeypatch: pytest.MonkeyPatch, found: list[str], version: int, mode: object, dropped: bool
 ) -> None:
+    """And where `cryptography` still has it."""
     config = {"SIMD Extensions": {"found": found}}
     monkeypatch.setattr(np, "show_config", lambda mode: config)
     where = "fedkit.secagg.primitives.masks.backend.openssl_version_number"
     monkeypatch.setattr(where, lambda: version)
-    assert masks.cfb_is_faster.__wrapped__() is faster
+    if dropped:
+        monkeypatch.setitem(sys.modules, "cryptography.hazmat.decrepit.ciphers.modes", None)
+    assert masks.fastest_mode.__wrapped__() is (modes.CTR if dropped else mode)
 
 
 def test_threads_share_all_bytes_and_small_vectors_stay_whole() -> None:
