@@ -138,4 +138,4 @@ def test_a_task_that_is_refused_at_once_has_a_reply(tmp_path: Path, participant:
     joined.train()
     ((name, key),) = joined.spool.finished()
     assert (name, key) == (NAME, KEY)
-    assert wire.decode(joined.spool.reply(name)) == Failure(KEY, "refused", "ProtocolRefused", "seed")
+    assert wire.decode(joined.spool.reply(name) or b"") == Failure(KEY, "refused", "ProtocolRefused", "seed")
