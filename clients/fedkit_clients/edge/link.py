@@ -148,11 +148,8 @@ class _Connection(HTTPConnection):
 
     def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Whole:
         """Send a request and wait for the head of its answer."""
-        if self.sock is not None and _over(self.sock):
-            self.close()
-        if self.sock is None:
-            self.connect()
-        self.sock.settimeout(TIMEOUT)
+        made = self._ready()
+        made.settimeout(TIMEOUT)
         self.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
         for name, value in headers.items():
             self.putheader(name, value)
@@ -162,11 +159,20 @@ class _Connection(HTTPConnection):
             broken: Exception | None = error  # who refuses a body need not read it, and may have said why
         else:
             broken = None
-        self.sock.settimeout(seconds)
+        made.settimeout(seconds)
         try:
             return Whole(self.getresponse(), self)
         except (OSError, HTTPException) as error:
             raise (broken or error) from None
+
+    def _ready(self) -> socket.socket:
+        """The socket, open: the one that there is, unless its other end has closed it."""
+        made: socket.socket | None = self.sock
+        if made is not None and not _over(made):
+            return made
+        self.close()
+        self.connect()
+        return self.sock
 
 
 def _tunnel(made: socket.socket, proxy: Address, address: Address) -> None:
