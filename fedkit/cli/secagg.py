@@ -20,6 +20,8 @@ app = typer.Typer(no_args_is_help=True, help="Plan secure aggregation; check evi
 
 RARE = 0.01
 """Rounds that abort more often than this are worth a hint."""
+HARDLY = 1.01
+"""So many times as many aborted rounds are hardly more."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def _cost_rows(price: Cost) -> list[tuple[str, str, str]]:
         ),
         ("received by a client", _bytes(price.down), "beside the model"),
         ("client CPU", f"{price.client_seconds * 1e3:.1f} ms", "about, on one core of an AMD EPYC of 2023"),
-        ("server CPU", f"{price.server_seconds:.2g} s", "about, on one core of an AMD EPYC of 2023"),
+        ("server CPU", _seconds(price.server_seconds), "about, on one core of an AMD EPYC of 2023"),
     ]
 
 
@@ -207,9 +209,10 @@ def _fewer_aborts(found: _Plan) -> str:
     chosen, loss, most = found.chosen, found.loss, found.policy.least
     said = f"{_often(found.aborts)} of rounds would abort, as {max(chosen.threshold, most)} must stay."
     lowest = max(chosen.threshold if chosen.complete else SMALLEST, SMALLEST)
+    # a small n_min hides less: none smaller than helps
+    reach = max(RARE, HARDLY * aborted(chosen, loss, lowest))
     for least in range(most - 1, lowest - 1, -1):
-        share = aborted(chosen, loss, least)
-        if share <= RARE or least == lowest:
+        if (share := aborted(chosen, loss, least)) <= reach:
             said += f" With --n-min {least} it would be {_often(share)}, in smaller sums."
             break
     else:
@@ -235,6 +238,10 @@ def _power(bits: float) -> str:
 
 def _bytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def _seconds(count: float) -> str:
+    return f"{count:.0f} s" if count >= 10 else f"{count:.2g} s"
 
 
 def _plain(found: _Plan, notes: list[str]) -> dict[str, object]:

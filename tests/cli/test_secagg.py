@@ -104,6 +104,21 @@ def test_frequent_aborts_that_nothing_mends(fedkit: Command) -> None:
     assert re.fullmatch(r".* of rounds would abort, as \d+ must stay\.( With --n-min .* sums\.)?", note)
 
 
+def test_no_smaller_sum_is_proposed_than_helps(fedkit: Command) -> None:
+    """In a sparse graph it is neighbours that are missing at last, however few may be in the sum."""
+    words = ("--clients", "129", "--dropout", "0.3")
+    [note] = planned(fedkit, *words)["notes"]
+    least = int(note.split("--n-min ")[1].split()[0])
+    at, below, above = (planned(fedkit, *words, "--n-min", str(n))["aborted"] for n in (least, 3, least + 1))
+    assert 70 < least < 90
+    assert 0.2 < below <= at <= 1.01 * below < above
+
+
+def test_long_times_are_whole_seconds(fedkit: Command) -> None:
+    text = fedkit("secagg", "plan", "--clients", "1000", "--size", "100000000", "--dropout", "0.2").stdout
+    assert re.search(r"server CPU +[0-9]{3} s ", text)
+
+
 def test_what_is_not_promised_is_said(fedkit: Command) -> None:
     notes = planned(fedkit, "--clients", "100", "--mode", "honest_server")["notes"]
     assert any("tells clients different things" in note for note in notes)
