@@ -6,12 +6,15 @@ http.client, and no library beside it: docs/decisions/0008-http-of-the-standard-
 from __future__ import annotations
 
 import base64
+import io
 import select
 import socket
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse
+from typing import cast
 from urllib.parse import unquote, urlsplit
 
 from fedkit.errors import ConfigError, shown
@@ -29,6 +32,8 @@ ALIVE = (
 _RECORD = 1 << 14
 """Bytes that are read at once: what came before a link was cut is not lost."""
 _PORTS = {"http": 80, "https": 443}
+_BROKEN = (OSError, HTTPException, ValueError, ArithmeticError)
+"""What http.client raises on bytes that are no answer: it does not bound all numbers that it reads."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Link:
         """
         try:
             return self._connection.ask(method, target, headers, body, TIMEOUT + patience)
-        except (OSError, HTTPException) as error:
+        except _BROKEN as error:
             self.close()
             raise Unreachable(f"{method} {target}: {_why(error)}") from error
 
@@ -100,7 +105,7 @@ class Link:
 class Whole:
     """An answer whose body is still to come. headers: by their names in lower case."""
 
-    def __init__(self, answer: HTTPResponse, connection: HTTPConnection) -> None:
+    def __init__(self, answer: _Answer, connection: HTTPConnection) -> None:
         self._answer, self._connection = answer, connection
         self.status = answer.status
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in answer.getheaders()}
@@ -108,9 +113,9 @@ class Whole:
     def pieces(self) -> Iterator[bytes]:
         """The body as it comes. Unreachable: it is cut off."""
         try:
-            while data := self._answer.read1(_RECORD):
+            while data := self._answer.piece():
                 yield data
-        except (OSError, HTTPException) as error:
+        except _BROKEN as error:
             raise Unreachable(f"an answer is cut off: {_why(error)}") from error
         if self._answer.length:
             raise Unreachable(f"an answer is cut off: {self._answer.length} bytes did not come")
@@ -122,7 +127,52 @@ class Whole:
         self._answer.close()
 
 
+class _Timely(io.RawIOBase):
+    """Reads a socket until a time that is set: a peer that sends byte after byte must end, too."""
+
+    def __init__(self, made: socket.socket) -> None:
+        self._socket, self._raw = made, made.makefile("rb", buffering=0)
+        self.give(made.gettimeout() or TIMEOUT)
+
+    def give(self, seconds: float) -> None:
+        """From now on there are so many."""
+        self._until = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the peer takes too long")
+        self._socket.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Answer(HTTPResponse):
+    """An answer whose head comes within the timeout of the socket, and each piece of its body in time."""
+
+    def __init__(
+        self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, url: str | None = None
+    ) -> None:
+        super().__init__(sock, debuglevel, method, url)
+        self.fp.close()
+        self._timely = _Timely(sock)
+        self.fp = io.BufferedReader(self._timely)
+
+    def piece(self) -> bytes:
+        """More of the body; nothing at its end."""
+        self._timely.give(TIMEOUT)
+        return self.read1(_RECORD)
+
+
 class _Connection(HTTPConnection):
+    response_class = _Answer
+
     def __init__(self, address: Address, context: ssl.SSLContext | None, proxy: Address | None) -> None:
         super().__init__(address.host, address.port, timeout=TIMEOUT)
         self._address, self._context, self._proxy = address, context, proxy
@@ -140,6 +190,7 @@ class _Connection(HTTPConnection):
                 made.setsockopt(*option)
             if self._proxy is not None:
                 _tunnel(made, self._proxy, self._address)
+                made.settimeout(TIMEOUT)
             context, host = self._context, self._address.host
             self.sock = made if context is None else context.wrap_socket(made, server_hostname=host)
         except BaseException:
@@ -161,9 +212,10 @@ class _Connection(HTTPConnection):
             broken = None
         made.settimeout(seconds)
         try:
-            return Whole(self.getresponse(), self)
-        except (OSError, HTTPException) as error:
+            answer = self.getresponse()
+        except _BROKEN as error:
             raise (broken or error) from None
+        return Whole(cast("_Answer", answer), self)
 
     def _ready(self) -> socket.socket:
         """The socket, open: the one that there is, unless its other end has closed it."""
@@ -181,10 +233,10 @@ def _tunnel(made: socket.socket, proxy: Address, address: Address) -> None:
     if proxy.login:
         lines.append(f"Proxy-Authorization: Basic {base64.b64encode(proxy.login.encode()).decode()}")
     made.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
-    with HTTPResponse(made, method="CONNECT") as answer:
+    with _Answer(made, method="CONNECT") as answer:
         try:
             answer.begin()
-        except HTTPException as error:
+        except (HTTPException, ValueError, ArithmeticError) as error:
             raise ConnectionError(f"the proxy {proxy} does not answer as one: {_why(error)}") from error
     if answer.status != 200:
         hint = "; write http://USER:PASSWORD@HOST:PORT" if answer.status == 407 else ""
@@ -193,7 +245,9 @@ def _tunnel(made: socket.socket, proxy: Address, address: Address) -> None:
 
 
 def _over(made: socket.socket) -> bool:
-    """Whether a connection that waits for nothing has something to read: that it is over."""
+    """Whether a connection that waits for nothing has something to read: it is over, or out of step."""
+    if isinstance(made, ssl.SSLSocket) and made.pending():
+        return True
     if not hasattr(select, "poll"):
         return bool(select.select([made], [], [], 0)[0])
     poll = select.poll()

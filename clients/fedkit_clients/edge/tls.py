@@ -10,6 +10,7 @@ from __future__ import annotations
 import ssl
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedkit.secagg.identity import fingerprint
@@ -63,6 +64,6 @@ def _key(certificate: bytes | None) -> bytes:
     """The Ed25519 key of a certificate in DER; empty if there is none."""
     try:
         public = x509.load_der_x509_certificate(certificate or b"").public_key()
-    except (ValueError, x509.UnsupportedGeneralNameType):
+    except (ValueError, UnsupportedAlgorithm, x509.UnsupportedGeneralNameType):
         return b""
     return public.public_bytes_raw() if isinstance(public, Ed25519PublicKey) else b""

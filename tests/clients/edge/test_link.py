@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -132,6 +133,79 @@ def test_what_is_no_answer(said: bytes) -> None:
         made = link(port)
         with pytest.raises(Unreachable, match="GET /x: "):
             made.send("GET", "/x", HEADERS, b"")
+        made.close()
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [b"-" + b"9" * 30, b"9" * 5000, b"-5", b"0x"])
+def test_sizes_of_chunks_that_are_none(size: bytes) -> None:
+    with listening(says(CHUNKED + size + b"\r\nhalf")) as port:
+        made = link(port)
+        whole = made.send("GET", "/", HEADERS, b"")
+        with pytest.raises(Unreachable, match="cut off"):
+            list(whole.pieces())
+        whole.close()
+        made.close()
+
+
+def drips(begin: bytes, more: bytes) -> Serve:
+    """Hears a request, and never ends the answer to it."""
+
+    def serve(made: socket.socket) -> None:
+        made.recv(1 << 16)
+        made.sendall(begin)
+        while True:  # until the other side hangs up
+            made.sendall(more)
+            time.sleep(0.01)
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"", b"H"),
+        (b"HTTP/1.1 200 OK\r\nA: ", b"x"),
+        (CHUNKED + b"0\r\n", b"A: x\r\n"),
+    ],
+)
+def test_an_answer_that_never_ends_is_given_up(
+    begin: bytes, more: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedkit_clients.edge.link.TIMEOUT", 0.3)
+    with listening(drips(begin, more)) as port:
+        made = link(port)
+        with pytest.raises(Unreachable, match="TimeoutError"):
+            read(made.send("GET", "/", HEADERS, b""))
+        made.close()
+
+
+def test_a_body_that_comes_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a piece may take, and never as long without one."""
+    monkeypatch.setattr("fedkit_clients.edge.link.TIMEOUT", 2.0)
+
+    def slow(made: socket.socket) -> None:
+        made.recv(1 << 16)
+        made.sendall(answer(b"", 6))
+        for _ in range(6):
+            time.sleep(0.4)
+            made.sendall(b"x")
+
+    with listening(slow) as port:
+        made = link(port)
+        assert read(made.send("GET", "/", HEADERS, b"")) == b"xxxxxx"
+        made.close()
+
+
+def test_a_proxy_that_never_ends_its_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedkit_clients.edge.link.TIMEOUT", 0.3)
+    with listening(drips(b"HTTP/1.1 200 Yes\r\nA: ", b"x")) as port:
+        made = link(9, f"http://127.0.0.1:{port}", "https")
+        with pytest.raises(Unreachable, match="TimeoutError"):
+            made.send("GET", "/", HEADERS, b"")
         made.close()
 
 

@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from fedkit.errors import ConfigError
 from fedkit.secagg.identity import SigningKey
 from fedkit_clients.edge.answers import Unreachable
-from fedkit_clients.edge.tls import pinned
+from fedkit_clients.edge.tls import _check, pinned
 from fedkit_clients.edge.transport import Transport
 
 PIN = SigningKey(bytes(range(32)))
@@ -179,3 +179,13 @@ def test_a_proxy_sees_an_address_and_nothing_else(tmp_path: Path, right: bool) -
     assert asked[0].startswith(b"CONNECT 127.0.0.1:")
     assert b"Fedkit" not in asked[0], "the headers of requests are for the aggregator"
     assert any(b"Fedkit-Signature" in one for one in heard) == right
+
+
+def test_a_key_of_a_kind_that_nobody_knows_is_not_the_pinned_one(tmp_path: Path) -> None:
+    """OpenSSL may know kinds of keys that the library for certificates does not."""
+    made = x509.load_pem_x509_certificate(files(tmp_path, Ed25519PrivateKey.generate()).read_bytes())
+    der = made.public_bytes(Encoding.DER)
+    odd = der.replace(bytes.fromhex("06032b6570032100"), bytes.fromhex("06032b657f032100"))
+    assert odd != der
+    with pytest.raises(ssl.SSLCertVerificationError, match="none of Ed25519"):
+        _check(pinned(PIN.public), odd)
