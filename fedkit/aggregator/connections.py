@@ -27,13 +27,16 @@ PLACES = 4096
 """Connections at the same time, where the system allows as many open files."""
 BUFFER = 1 << 15
 """Bytes that wait to be sent; half as many to be decrypted; one reading of a body: more has to wait."""
+EACH = 16
+"""Connections of one client: it uses one, and does not know of each that has broken."""
 _OTHER_FILES = 512
 AT_ONCE = _OTHER_FILES // 4
 """Connections that are opened before those that had to go are closed."""
 
 
 class Places:
-    """Who is connected. Where all places are taken, the stranger that came first goes.
+    """Who is connected. Where all places are taken, the stranger that came first goes; where one client has
+    more connections than it can need, the oldest.
 
     A peer is a stranger until it is `known`, from when it knocks: with TLS it may dawdle before a word is
     said. All of it happens in the event loop.
@@ -43,6 +46,8 @@ class Places:
         self._most = most
         self._strangers: dict[object, Careful | socket.socket] = {}
         self._known: dict[object, Careful] = {}
+        self._whose: dict[object, str] = {}
+        self._owned: dict[str, list[Careful]] = {}
         self.turned_away = 0
 
     def knock(self, client: object, connection: socket.socket) -> None:
@@ -58,17 +63,29 @@ class Places:
         else:
             peer.abort()  # it had to go meanwhile
 
-    def known(self, client: object) -> None:
-        """Whoever calls from this address has signed a request."""
+    def known(self, client: object, who: str) -> None:
+        """Whoever calls from this address has signed a request as the client `who`."""
         peer = self._strangers.pop(client, None)
-        if peer is not None and not isinstance(peer, socket.socket):
-            self._known[client] = peer
+        if peer is None or isinstance(peer, socket.socket):
+            return
+        self._known[client], self._whose[client] = peer, who
+        own = self._owned.setdefault(who, [])
+        own.append(peer)
+        if len(own) > EACH:
+            self.turned_away += 1
+            own[0].abort()
+            self.leave(own[0])
 
     def leave(self, peer: Careful) -> None:
         """A connection is over."""
-        for those in (self._strangers, self._known):
-            if those.get(peer.client) is peer:
-                del those[peer.client]
+        if self._strangers.get(peer.client) is peer:
+            del self._strangers[peer.client]
+        if self._known.get(peer.client) is peer:
+            del self._known[peer.client]
+            who = self._whose.pop(peer.client)
+            self._owned[who].remove(peer)
+            if not self._owned[who]:
+                del self._owned[who]
 
     def counts(self) -> tuple[int, int]:
         """How many are strangers, and how many are known."""

@@ -98,7 +98,7 @@ class Guard:
         """Most bytes of the body of a client's request, whose name is then in the scope; Refusal."""
         client = await run_in_threadpool(self._client, scope, headers)
         scope["fedkit.client"] = client
-        self._places.known(scope.get("client"))
+        self._places.known(scope.get("client"), client)
         return LIMITS.get(scope["method"], JSON_LIMIT)
 
     async def _take(

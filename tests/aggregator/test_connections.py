@@ -174,7 +174,7 @@ def test_where_all_places_are_taken_the_first_stranger_goes() -> None:
     made = [_Peer(number) for number in range(5)]
     for one in made[:3]:
         comes(places, one)
-    places.known(0)
+    places.known(0, "alice")
     for one in made[3:]:
         comes(places, one)
     assert [one.gone for one in made] == [False, True, True, False, False]
@@ -190,8 +190,25 @@ def test_where_everybody_is_known_the_newcomer_goes() -> None:
     made = [_Peer(number) for number in range(3)]
     for one in made:
         comes(places, one)
-        places.known(one.client)
+        places.known(one.client, f"client {one.client}")
     assert [one.gone for one in made] == [False, False, True]
+
+
+def test_one_client_does_not_take_the_places_of_others() -> None:
+    """Its newest connections stay: of the older ones the client may not know that they have broken."""
+    each = connections.EACH
+    places, made = Places(4 * each), [_Peer(number) for number in range(8 * each)]
+    for one in made:
+        comes(places, one)
+        places.known(one.client, "mallory")
+    assert [one.gone for one in made] == [True] * 7 * each + [False] * each
+    honest = _Peer(-1)
+    comes(places, honest)
+    places.known(-1, "alice")
+    assert (honest.gone, places.counts()) == (False, (0, each + 1))
+    for one in (*made, honest):
+        places.leave(one)  # type: ignore[arg-type]
+    assert places.counts() == (0, 0)
 
 
 def comes(places: Places, peer: Any) -> None:
