@@ -45,8 +45,9 @@ class EdgeFederation:
 
     signer: the aggregator's own key, for secure sessions; None: there are none. wait_for: before a round,
     wait until so many clients can be reached, for at most `patience` seconds; then go on with those that
-    there are. reach: seconds for which a client counts as reachable after a request. first_pause: seconds
-    after a failed round.
+    there are. room: as many as there may be, less those whose certificates are not good: more are not waited
+    for; None: no bound. reach: seconds for which a client counts as reachable after a request. first_pause:
+    seconds after a failed round.
     """
 
     durable = True
@@ -61,12 +62,13 @@ class EdgeFederation:
         *,
         signer: SigningKey | None = None,
         wait_for: int = 1,
+        room: int | None = None,
         patience: float = 600.0,
         reach: float = REACH,
         first_pause: float = PAUSE,
     ) -> None:
         self._journal, self._registry = journal, registry
-        self._wait_for, self._patience, self._reach = wait_for, patience, reach
+        self._wait_for, self._room, self._patience, self._reach = wait_for, room, patience, reach
         blobs = Blobs(journal.directory / "blobs")
         self._leases, self._releases = Leases(journal, blobs), Releases(journal, blobs)
         self._uploads = Uploads(journal, journal.directory / "uploads")
@@ -107,11 +109,12 @@ class EdgeFederation:
         while True:
             ticks, busy = self._journal.ticks, self._leases.busy()
             heard = self.now() - self._reach
-            found = [c for c in self._registry.clients() if c in busy or self._heard(c, heard)]
-            if len(found) >= self._wait_for or self.now() >= end:
+            good = self._registry.clients()
+            found, wanted = [c for c in good if c in busy or self._heard(c, heard)], self._wanted(len(good))
+            if len(found) >= wanted or self.now() >= end:
                 return found
             if not told:
-                log.warning("waiting for clients: %d of %d can be reached", len(found), self._wait_for)
+                log.warning("waiting for clients: %d of %d can be reached", len(found), wanted)
             told = True
             self._pause(ticks, end)
 
@@ -176,6 +179,12 @@ class EdgeFederation:
     def untold(self) -> int:
         """Verdicts that no client has acknowledged yet."""
         return self._leases.untold()
+
+    def _wanted(self, good: int) -> int:
+        """For how many clients to wait: not for one that was revoked, or has expired, and keeps its place."""
+        if self._room is None:
+            return self._wait_for
+        return min(self._wait_for, self._room - (len(self._registry.known()) - good))
 
     def _heard(self, client: ClientId, since: float) -> bool:
         """Whether it was; one that was just lost must come back first, or rounds fail faster than it can."""

@@ -97,7 +97,8 @@ class Station:
             self.journal,
             self.registry,
             signer=service.signer,
-            wait_for=min(wanted if service.wait_for is None else service.wait_for, self.most),
+            wait_for=wanted if service.wait_for is None else service.wait_for,
+            room=self.most,
             patience=policy.deadline if service.patience is None else service.patience,
         )
 

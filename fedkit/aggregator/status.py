@@ -38,8 +38,11 @@ def standing(directory: Path, known: Iterable[ClientId] = (), now: float | None 
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10.0)) as db:
             rows = db.execute(_TASKS).fetchall()
             meta = dict(db.execute("SELECT name, value FROM meta WHERE name != 'job'"))
+            lists = db.execute("SELECT value FROM meta WHERE name LIKE 'revoked %'").fetchall()
             heard = db.execute("SELECT client, seen, version FROM clients").fetchall()
-            ends = dict(db.execute("SELECT client, max(ends) FROM members WHERE active GROUP BY client"))
+            held = db.execute(
+                "SELECT client, serial, ends FROM members WHERE active ORDER BY turn"
+            ).fetchall()
             asking = db.execute("SELECT client FROM enrolments WHERE answer IS NULL ORDER BY at").fetchall()
     except sqlite3.Error as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
@@ -49,8 +52,11 @@ def standing(directory: Path, known: Iterable[ClientId] = (), now: float | None 
     clients |= {client: _client(client, max(0.0, then - seen), version) for client, seen, version in heard}
     for key, client, state, _, _ in rows:
         clients.setdefault(client, _client(client))["tasks"].append(f"round {read(key).round} {state}")
+    revoked = {serial for (told,) in lists for serial in str(told).split(",")}
+    newest = {client: (serial, ends) for client, serial, ends in held}
     for client, row in clients.items():
-        row["certificate"] = ends.get(client)
+        serial, row["certificate"] = newest.get(client, ("", None))
+        row["revoked"] = serial in revoked - {""}
     return {
         "job": meta.get("job_id"),
         "pause": max(0.0, pause - then),

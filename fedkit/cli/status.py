@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,8 @@ def status(
     echo_table([{"": name, str(directory): text} for name, text in _lines(told) if text])
     if told["clients"]:
         typer.echo()
-        echo_table([_client(row) for row in told["clients"]])
+        since = "ago" if told["running"] else "before it stopped"
+        echo_table([_client(row, since) for row in told["clients"]])
     if told["uploads"]:
         typer.echo()
         parts = [(row, f"{show_bytes(row['held'])} of {show_bytes(row['bytes'])}") for row in told["uploads"]]
@@ -92,15 +94,25 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {word}" for word, n in counts.items() if n)
 
 
-def _client(row: Mapping[str, Any]) -> dict[str, str]:
+def _client(row: Mapping[str, Any], since: str) -> dict[str, str]:
+    """since: of what the time is that a client was last heard; the run's clock stands while nobody serves."""
     from fedkit.report.units import show_bytes, show_seconds
 
-    link, ends = row.get("uplink"), row["certificate"]
+    link = row.get("uplink")
     return {
         "client": row["client"],
-        "last heard": "never" if row["seen"] is None else f"{show_seconds(row['seen'])} ago",
+        "last heard": "never" if row["seen"] is None else f"{show_seconds(row['seen'])} {since}",
         "uplink": f"{show_bytes(link)}/s" if link else "",
         "protocol": str(row["protocol"] or ""),
-        "certificate": f"until {datetime.fromtimestamp(ends, UTC):%Y-%m-%d}" if ends else "",
+        "certificate": _certificate(row),
         "tasks": ", ".join(row["tasks"]),
     }
+
+
+def _certificate(row: Mapping[str, Any]) -> str:
+    if row["revoked"]:
+        return "revoked"
+    if (ends := row["certificate"]) is None:
+        return ""
+    word = "until" if ends > time.time() else "expired"
+    return f"{word} {datetime.fromtimestamp(ends, UTC):%Y-%m-%d}"

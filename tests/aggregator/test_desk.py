@@ -84,7 +84,7 @@ def test_status_tells_of_clients_and_tasks(site: Any, asked: httpx.Client) -> No
     assert rows["alice"]["tasks"] == ["round 3 offered"]
     assert rows["bob"] == {
         **{"client": "bob", "seen": None, "protocol": None, "certificate": None},
-        **{"tasks": ["round 3 waiting"], "uplink": None},
+        **{"revoked": False, "tasks": ["round 3 waiting"], "uplink": None},
     }
     assert told["connections"] == {"devices": 0, "strangers": 0}
     assert told["disk"]["journal"] > 0
@@ -138,8 +138,12 @@ def test_pending_enrolments_and_certificates_are_told(site: Any, asked: httpx.Cl
         db.execute("INSERT INTO enrolments (id, client, request, at) VALUES ('1', 'carol', x'00', 1.0)")
         db.execute("INSERT INTO enrolments VALUES ('2', 'dave', NULL, x'00', 1.0, x'00')")
         db.execute("INSERT INTO members VALUES (1, 's', 'alice', x'00', 1, 1800000000, 1, x'00')")
+        db.execute("INSERT INTO members VALUES (2, 'old', 'bob', x'00', 1, 1900000000, 1, x'00')")
+        db.execute("INSERT INTO members VALUES (3, 'new', 'bob', x'01', 1, 1800000001, 1, x'00')")
+        db.execute("INSERT INTO members VALUES (4, 'sold', 'ward 7', x'02', 1, 1800000002, 1, x'00')")
+    site.journal.put(**{"revoked 00": "old,sold", "revoked 01": ""})
     told = asked.get("/status", headers=token(site)).json()
     assert told["enrolments"] == ["carol"]
-    assert {row["client"]: row["certificate"] for row in told["clients"]} == {
-        **{"alice": 1800000000, "bob": None, "ward 7": None}
+    assert {row["client"]: (row["certificate"], row["revoked"]) for row in told["clients"]} == {
+        **{"alice": (1800000000, False), "bob": (1800000001, False), "ward 7": (1800000002, True)}
     }

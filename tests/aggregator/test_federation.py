@@ -245,6 +245,24 @@ def test_it_waits_for_enough_clients_but_not_for_ever(site: Any) -> None:
     assert time.monotonic() - began >= 0.2
 
 
+def test_a_device_whose_certificate_is_not_good_is_not_waited_for(
+    site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = ["alice", "bob", "ward 7"]
+    monkeypatch.setattr(ROSTER, "clients", lambda: list(good))
+    for name in ("alice", "bob"):
+        site.journal.admit(name, "00", 0, 0.0)
+    waits: list[int] = []
+
+    def revoked(ticks: int, seconds: float) -> None:
+        waits.append(ticks)
+        good.remove("ward 7")
+
+    monkeypatch.setattr(site.journal, "wait", revoked)
+    assert EdgeFederation(site.journal, ROSTER, wait_for=3, room=3).clients() == ["alice", "bob"]
+    assert len(waits) == 1, "until it was revoked"
+
+
 def test_another_job_is_not_mixed_in(site: Any) -> None:
     with pytest.raises(ConfigError, match="holds the journal of job"):
         site.federation.open(replace(site.job, model_seed=8))
