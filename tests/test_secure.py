@@ -12,10 +12,10 @@ import pytest
 from fedkit import Result, RoundPolicy, run
 from fedkit.config import Devices
 from fedkit.errors import ConfigError, RunFailed, SecAggAborted
-from fedkit.federation import Request
+from fedkit.federation import Request, Verdict
 from fedkit.history import Fate, Outcome, RoundRecord, SecureRecord
 from fedkit.job import Job
-from fedkit.messages import ClientId, Metrics, Pass, Task, Trained
+from fedkit.messages import ClientId, Key, Metrics, Pass, Task, Trained
 from fedkit.participant import Participant
 from fedkit.secagg.identity import Floors
 from fedkit.secagg.messages import FromClient, FromServer, Stage
@@ -74,11 +74,18 @@ class Work:
 
 
 class Recording(Simulation):
-    """Notes what was sent."""
+    """Notes what was sent, and what clients were told of their tasks."""
 
     def __init__(self, work: Work, **more: Any) -> None:
         super().__init__(work, **more)
         self.sent: list[Request] = []
+        self.told: dict[ClientId, Verdict] = {}
+
+    def settle(self, verdicts: Mapping[Key, Verdict]) -> None:
+        self.told |= {
+            key.client: how for key, how in verdicts.items() if key.kind == "train" and not key.stage
+        }
+        super().settle(verdicts)
 
     def send(self, requests: Any) -> None:
         fresh = list(requests)
@@ -219,6 +226,63 @@ def test_a_client_that_sends_rubbish_is_refused_and_the_others_are_summed(
     assert secure(record).lost == {stage: ("e",)}
     assert secure(record).verified
     assert result.model["w"][0] == mean("abcdef" if late else "abcdf")
+
+
+def spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What client e masks arrives damaged."""
+    answer = SecureClients.answer
+
+    def damaged(self: SecureClients, request: FromServer) -> FromClient:
+        made = answer(self, request)
+        bad = (request.key.client, request.key.stage) == ("e", Stage.mask)
+        return replace(made, body=made.body[:-1] + bytes([made.body[-1] ^ 1])) if bad else made
+
+    monkeypatch.setattr(SecureClients, "answer", damaged)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verdict"),
+    [
+        (Outcome.lost, Verdict.lost),
+        (Outcome.late, Verdict.late),
+        (Outcome.failed, Verdict.refused),
+        (Outcome.refused, Verdict.refused),
+        (Outcome.unwanted, Verdict.unwanted),
+    ],
+)
+def test_clients_are_told_that_they_counted_only_if_they_did(
+    outcome: Outcome, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They keep what they remember of the round only then."""
+    work, policy, devices = Work(), RoundPolicy(), Devices()
+    if outcome is Outcome.lost:
+        crashing(monkeypatch, Stage.mask, "e")
+    elif outcome is Outcome.late:
+        policy, devices = RoundPolicy(deadline=0.2), Devices(spread=1.0)
+    elif outcome is Outcome.failed:
+        work.trainers["e"].error = ValueError("no data")
+    elif outcome is Outcome.refused:
+        spoilt(monkeypatch)
+    else:
+        policy, devices = RoundPolicy(cohort=4, over_select=1.5), Devices(spread=1.0)
+    federation = Recording(work, devices=devices)
+    (record,) = go(work, federation=federation, policy=policy).history.rounds
+    assert record.ok
+    assert {fate.outcome for fate in record.fates.values()} == {Outcome.counted, outcome}
+    expected = {Outcome.counted: Verdict.counted, outcome: verdict}
+    assert federation.told == {client: expected[fate.outcome] for client, fate in record.fates.items()}
+
+
+def test_nobody_counted_where_the_sum_was_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though all have trained, and sent what they masked."""
+    crashing(monkeypatch, Stage.unmask, "abcd")
+    work = Work()
+    federation = Recording(work)
+    with pytest.raises(RunFailed, match="fewer than t=4 shares came"):
+        go(work, federation=federation)
+    assert all(trainer.calls for trainer in work.trainers.values())
+    assert set(federation.told) == set(SIX)
+    assert Verdict.counted not in federation.told.values()
 
 
 # Aborts and second sessions
