@@ -250,6 +250,7 @@ def test_a_device_whose_certificate_is_not_good_is_not_waited_for(
 ) -> None:
     good = ["alice", "bob", "ward 7"]
     monkeypatch.setattr(ROSTER, "clients", lambda: list(good))
+    monkeypatch.setattr(ROSTER, "known", lambda: ["alice", "bob", "ward 7"])
     for name in ("alice", "bob"):
         site.journal.admit(name, "00", 0, 0.0)
     waits: list[int] = []
