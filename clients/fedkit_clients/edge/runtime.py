@@ -137,6 +137,7 @@ class EdgeClient:
         """Begin with the job that the aggregator has; Unreachable if that is the one we have."""
         (run, data), held = self._transport.job(), self._joined
         if held and held.run == run:
+            self._offers.clear()
             raise Unreachable(f"there is another run, the aggregator says, but its run is {run} still")
         try:
             return self._begin(run, data)
@@ -154,7 +155,14 @@ class EdgeClient:
         return self._joined
 
     def _ask(self, joined: Joined) -> None:
-        """Verdicts first: what is trained next starts from what they say is remembered."""
+        """Hear what is new. Training is silent: the aggregator must have heard of the device before."""
+        if self._heed(joined):
+            self._heed(joined)
+
+    def _heed(self, joined: Joined) -> bool:
+        """Verdicts first: what is trained next starts from what they say is remembered. Returns whether a
+        task came, and nothing was asked since.
+        """
         began, busy = time.monotonic(), bool(self._offers) or joined.busy
         if self._safe:
             joined.secure()
@@ -182,11 +190,10 @@ class EdgeClient:
             self._safe.append(offer.id)
             del self._offers[offer.id]
         if self._renewal is not None and not joined.talk.open and self._renewal.due(news.ca):
-            return  # no session begins before it is known whom to believe in it
+            return False  # no session begins before it is known whom to believe in it
         for blob in news.messages:
             self._hear(joined, blob)
-        if new and self._transport.requests == asked:
-            self._ask(joined)  # training is silent: the aggregator must have heard of the device before
+        return new and self._transport.requests == asked
 
     def _take(self, joined: Joined, offer: Offer) -> bool:
         """Bring a task and its model to the disk, unless they are there or it is void; whether it did."""
@@ -252,6 +259,8 @@ class EdgeClient:
                     continue  # it is done again
                 self._transport.upload(key, reply, not joined.spool.is_fresh(name))
                 joined.spool.acknowledged(name)
+                for old in joined.spool.forsaken():
+                    joined.settle(old, Verdict.lost)
                 log.info("round %d: the aggregator has the reply", key.round)
             except Refused as error:
                 if error.status not in _UNWANTED:

@@ -31,14 +31,15 @@ from fedkit.messages import Key, Task
 from fedkit.runfolder import sync
 from fedkit.tensors import State
 from fedkit_clients.edge.checked import SUM, Damaged, read_checked, set_aside, write_checked
-from fedkit_clients.edge.files import remove
+from fedkit_clients.edge.files import newest_first, remove
 from fedkit_clients.edge.offers import Blob
 from fedkit_clients.edge.packed import Streams, as_json, joined, pack, parts, read_task, unpack
 
 log = logging.getLogger("fedkit.edge")
 
 WAITING = 32
-"""Tasks that may wait here, with their models: an aggregator must not fill the disk."""
+"""Tasks that may wait here, with their models, or for their upload; and replies that may wait for their
+verdict: an aggregator must not fill the disk."""
 REMEMBERED = 256
 """Settled tasks that are known again if they are offered once more."""
 CACHE = 1 << 24
@@ -103,7 +104,7 @@ class Spool:
     @property
     def room(self) -> int:
         """How many further tasks are taken now."""
-        return max(0, WAITING - len(self._files("tasks")) - len(self._files("held")))
+        return max(0, WAITING - sum(len(self._files(stage)) for stage in ("tasks", "held", "finished")))
 
     def hold(self, name: str, memory: Streams | None = None) -> None:
         """A task is one of secure sessions, which will answer it; memory: what is to be remembered if it is
@@ -178,6 +179,10 @@ class Spool:
         Not flushed: after a power cut the server says again that it has it.
         """
         self._path("finished", name).replace(self._path("uploaded", name))
+
+    def forsaken(self) -> list[Key]:
+        """Keys of replies that the aggregator has had for so long that no verdict is waited for any more."""
+        return [self._keys[path.name] for path in newest_first(self.folder / "uploaded")[WAITING:]]
 
     def drop_parts(self, blobs: Iterable[Blob]) -> None:
         """These downloads have come whole and are kept elsewhere."""

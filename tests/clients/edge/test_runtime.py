@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from fedkit.clientstore import MemoryStore
 from fedkit.errors import ConfigError
+from fedkit.federation import Verdict
 from fedkit.secagg.identity import SigningKey
 from fedkit.seeds import derive
 from fedkit_clients.edge import EdgeClient, Transport, models, spool
@@ -369,15 +372,91 @@ def test_no_more_tasks_are_taken_than_there_is_room_for(
     counts = []
     client._join().train = lambda: None  # type: ignore[method-assign]
     client.step()
-    counts.append(len(list((folder / "tasks").iterdir())))
+    counts.append([len(list((folder / stage).iterdir())) for stage in ("tasks", "finished")])
     client._joined = None
     for _ in range(6):
         with pytest.raises(Unreachable):
             client.step()
-        counts.append(len(list((folder / "tasks").iterdir())))
+        counts.append([len(list((folder / stage).iterdir())) for stage in ("tasks", "finished")])
     client.close()
-    assert max(counts) == counts[0] == 2
-    assert (counts[-1], len(list((folder / "finished").iterdir()))) == (0, 5)
+    assert (counts[0], counts[-1]) == ([2, 0], [0, 2])
+    assert max(map(sum, counts)) == 2
+    aggregator.fault = lambda method, target, number: None
+    client = make_client(aggregator, tmp_path)
+    for _ in range(4):
+        client.step()
+    client.close()
+    assert len(aggregator.results) == 5
+
+
+def settling(aggregator: Any, patch: pytest.MonkeyPatch, answers: int) -> None:
+    """Have it offer one more task with each of so many answers, and say that the one before is lost."""
+    first, news, said = aggregator.tasks[1], aggregator._news, itertools.count()
+
+    def more() -> httpx.Response:
+        if (number := next(said)) < answers:
+            aggregator.settled = {task.key: Verdict.lost for task in aggregator.tasks.values()}
+            aggregator.tasks = {number + 1: replace(first, key=replace(first.key, round=number), seed=number)}
+        answer: httpx.Response = news()
+        return answer
+
+    patch.setattr(aggregator, "_news", more)
+
+
+def test_an_aggregator_that_never_stops_offering_does_not_keep_a_device_from_training(
+    tmp_path: Path, aggregator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settling(aggregator, monkeypatch, 50)
+    client, trained = make_client(aggregator, tmp_path), list[int]()
+    joined = client._join()
+    joined.train = lambda: trained.append(len(aggregator.log))  # type: ignore[method-assign]
+    for _ in range(3):
+        client.step()
+    client.close()
+    assert len(trained) == 3
+    assert trained[-1] < 20
+
+
+def test_verdicts_that_never_come_do_not_fill_the_disk(
+    tmp_path: Path, aggregator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "WAITING", 3)
+    first, accept = aggregator.tasks[1], aggregator.accept
+
+    def silent(frame: bytes) -> Verdict:
+        verdict: Verdict = accept(frame)
+        aggregator.settled = {}
+        return verdict
+
+    aggregator.accept = silent
+    aggregator.tasks = {n + 1: replace(first, key=replace(first.key, round=n)) for n in range(5)}
+    aggregator.begin = lambda: None
+    client = make_client(aggregator, tmp_path)
+    for _ in range(7):
+        with suppress(Unreachable):
+            client.step()
+    assert client._joined is not None
+    pending = client._joined.participant.pending()
+    client.close()
+    assert len(aggregator.results) == 5
+    assert len(list((tmp_path / aggregator.folder / "uploaded").iterdir())) == len(pending) == 3
+
+
+def test_a_task_of_another_job_does_not_stay(
+    tmp_path: Path, aggregator: Any, new_aggregator: Callable[..., Any]
+) -> None:
+    """One that the aggregator, whose run is the same, offers by mistake."""
+    good = aggregator.tasks[1]
+    aggregator.tasks[99] = replace(good, key=replace(good.key, job="0" * len(good.key.job)))
+    client = make_client(aggregator, tmp_path)
+    with pytest.raises(Unreachable, match="still"):
+        client.step()
+    del aggregator.tasks[99]
+    for _ in range(8):
+        with suppress(Unreachable):
+            client.step()
+    client.close()
+    assert list(aggregator.results.values()) == new_aggregator().direct()
 
 
 def test_another_job_is_joined_when_its_tasks_come(
