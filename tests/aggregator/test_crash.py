@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fedkit import runfolder, wire
-from fedkit.aggregator import blobs
+from fedkit.aggregator import blobs, bodies, uploads
 from fedkit.aggregator.journal import Journal
 from fedkit.federation import Verdict
 from fedkit.messages import EncodedUpdate
@@ -40,7 +40,13 @@ class Mortal:
                 self.step()
             self.step()
 
+        def sync(path: Path) -> None:
+            self.step()
+            runfolder.sync(path)
+            self.step()
+
         patch.setattr(blobs, "place_file", write)
+        patch.setattr(uploads, "sync", sync)
         patch.setattr(Journal, "transaction", transaction)
 
     def step(self) -> None:
@@ -49,7 +55,10 @@ class Mortal:
             raise Crash
 
 
-def upload(site: Any, tasks: list[Any]) -> None:
+Upload = Callable[[Any, list[Any]], None]
+
+
+def in_pieces(site: Any, tasks: list[Any]) -> None:
     for task in tasks:
         client = task.key.client
         site.leases.news(client)[1]
@@ -59,7 +68,38 @@ def upload(site: Any, tasks: list[Any]) -> None:
             offset, _ = site.uploads.append(client, name, offset, frame[offset : offset + 50])
 
 
-def round_of(site: Any) -> tuple[list[Any], Callable[[], None]]:
+def at_once(site: Any, tasks: list[Any]) -> None:
+    bodies.make_incoming(site.directory)
+    for task in tasks:
+        client, name = task.key.client, wire.name_of(task.key)
+        site.leases.news(client)[1]
+        frame = wire.encode(EncodedUpdate(task.key, "none", bytes(32), 2.0, {}, 1.0))
+        with bodies.place("PUT", site.directory) as body:
+            body.write(frame)
+            body.flush()
+            site.uploads.put(client, name, body, hashlib.sha256(frame).hexdigest())
+
+
+def begun_then_at_once(site: Any, tasks: list[Any]) -> None:
+    """As a device does that was started again, and another time."""
+    for task in tasks:
+        client = task.key.client
+        site.leases.news(client)[1]
+        frame = wire.encode(EncodedUpdate(task.key, "none", bytes(32), 2.0, {}, 1.0))
+        name, offset = site.uploads.begin(client, task.key, len(frame), hashlib.sha256(frame).hexdigest())
+        if offset < len(frame):
+            site.uploads.append(client, name, offset, frame[offset : offset + 50])
+        at_once(site, [task])
+
+
+@pytest.fixture(params=[in_pieces, at_once, begun_then_at_once])
+def upload(request: pytest.FixtureRequest) -> Upload:
+    """How replies come."""
+    found: Upload = request.param
+    return found
+
+
+def round_of(site: Any, upload: Upload) -> tuple[list[Any], Callable[[], None]]:
     """All that happens in a round of two clients, each step as often as one likes."""
     tasks = [site.task(name, 0, 2) for name in ("alice", "bob")]
     verdicts = {tasks[0].key: Verdict.counted, tasks[1].key: Verdict.late}
@@ -92,16 +132,16 @@ def contents(site: Any) -> list[object]:
 
 
 def test_a_crash_at_any_write_leaves_a_round_that_can_be_done_again(
-    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upload: Upload
 ) -> None:
-    _, go = round_of(site)
+    _, go = round_of(site, upload)
     go()
     wanted = contents(site)
     crashes, over = 0, False
     while not over:
         dies = crashes + 1
         other = type(site)(tmp_path / f"dies-{dies}")
-        _, go = round_of(other)
+        _, go = round_of(other, upload)
         with monkeypatch.context() as patch:
             mortal = Mortal(patch, dies)
             try:
@@ -111,7 +151,7 @@ def test_a_crash_at_any_write_leaves_a_round_that_can_be_done_again(
                 crashes += 1
         other.again()
         other.publish(2, 0.75, b"d" * 20, 1)
-        _, go = round_of(other)
+        _, go = round_of(other, upload)
         if other.federation.outstanding() or not other.federation.untold():
             go()
         other.federation.settle({})
@@ -121,14 +161,14 @@ def test_a_crash_at_any_write_leaves_a_round_that_can_be_done_again(
 
 
 def test_an_accepted_result_survives_a_crash_at_any_write_after_it(
-    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upload: Upload
 ) -> None:
     """What a device was told is safe is received by whoever comes next."""
     dies, over = 0, False
     while not over:
         dies += 1
         other = type(site)(tmp_path / f"dies-{dies}")
-        tasks, _ = round_of(other)
+        tasks, _ = round_of(other, upload)
         other.publish(2, 0.75)
         other.federation.send(tasks)
         told: list[str] = []
