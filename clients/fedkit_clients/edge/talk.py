@@ -15,6 +15,9 @@ from fedkit.participant import Answer
 from fedkit.secagg.messages import FromServer
 from fedkit.secureclient import task_key
 
+MOST = 1024
+"""Messages without a verdict that are remembered: more than all sessions of all tasks that may wait have."""
+
 
 class Talk:
     """What one client has been asked in sessions, and not yet brought to the aggregator."""
@@ -47,6 +50,8 @@ class Talk:
         key = message.key
         if (key.job, key.client) != (self._job, self._client):
             raise WireError(f"a message for client {key.client!r} of job {key.job!r}")
+        if len(self._known) >= MOST:
+            raise WireError(f"{MOST} messages of sessions have no verdict")
         self._known[sha256] = key
         self._asked[key] = message
 

@@ -11,7 +11,7 @@ from fedkit.errors import WireError
 from fedkit.messages import Failure, Key
 from fedkit.participant import Answer
 from fedkit.secagg.messages import FromClient, FromServer
-from fedkit_clients.edge.talk import Talk, lost
+from fedkit_clients.edge.talk import MOST, Talk, lost
 
 KEY = Key("job", 3, "train", "share", 1, "ward 7")
 TASK = Key("job", 3, "train", "", 0, "ward 7")
@@ -57,6 +57,17 @@ def test_what_is_for_others_is_not_heard(key: Key) -> None:
 def test_what_is_no_message_is_not_heard(data: bytes) -> None:
     with pytest.raises(WireError):
         Talk("job", "ward 7").hear("aa", data)
+
+
+def test_sessions_without_end_do_not_fill_the_memory() -> None:
+    talk = Talk("job", "ward 7")
+    for number in range(MOST):
+        talk.hear(str(number), frame(replace(KEY, attempt=number)))
+    with pytest.raises(WireError, match="have no verdict"):
+        talk.hear("one more", frame(replace(KEY, attempt=MOST)))
+    talk.forget(TASK)
+    talk.hear("one more", frame(replace(KEY, round=4)))
+    assert talk.knows("one more")
 
 
 def test_who_cannot_answer_says_so() -> None:
