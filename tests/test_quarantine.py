@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import copytree
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -19,9 +19,10 @@ from fedkit.federation import Arrival, server_trust
 from fedkit.history import Fate, Outcome, SecureRecord
 from fedkit.journal import Journal
 from fedkit.messages import ClientId, Metrics, Pass, Task, Trained
+from fedkit.quarantine import Quarantine
 from fedkit.report import write_report
 from fedkit.runfolder import RunFolder
-from fedkit.secagg.evidence import Evidence
+from fedkit.secagg.evidence import Answers, Evidence, Said
 from fedkit.secagg.header import Header
 from fedkit.secagg.messages import Advert, FromClient, FromServer, Opening, Stage
 from fedkit.secagg.parameters import Policy
@@ -135,6 +136,33 @@ def test_it_is_not_invited_again(lies: Lies, caplog: pytest.LogCaptureFixture) -
         assert secure(record.secagg).quarantined == {LIAR: WHY}
         assert secure(record.secagg).offenders == ()
     assert f"client e sent {WHY}: it is in no secure session of this job again" in caplog.text
+
+
+@dataclass
+class Written:
+    """A ledger in memory."""
+
+    names: list[Mapping[ClientId, str]] = field(default_factory=list)
+    proofs: list[Evidence] = field(default_factory=list)
+
+    def quarantine(self, clients: Mapping[ClientId, str]) -> None:
+        self.names.append(dict(clients))
+
+    def evidence(self, found: Evidence) -> None:
+        assert found.client in self.names[-1]  # names first
+        self.proofs.append(found)
+
+
+def test_who_was_caught_before_stays_when_another_is() -> None:
+    """In each session others are caught; who is told again keeps its first reason, and proof is one file."""
+    ledger, proof = Written(), Evidence("b", b"", b"", Said(b"1", b""), Said(b"2", b""))
+    held = Quarantine(ledger, {"a": "first"})
+    for caught, proofs in (({"b": "second"}, ()), ({"b": "third"}, (proof,)), ({"c": "fourth"}, (proof,))):
+        held.take(cast(Answers, SimpleNamespace(caught=caught, evidence=proofs)))
+    everybody = {"a": "first", "b": "second", "c": "fourth"}
+    assert held.clients == everybody
+    assert ledger.names == [{"a": "first", "b": "second"}, everybody]
+    assert ledger.proofs == [proof]
 
 
 def test_not_even_in_the_next_session_of_the_round(lies: Lies, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from fedkit.job import Job
 from fedkit.messages import ClientId, Failure, Key, Metrics, Pass, Task, Trained
 from fedkit.participant import Answer, Participant
 from fedkit.planning import train_seed
+from fedkit.secagg.client import SecAggClient
 from fedkit.secagg.header import Header
 from fedkit.secagg.identity import AgreementKey, Floors
 from fedkit.secagg.messages import FromClient, FromServer, Opening, Stage
@@ -226,6 +227,21 @@ def test_a_session_needs_its_task() -> None:
     for name in NAMES:
         bench.clients.settle(task(bench.job, name).key, Verdict.lost)
     assert [refused(reply) for reply in bench.stage(bench.server())] == ["task"] * 3
+
+
+def test_masks_are_added_by_as_many_threads_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Noted(SecAggClient):
+        def __init__(self, *given: Any, threads: int, **more: Any) -> None:
+            made.append(threads)
+            super().__init__(*given, threads=threads, **more)
+
+    monkeypatch.setattr("fedkit.secureclient.SecAggClient", Noted)
+    bench = Bench(change=lambda who: replace(who, threads=3))
+    bench.hold()
+    bench.stage(bench.server())
+    assert made == [3, 3, 3]
 
 
 def test_a_client_without_an_identity_is_in_no_session() -> None:

@@ -124,7 +124,7 @@ def _cuts(size: int, threads: int) -> Iterator[tuple[int, int]]:
 def _add(there: Slice, masks: Sequence[Mask], suite: Suite) -> None:
     """Add what the streams have for a slice."""
     at, streams = there.start, _open(there.start, masks, suite)
-    text, made = _aligned(CHUNK), _aligned(CHUNK + BLOCK)  # ciphers ask for room for a block more
+    text, made = _aligned(CHUNK), _aligned(CHUNK)
     target = made.data
     for lanes in there.parts:
         little, per = lanes.dtype.newbyteorder("<"), CHUNK // lanes.itemsize

@@ -141,9 +141,12 @@ def added(vector: Lanes, stream: bytes) -> list[int]:
 
 @pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("suite", Suite)
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("sizes", [(6, 1000), (8, 0), (0, 7), (1, 1, 1), (9, CHUNK + 5, 3), (6, 2 * CHUNK)])
-def test_parts_lie_in_the_stream_one_after_another(suite: Suite, sizes: tuple[int, ...]) -> None:
-    """Each from a multiple of 64 on, whatever its lanes are."""
+def test_parts_lie_in_the_stream_one_after_another(
+    suite: Suite, sizes: tuple[int, ...], threads: int
+) -> None:
+    """Each from a multiple of 64 on, whatever its lanes are, and whoever adds them."""
     lanes: tuple[type[np.unsignedinteger[Any]], ...] = (np.uint64, np.uint8, np.uint16)
     types = itertools.cycle(lanes)
     parts = [vector_of(dtype, size, size) for dtype, size in zip(types, sizes, strict=False)]
@@ -151,7 +154,7 @@ def test_parts_lie_in_the_stream_one_after_another(suite: Suite, sizes: tuple[in
     for part in parts:
         expected.append(added(part, key_stream(suite, key(suite), part.nbytes, at)))
         at += 64 * -(-part.nbytes // 64)
-    add_masks(parts, [Mask(key(suite), 1)], suite)
+    add_masks(parts, [Mask(key(suite), 1)], suite, threads=threads)
     assert [part.tolist() for part in parts] == expected
 
 
@@ -261,9 +264,27 @@ def test_more_masks_than_are_open_at_once_all_count() -> None:
     assert np.array_equal(many, twice)
 
 
-def test_an_error_in_a_thread_is_told() -> None:
-    with pytest.raises(ValueError, match="16 bytes"):
-        add_masks([np.zeros(4 * CHUNK, np.uint8)], [Mask(bytes(32), 1)], Suite.AES, threads=2)
+def test_an_error_in_a_thread_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any slice, not of the first alone."""
+
+    def fails(there: Slice, *_: object) -> None:
+        if there.start:
+            raise MemoryError("for a test")
+
+    monkeypatch.setattr(masks, "_add", fails)
+    with pytest.raises(MemoryError, match="for a test"):
+        add_masks([np.zeros(4 * CHUNK, np.uint8)], [Mask(bytes(16), 1)], Suite.AES, threads=2)
+
+
+def test_no_stream_is_asked_for_more_than_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All parts together, and what lies between them."""
+    monkeypatch.setattr(masks, "LIMIT", 128)
+    there, first = [Mask(bytes(16), 1)], np.zeros(1, np.uint8)
+    with pytest.raises(ValueError, match="ends after 128 bytes"):
+        add_masks([first, np.zeros(65, np.uint8)], there, Suite.AES)
+    assert not first.any()
+    add_masks([first, np.zeros(64, np.uint8)], there, Suite.AES)
+    assert first.any()
 
 
 def test_a_masked_zero_vector_is_uniform() -> None:
