@@ -71,7 +71,10 @@ def read_key(directory: Path) -> SigningKey:
     try:
         private = load_pem_private_key(data, None)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: not an unencrypted key in PEM: {error}") from error
+        raise ConfigError(
+            f"{path}: not an unencrypted key in PEM: put a copy of it back; another key needs a new "
+            "invite, or a new line in the roster"
+        ) from error
     if not isinstance(private, Ed25519PrivateKey):
         raise ConfigError(f"{path}: a key of another kind; one of Ed25519 is needed")
     return SigningKey(private.private_bytes_raw())

@@ -110,7 +110,7 @@ def _client(row: Mapping[str, Any], since: str) -> dict[str, str]:
 
 
 def _certificate(row: Mapping[str, Any]) -> str:
-    if row["revoked"]:
+    if row.get("revoked"):
         return "revoked"
     if (ends := row["certificate"]) is None:
         return ""

@@ -51,6 +51,20 @@ def test_an_address_that_is_none_is_refused(tmp_path: Path) -> None:
     assert "write https://HOST:PORT" in told("h:1", *WORDS, *words)
 
 
+def test_files_of_a_device_that_are_wrong_say_how_to_mend_them(tmp_path: Path) -> None:
+    device = tmp_path / "c000"
+    make_key(device)
+    (device / "aggregator.toml").write_text('address = "https://h:1"\nclient = "c000"\n')
+    write_trust(
+        device / "trust.toml", Trust.of_ca(SigningKey(bytes(32)).public, SigningKey(bytes(range(32))).public)
+    )
+    none = ["--roster", str(tmp_path / "none.toml")]
+    assert "leave it out" in told("https://h:2", *WORDS, "--dir", str(device), *none)
+    (device / "trust.toml").write_text("garbage")
+    assert "trust.toml: Expected '='" in (said := told(*WORDS, "--dir", str(device)))
+    assert "join again with a new invite" in said
+
+
 def test_plain_http_is_asked_for_by_name(tmp_path: Path) -> None:
     words = ["--dir", str(tmp_path / "c000"), *roster(tmp_path, c000=make_key(tmp_path / "c000"))]
     assert "is not encrypted" in told("http://127.0.0.1:1", *WORDS, *words)

@@ -56,7 +56,7 @@ def test_a_file_that_is_no_key(fedkit: Any, tmp_path: Path) -> None:
     (tmp_path / NAME).write_text("no key")
     made = fedkit("identity", str(tmp_path))
     assert made.exit_code == 2
-    assert "not an unencrypted key in PEM" in made.stderr
+    assert "not an unencrypted key in PEM: put a copy of it back" in made.stderr
 
 
 @pytest.mark.parametrize(

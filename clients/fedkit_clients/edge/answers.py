@@ -38,6 +38,10 @@ class OtherRun(FedkitError):
     """The aggregator has another run than the one that was joined."""
 
 
+class Unfit(FedkitError):
+    """The aggregator's next run is not for this device: it waits for another, or to be mended."""
+
+
 class Response(Protocol):
     """An answer whose body is still to come. headers: by their names in lower case."""
 

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TypeAlias
 
 from fedkit import jobfile, packing, wire
@@ -17,6 +18,7 @@ from fedkit.participant import Answer, Participant
 from fedkit.secagg.identity import Floors
 from fedkit.secagg.messages import FromServer, Stage
 from fedkit.secureclient import Credentials, task_key
+from fedkit.tensors import Layout
 from fedkit.trainer import Workload, frozen, travelling
 from fedkit_clients.edge.answers import Unreachable
 from fedkit_clients.edge.device import Device
@@ -185,6 +187,17 @@ def _demand_fit(job: Job, workload: Workload, client: ClientId, vouch: Vouch | N
     layout = travelling(workload.init(job.model_seed), frozen(workload), job.strategy.shared)
     if layout != job.layout:
         raise ConfigError(
-            f"the job is for a model of other tensors ({', '.join(job.layout.names[:3])} ...) than the "
-            f"workload's ({', '.join(layout.names[:3])} ...): give the workload of the aggregator"
+            f"the job is for a model of other tensors than the workload's ({_apart(job.layout, layout)}): "
+            "give the workload of the aggregator, with the same options"
         )
+
+
+def _apart(theirs: Layout, ours: Layout) -> str:
+    """The first tensor in which two layouts differ."""
+    rows = [list(zip(of.names, of.shapes, of.dtypes, strict=True)) for of in (theirs, ours)]
+    there, here = next((a, b) for a, b in zip_longest(*rows) if a != b)
+    return f"{_shown(there)} there, {_shown(here)} here"
+
+
+def _shown(tensor: tuple[str, tuple[int, ...], str] | None) -> str:
+    return f"{tensor[0]!r} {list(tensor[1])} {tensor[2]}" if tensor else "no more"

@@ -113,8 +113,11 @@ def read_place(directory: Path) -> tuple[str, ClientId, Trust]:
         raise DataError(
             f"{path} is missing: join with `fedkit join TOKEN --dir {directory}`, or give a roster"
         )
-    about = _about(path)
-    return about["address"], about["client"], read_trust(_at(directory, TRUST))
+    try:
+        about, trust = _about(path), read_trust(_at(directory, TRUST))
+    except (ConfigError, DataError) as error:
+        raise ConfigError(f"{error}: join again with a new invite") from None
+    return about["address"], about["client"], trust
 
 
 def believed(directory: Path, trust: Trust, now: float) -> Trust:
@@ -182,6 +185,11 @@ def member(
         return read_membership(directory)
     if roster is None:
         raise ConfigError("an address without a roster: give --roster, or join with an invite")
+    if _at(directory, ABOUT).exists() and not roster.exists():
+        raise ConfigError(
+            f"an address is for who is in a roster, and there is no {roster}: {directory} has joined with an "
+            f"invite, and finds the aggregator's address in {_at(directory, ABOUT)}: leave it out"
+        )
     return of_roster(address, directory, read_trust(roster), client)
 
 

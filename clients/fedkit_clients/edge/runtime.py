@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from fedkit.errors import WireError
+from fedkit.errors import ConfigError, WireError
 from fedkit.federation import Verdict
 from fedkit.messages import ClientId, Key
 from fedkit.trainer import Workload
-from fedkit_clients.edge.answers import OtherRun, Refused, Unreachable
+from fedkit_clients.edge.answers import OtherRun, Refused, Unfit, Unreachable
 from fedkit_clients.edge.backoff import Backoff
 from fedkit_clients.edge.device import Device
 from fedkit_clients.edge.fetching import fetching, framed
@@ -67,7 +67,8 @@ class EdgeClient:
     def run(self) -> None:
         """Go on until the process is told to stop (KeyboardInterrupt).
 
-        ConfigError: the job is not for this client's workload, or needs what is not installed here.
+        ConfigError: the first job is not for this client's workload, or needs what is not installed here;
+        of a later one it waits for the end: no aggregator ends a device that has done its work before.
         """
         while True:
             if self._device.rests(self._sleep):
@@ -76,7 +77,7 @@ class EdgeClient:
             try:
                 self.step()
                 self._backoff.reset()
-            except (Unreachable, Refused, OSError) as error:
+            except (Unreachable, Refused, Unfit, OSError) as error:
                 if self._transport.gained > gained:  # a link that breaks often, and yet is one
                     self._backoff.reset()
                 seconds = self._backoff.wait(getattr(error, "after", 0.0))
@@ -94,7 +95,7 @@ class EdgeClient:
             self._step(self._joined or self._join())
         except OtherRun as error:
             log.warning("%s", error)
-            self._join_anew()
+            self._join_next()
         except OSError:
             self._joined = None
             raise
@@ -132,6 +133,13 @@ class EdgeClient:
             except WireError as error:
                 log.error("the job in the spool is damaged (%s): it is fetched again", error)
         return self._join_anew()
+
+    def _join_next(self) -> None:
+        """Leave a run for the one that came after it; Unfit if that is not for this device."""
+        try:
+            self._join_anew()
+        except ConfigError as error:
+            raise Unfit(f"this device waits, the run that is served now is not for it: {error}") from error
 
     def _join_anew(self) -> Joined:
         """Begin with the job that the aggregator has; Unreachable if that is the one we have."""

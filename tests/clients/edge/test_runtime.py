@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from fedkit.clientstore import MemoryStore
@@ -19,7 +20,7 @@ from fedkit.federation import Verdict
 from fedkit.secagg.identity import SigningKey
 from fedkit.seeds import derive
 from fedkit_clients.edge import EdgeClient, Transport, models, spool
-from fedkit_clients.edge.answers import Refused, Unreachable
+from fedkit_clients.edge.answers import Refused, Unfit, Unreachable
 from fedkit_clients.edge.root import Root
 from tests.clients.edge.overhttpx import OverHttpx
 
@@ -491,8 +492,37 @@ def test_a_workload_that_does_not_fit_is_refused(tmp_path: Path, aggregator: Any
             return {name: array[:1] for name, array in super().init(seed).items()}
 
     aggregator.workload.__class__ = Small
-    with pytest.raises(ConfigError, match="other tensors"):
+    with pytest.raises(
+        ConfigError, match=r"'weight' \[64, 10\] float32 there, 'weight' \[1, 10\] float32 here"
+    ):
         go(aggregator, tmp_path)
+
+
+def test_a_next_run_that_is_not_for_the_device_is_waited_out(
+    tmp_path: Path, aggregator: Any, new_aggregator: Callable[..., Any]
+) -> None:
+    client = make_client(aggregator, tmp_path)
+    client.step()
+    told, aggregator.run = aggregator.run, "f" * 16
+    fits, client._workload = client._workload, _Other()
+    for _ in range(3):
+        with pytest.raises(Unfit, match="other tensors"):
+            client.step()
+    assert client._root.job()[0] == told, "a restart waits as well"
+    client._workload = fits
+    client.step()
+    assert client._root.job()[0] == "f" * 16
+    client.close()
+
+
+class _Other:
+    """A workload whose model is another."""
+
+    def clients(self) -> list[str]:
+        return [NAME]
+
+    def init(self, seed: int) -> Any:
+        return {"weight": np.zeros((64, 10), np.float32)}
 
 
 def test_a_client_that_is_not_known_waits(tmp_path: Path, aggregator: Any) -> None:
