@@ -138,7 +138,7 @@ class Loop:
         if self.evaluate_on == "clients":  # or those without a verdict would train on meanwhile
             self.federation.settle({k: v for k, v in self.verdicts.items() if v is not Verdict.counted})
         due = (number + 1) % self.evaluate_every == 0 or number + 1 == rounds
-        fatal = fatal_cause(got, fewest_to_end(self.history, self.federation, len(self.clients)))
+        fatal = fatal_cause(got, fewest_to_end(self.federation, len(self.clients)))
         measured = self._evaluate(number + 1, not reason) if due and not fatal else Measured({})
         spent, wall = self.federation.traffic() - traffic, time.perf_counter() - began
         record = make_record(self.job, plan, got, reason, measured, spent, self.federation.now(), wall, fatal)
