@@ -107,9 +107,10 @@ class Session:
 
     def _take(self, arrival: Arrival, asked: set[Key]) -> None:
         key, reply = arrival.key, arrival.reply
-        if isinstance(reply, Failure) and (key in asked or self._task_of(key)):
+        waits = key.client in self._waiting
+        if isinstance(reply, Failure) and (self._task_of(key) or (waits and key in asked)):
             self.failures.setdefault(key.client, replace(reply, key=key))
-            if key.client in self._waiting:
+            if waits:
                 self._waiting.remove(key.client)
                 self.server.drop(key.client)
         elif isinstance(reply, FromClient) and key in asked:

@@ -59,6 +59,16 @@ def test_a_failure_of_anything_else_does_not(change: dict[str, str]) -> None:
     assert made.failures == {}
 
 
+def test_who_has_answered_a_stage_does_not_fail_in_it() -> None:
+    """The first of two replies counts: its vector may be in the sum already."""
+    made = session()
+    made._waiting.remove("a")
+    made._take(Arrival(ASKED, 0.0, Failure(ASKED, "exception", "OSError")), {ASKED})
+    assert made.failures == {}
+    assert made.lost == {}
+    assert made.refused == {"a": "answered advertise with a Failure"}
+
+
 def test_seconds_are_those_of_all_threads_that_a_stage_is_closed_by(monkeypatch: pytest.MonkeyPatch) -> None:
     made, spent = session(), list[float]()
 
