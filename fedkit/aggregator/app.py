@@ -26,7 +26,7 @@ from fedkit.aggregator.connections import Places
 from fedkit.aggregator.enrol import Enrolment
 from fedkit.aggregator.guard import Guard
 from fedkit.aggregator.journal import Journal
-from fedkit.aggregator.leases import LEASE, Leases
+from fedkit.aggregator.leases import LEASE, MOST, Leases
 from fedkit.aggregator.meters import Meters
 from fedkit.aggregator.news import News
 from fedkit.aggregator.refusal import HANDLERS, Refusal
@@ -38,6 +38,8 @@ from fedkit.messages import ClientId, Key
 LONGEST = 120
 """Seconds that a poll may wait: shorter than most networks take to forget a connection that is silent."""
 MOST_VERSIONS = 10**12
+MOST_TOLD = 4 * MOST
+"""Tasks, and verdicts, that one question may acknowledge: a device was told of far fewer since the last."""
 _LOOK = 5.0
 """Seconds after which a waiting poll looks again: a lease may have run out."""
 _PIECE = 1 << 15
@@ -227,8 +229,10 @@ def _given(request: Request, *names: str) -> Fields:
 def _acknowledged(request: Request) -> tuple[list[int], list[Key]]:
     """Tasks that are safe on the device, and keys whose verdicts it knows."""
     given = _given(request, "settled", "tasks")
-    tasks = [fields.integer(task, "task") for task in fields.items(given["tasks"], "tasks")]
-    return tasks, [wire.read_key(key) for key in fields.items(given["settled"], "settled")]
+    tasks, keys = (fields.items(given[name], name) for name in ("tasks", "settled"))
+    if max(len(tasks), len(keys)) > MOST_TOLD:
+        raise Refusal(413, "size", f"more than {MOST_TOLD} tasks or verdicts are acknowledged at once")
+    return [fields.integer(task, "task") for task in tasks], [wire.read_key(key) for key in keys]
 
 
 def _answer(content: Mapping[str, object]) -> Response:

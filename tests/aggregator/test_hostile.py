@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 import socket
@@ -205,6 +206,16 @@ def test_uploads_of_keys_that_nobody_asked_for_leave_nothing(server: Server) -> 
         key = f'["{job}",{number},"train","",0,"alice"]'
         body = f'{{"bytes":40,"key":{key},"sha256":"{"0" * 64}"}}'.encode()
         assert server.ask("POST", "/v1/uploads", body)[0] == 404
+
+
+@pytest.mark.parametrize("name", ["tasks", "settled"])
+def test_no_more_is_acknowledged_than_anybody_was_told(server: Server, name: str) -> None:
+    """Thousands of keys would keep the event loop, and so all other devices, waiting."""
+    one: Any = 1 if name == "tasks" else ["0" * 16, 1, "train", "", 0, "alice"]
+    for count, status in ((256, 200), (257, 413), (2000, 413)):
+        body = json.dumps({"settled": [], "tasks": []} | {name: [one] * count}).encode()
+        assert server.ask("POST", "/v1/tasks", body)[0] == status
+    server.demand_unharmed()
 
 
 def test_a_flood_of_refusals_is_logged_sparingly(
