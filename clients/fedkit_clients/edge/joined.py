@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TypeAlias
 
@@ -49,6 +49,8 @@ class Joined:
     device: Device
     ahead: float = 0.0
     """Of the clock of the run over time.monotonic."""
+    refused: dict[Key, Answer] = field(default_factory=dict)
+    """What was said to tasks of secure sessions that the client refused: their sessions hear the same."""
 
     @property
     def busy(self) -> bool:
@@ -65,6 +67,7 @@ class Joined:
         self.participant.settle(key, verdict)
         self.spool.settle(key)
         self.talk.forget(key)
+        self.refused.pop(key, None)
 
     def train(self) -> Task | None:
         """Do one task, if there is one; those of secure sessions are held for them."""
@@ -80,6 +83,7 @@ class Joined:
         """Take a task of secure sessions, unless the client refuses it."""
         refused = self._reply(model, task)
         if refused:
+            self.refused[task.key] = refused
             self._finish(name, task, refused)
         elif self.spool.name(task.key) == name:
             self.spool.hold(name, self.participant.pending().get(task.key))
@@ -108,6 +112,8 @@ class Joined:
             self.spool.drop_parts([blob])
 
     def _said(self, request: FromServer) -> Answer:
+        if (said := self.refused.get(task_key(request.key))) is not None:
+            return replace(said, key=request.key)
         return self._handled(request) or lost(request.key)
 
     def _reply(self, model: str, task: Task) -> Answer | None:

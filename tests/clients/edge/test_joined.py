@@ -139,3 +139,17 @@ def test_a_task_that_is_refused_at_once_has_a_reply(tmp_path: Path, participant:
     ((name, key),) = joined.spool.finished()
     assert (name, key) == (NAME, KEY)
     assert wire.decode(joined.spool.reply(name) or b"") == Failure(KEY, "refused", "ProtocolRefused", "seed")
+
+
+def test_sessions_of_a_task_that_was_refused_hear_why_until_it_is_settled(
+    tmp_path: Path, participant: Participant
+) -> None:
+    participant.refuses = True
+    joined = join(tmp_path, participant)
+    joined.spool.take(NAME, MODEL, FRAME)
+    joined.train()
+    key = hear(joined, Stage.advertise)
+    joined.answer()
+    assert joined.talk.answers() == [(key, wire.encode(Failure(key, "refused", "ProtocolRefused", "seed")))]
+    joined.settle(KEY, Verdict.refused)
+    assert not joined.refused
