@@ -9,13 +9,14 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedkit.aggregator.connections import Places
 from fedkit.aggregator.listener import Listener
 from fedkit.aggregator.meters import Meters
 from fedkit.secagg.identity import SigningKey, Trust
@@ -46,6 +47,10 @@ class Server:
                 answer += piece
         return answer
 
+    def connect(self) -> socket.socket:
+        """A connection on which nothing was said."""
+        return socket.create_connection(self._address, timeout=PATIENCE)
+
     def ask(self, method: str, target: str, body: bytes = b"", **more: str) -> tuple[int, bytes]:
         """Status and body of a signed request, with further headers (`_` is `-`)."""
         signed = headers(KEY, "alice", SERVER, method, target, body, time.time())
@@ -66,12 +71,18 @@ class Server:
 
 
 @pytest.fixture
-def server(site: Any) -> Iterator[Server]:
+def places() -> Places:
+    return Places()
+
+
+@pytest.fixture
+def server(site: Any, places: Places) -> Iterator[Server]:
     from fedkit.aggregator.app import App
     from fedkit.aggregator.registry import Roster
 
-    app = App(site.journal, Roster(Trust.of_roster({"alice": KEY.public}, SERVER)), meters=Meters())
-    with Listener(app.asgi, "127.0.0.1", 0) as listener:
+    roster = Roster(Trust.of_roster({"alice": KEY.public}, SERVER))
+    app = App(site.journal, roster, meters=Meters(), places=places)
+    with Listener(app.asgi, "127.0.0.1", 0, places=places) as listener:
         host, port = listener.url.removeprefix("http://").split(":")
         made = Server(site, (host, int(port)))
         yield made
@@ -206,6 +217,27 @@ def test_uploads_of_keys_that_nobody_asked_for_leave_nothing(server: Server) -> 
         key = f'["{job}",{number},"train","",0,"alice"]'
         body = f'{{"bytes":40,"key":{key},"sha256":"{"0" * 64}"}}'.encode()
         assert server.ask("POST", "/v1/uploads", body)[0] == 404
+
+
+def test_one_device_has_no_more_connections_than_it_needs(
+    server: Server, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedkit.aggregator.connections.EACH", 2)
+    with ExitStack() as stack:
+        made = [stack.enter_context(server.connect()) for _ in range(3)]
+        for one in made:
+            signed = headers(KEY, "alice", SERVER, "GET", "/v1/tasks", b"", time.time())
+            lines = [
+                "GET /v1/tasks HTTP/1.1",
+                "Host: x",
+                *(f"{name}: {told}" for name, told in signed.items()),
+            ]
+            one.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
+            assert one.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        with suppress(ConnectionError):  # a reset is an end as well
+            assert made[0].recv(1 << 16) == b""
+        assert places.counts() == (0, 2)
+    server.demand_unharmed()
 
 
 @pytest.mark.parametrize("name", ["tasks", "settled"])
