@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -504,14 +504,19 @@ def test_a_next_run_that_is_not_for_the_device_is_waited_out(
     client = make_client(aggregator, tmp_path)
     client.step()
     told, aggregator.run = aggregator.run, "f" * 16
-    fits, client._workload = client._workload, _Other()
+    fits, other = client._workload, cast(Any, _Other())
+    client._workload = other
     for _ in range(3):
         with pytest.raises(Unfit, match="other tensors"):
             client.step()
-    assert client._root.job()[0] == told, "a restart waits as well"
+    kept = client._root.job()
+    assert kept is not None
+    assert kept[0] == told, "a restart waits as well"
     client._workload = fits
     client.step()
-    assert client._root.job()[0] == "f" * 16
+    kept = client._root.job()
+    assert kept is not None
+    assert kept[0] == "f" * 16
     client.close()
 
 
