@@ -235,7 +235,8 @@ def test_one_device_has_no_more_connections_than_it_needs(
             one.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
             assert one.recv(1 << 16).startswith(b"HTTP/1.1 200")
         with suppress(ConnectionError):  # a reset is an end as well
-            assert made[0].recv(1 << 16) == b""
+            while made[0].recv(1 << 16):  # the rest of its answer, then the end
+                continue
         assert places.counts() == (0, 2)
     server.demand_unharmed()
 
