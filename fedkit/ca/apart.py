@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -13,17 +14,17 @@ LARGEST = 1 << 16
 """Bytes beyond which a file is no key."""
 
 
-def demand_apart(directory: Path, ca: bytes) -> None:
-    """ConfigError if the secret of the CA whose public key this is lies in `directory` or below.
+def demand_apart(directory: Path, cas: Sequence[bytes]) -> None:
+    """ConfigError if the secret of a CA with one of these public keys lies in `directory` or below.
 
-    ca: empty where a roster says who is who.
+    cas: all that are believed; empty where a roster says who is who.
     """
-    if not ca:
+    if not cas:
         return
     for path in sorted(directory.rglob("*.pem")):
-        if path.is_file() and path.stat().st_size <= LARGEST and _public(path.read_bytes()) == ca:
+        if path.is_file() and path.stat().st_size <= LARGEST and _public(path.read_bytes()) in cas:
             raise ConfigError(
-                f"{path} is the key of the CA: with it this aggregator could invent clients, which "
+                f"{path} is the key of a CA: with it this aggregator could invent clients, which "
                 "lying_server is to stand; move the CA to a machine of its own, or take honest_server"
             )
 

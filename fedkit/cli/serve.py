@@ -104,7 +104,7 @@ def serve(
         service = service_of(trust, signer, *where, lease, wait_for, patience, tls, door, log, clients)
         launch = nextrun.launch(scenario, overrides or [], directory, leave)
         if launch.scenario.secagg.mode == "lying_server":
-            demand_apart(directory, trust.ca)
+            demand_apart(directory, trust.cas)
         journal, listening = directory / "journal", partial(_listening, output)
         with (
             _told_to_stop(),

@@ -127,10 +127,10 @@ def test_a_folder_that_is_no_ca_or_is_in_use(office: Any, tmp_path: Path) -> Non
 def test_the_key_of_a_ca_below_an_aggregator_is_found(office: Any, tmp_path: Path) -> None:
     make_authority(tmp_path / "other")
     (tmp_path / "junk.pem").write_bytes(b"junk")
-    demand_apart(tmp_path / "other", office.authority.public)
+    demand_apart(tmp_path / "other", [office.authority.public])
     with pytest.raises(ConfigError, match="could invent clients"):
-        demand_apart(tmp_path, office.authority.public)
-    demand_apart(tmp_path, b"")  # without a CA no file is its key, not even what is no key
+        demand_apart(tmp_path, [bytes(32), office.authority.public])
+    demand_apart(tmp_path, [])  # without a CA no file is its key, not even what is no key
 
 
 def test_a_new_ca_knows_what_the_old_one_did(office: Any, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,9 @@ def test_a_ca_takes_over(town: Path, fedkit: Any, folder: Path) -> None:
     assert trust.cas == (enrolment._trust.ca, ca_key((town / "new" / "ca.pem").read_bytes()))
     moved = _trust(town / "aggregator", enrolment._trust.server, town / "new" / "ca.pem", ROSTER)
     assert moved.cas == trust.cas, "by whichever name"
+    shutil.copytree(town / "new", town / "aggregator" / "new")
+    made = fedkit("serve", "toy.toml", "secagg.mode=lying_server", "--address", "127.0.0.1:0")
+    assert "new/identity.pem is the key of a CA" in made.stderr, "also of the one that takes over"
     (town / "aggregator" / "journal" / "enrol" / "next-ca.json").write_text("{}")
     made = fedkit("serve", "toy.toml")
     assert (made.exit_code, "hand over the right one" in made.stderr) == (2, True)
