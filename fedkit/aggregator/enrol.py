@@ -72,6 +72,7 @@ class Enrolment:
 
     def known(self) -> Sequence[ClientId]:
         """All that have ever enrolled, in that order."""
+        self._look()
         return self._members.known()
 
     def pending(self) -> Sequence[ClientId]:

@@ -43,7 +43,7 @@ class Journal:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(0o700, parents=True, exist_ok=True)  # what devices send is in it
             self._lock_file = lock_file(directory / "lock")
         except OSError as error:
             raise ConfigError(f"{directory} cannot hold a journal: {error.strerror or error}") from error

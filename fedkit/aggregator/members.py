@@ -101,6 +101,9 @@ class Members:
             return False
         told: dict[str, str | bytes | float] = {number: found.number, serials: ",".join(found.serials)}
         self._journal.put(durable=True, **told)
+        for client, member in self._members.items():
+            if member.serial in found.serials and member.serial not in self._revoked:
+                log.warning("client %r was revoked", client)
         return True
 
     def reload(self) -> None:

@@ -18,6 +18,7 @@ from fedkit.aggregator.enrol import Enrolment
 from fedkit.aggregator.guard import STRANGE_LIMIT
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.refusal import Refusal
+from fedkit.aggregator.status import standing
 from fedkit.ca.authority import Authority, make_authority
 from fedkit.ca.invites import Invite
 from fedkit.ca.mailbox import Mailbox
@@ -202,6 +203,21 @@ def test_revoked_and_expired_are_told_apart(town: Town) -> None:
     assert (town.enrolment.clients(), town.enrolment.known()) == ([], ["ward 7", "ward 8"])
     town.join("ward 8", OTHER)
     assert town.enrolment.key("ward 8") == OTHER.public
+
+
+def test_who_only_looks_sees_a_revocation_and_the_log_has_it_once(
+    town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    town.join()
+    town.join("ward 8", OTHER)
+    for client in ("ward 7", "ward 8"):
+        town.authority.revoke(client)
+        town.box.put("crl.pem", (town.folder / "ca" / "crl.pem").read_bytes())
+        town.enrolment.known()
+        assert caplog.text.count(f"client '{client}' was revoked") == 1
+    assert caplog.text.count("was revoked") == 2
+    known = standing(town.journal.directory, ["ward 7", "ward 8"])["clients"]
+    assert [row["revoked"] for row in known] == [True, True]
 
 
 def test_a_list_of_revocations_does_not_go_back(town: Town, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -26,6 +27,15 @@ def test_values_survive_a_restart(tmp_path: Path) -> None:
     assert (again.meta("job"), again.meta("most"), again.meta("nothing")) == (b"\0job", 7, None)
     assert again.traffic() == Traffic(3, 5)
     again.close()
+
+
+def test_what_devices_send_is_for_no_other_user_of_the_machine(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        Journal(tmp_path / "aggregator" / "journal").close()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "aggregator" / "journal").stat().st_mode & 0o777 == 0o700
 
 
 def test_the_clock_begins_at_unix_time_and_stands_still_while_nobody_has_it(
