@@ -39,7 +39,7 @@ DISK = (sqlite3.Error, OSError, RunFailed)
 def answer(error: Exception) -> Response:
     """The answer that an error becomes; one that has no place here is raised again."""
     refusal = _refusal(error)
-    content = json.dumps({"error": refusal.word, "message": refusal.text}, sort_keys=True)
+    content = json.dumps({"error": refusal.word, "message": refusal.text}, separators=(",", ":"))
     return Response(content, refusal.status, refusal.headers, "application/json")
 
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedkit.ca.certificates import read_certificate
 from fedkit.ca.requests import LIMIT, Grant, Request, make_request, read_grant, read_request
 from fedkit.errors import CryptoError, WireError
-from fedkit.secagg.identity import SigningKey
+from fedkit.secagg.identity import SigningKey, Trust
 
 VECTOR = json.loads((Path(__file__).parents[1] / "vectors" / "enrol-1.json").read_text())
 KEY, OTHER = SigningKey(b"k" * 32), SigningKey(b"o" * 32)
@@ -103,3 +104,16 @@ def test_the_vectors_hold_to_the_byte() -> None:
         assert made.id == told["id"]
         assert made.data().decode() == told["body"]
         made.check((ca,), 0)
+
+
+def test_the_vector_of_an_answer_is_the_cas_word_for_the_device() -> None:
+    told, ca = VECTOR["grant"], bytes.fromhex(VECTOR["invite"]["ca"])
+    device = SigningKey(bytes.fromhex(VECTOR["device"]))
+    grant = read_grant(told["body"].encode())
+    assert (grant.data().decode(), grant.id) == (told["body"], VECTOR["join"]["id"])
+    made = read_certificate(grant.certificate.encode(), (ca,))
+    assert (made.client, made.key, made.ca) == (VECTOR["invite"]["client"], device.public, ca)
+    assert (made.begins, made.ends, made.serial) == (told["begins"], told["ends"], told["serial"])
+    trust = Trust.of_ca(ca, bytes.fromhex(VECTOR["invite"]["server"]))
+    assert trust.vouches(made.client, made.key, grant.voucher)
+    assert not trust.vouches("ward 8", made.key, grant.voucher)
