@@ -55,10 +55,13 @@ class Uploads:
         folder.mkdir(parents=True, exist_ok=True)
 
     def begin(self, client: ClientId, key: Key, size: int, sha256: str) -> tuple[str, int]:
-        """Name and offset of the upload of this key, begun now if it was not; Refusal."""
+        """Name and offset of the upload of this key, begun now if it was not; Refusal.
+
+        A device that has made the reply anew begins it anew: what was not whole gives way.
+        """
         name = wire.name_of(key)
         self._demand_size(size)
-        with self._journal.transaction() as db:
+        with self._lock(name), self._journal.transaction() as db:
             task = db.execute(
                 "SELECT id, verdict FROM tasks WHERE key = ? AND client = ?", (told(key), client)
             ).fetchone()
@@ -66,26 +69,25 @@ class Uploads:
                 raise Refusal(404, "unknown", "there is no such task, or all about it was told and done")
             if task[1] is not None:
                 return name, size
-            db.execute("INSERT OR IGNORE INTO uploads VALUES (?, ?, ?, ?)", (task[0], name, size, sha256))
+            if self._announce(db, task[0], name, size, sha256):
+                (self._folder / name).unlink(missing_ok=True)  # bytes of another result, or none
         upload = self._find(client, name)
-        if upload is not None and (upload.bytes, upload.sha256) != (size, sha256):
-            raise Refusal(409, "other", "another result for this key was begun, and that one stands")
         with self._lock(name):
             return name, self._held(upload, begin=True) if upload is not None else size
 
     def offset(self, client: ClientId, name: str) -> tuple[int, int]:
         """How many bytes of how many are held; Refusal."""
-        upload = self._known(client, name)
         with self._lock(name):
+            upload = self._known(client, name)
             return self._held(upload), upload.bytes
 
     def append(self, client: ClientId, name: str, offset: int, data: bytes | IO[bytes]) -> tuple[int, int]:
         """Add bytes, all of them or none: how many of how many are held then; Refusal."""
-        upload = self._known(client, name)
         source = BytesIO(data) if isinstance(data, bytes) else data
         size = source.seek(0, os.SEEK_END)
         source.seek(0)
         with self._lock(name):
+            upload = self._known(client, name)
             held = self._held(upload)
             if held == upload.bytes:
                 return held, held
@@ -113,13 +115,9 @@ class Uploads:
             task, key, verdict = found[0]
             if verdict is not None:
                 return
-            db.execute("INSERT OR IGNORE INTO uploads VALUES (?, ?, ?, ?)", (task, name, size, sha256))
-            begun = db.execute("SELECT bytes, sha256 FROM uploads WHERE task = ?", (task,)).fetchone()
-            if begun != (size, sha256):
-                if not (read(key).stage and self._is_read(db, task, name)):
-                    raise Refusal(409, "other", "another result for this key was begun, and that one stands")
+            if read(key).stage and self._is_read(db, task, name, sha256):
                 db.execute("DELETE FROM replies WHERE task = ?", (task,))
-                db.execute("UPDATE uploads SET bytes = ?, sha256 = ? WHERE task = ?", (size, sha256, task))
+            self._announce(db, task, name, size, sha256)
             if self._enter(db, task):
                 Path(body.name).replace(self._folder / name)  # within: `sweep` would take it for a stray
                 sync(self._folder)
@@ -216,10 +214,22 @@ class Uploads:
             self._enter(db, upload.task)
         self._journal.wake()
 
-    def _is_read(self, db: sqlite3.Connection, task: int, name: str) -> bool:
-        """Whether the session has the answer that was accepted: its file is then gone."""
-        entered = db.execute("SELECT 1 FROM replies WHERE task = ?", (task,)).fetchone()
-        return entered is not None and not (self._folder / name).exists()
+    def _announce(self, db: sqlite3.Connection, task: int, name: str, size: int, sha256: str) -> bool:
+        """Write down which result is on its way; whether another one was, or none. Refusal: one is here."""
+        begun = db.execute("SELECT bytes, sha256 FROM uploads WHERE task = ?", (task,)).fetchone()
+        if begun == (size, sha256):
+            return False
+        if db.execute("SELECT 1 FROM replies WHERE task = ?", (task,)).fetchone() is not None:
+            raise Refusal(409, "other", "another result for this key was accepted, and that one stands")
+        db.execute("REPLACE INTO uploads VALUES (?, ?, ?, ?)", (task, name, size, sha256))
+        return True
+
+    def _is_read(self, db: sqlite3.Connection, task: int, name: str, sha256: str) -> bool:
+        """Whether the session has an answer other than this one: the file of what it has is gone."""
+        other = db.execute(
+            "SELECT 1 FROM replies JOIN uploads USING (task) WHERE task = ? AND sha256 != ?", (task, sha256)
+        ).fetchone()
+        return other is not None and not (self._folder / name).exists()
 
     def _enter(self, db: sqlite3.Connection, task: int) -> bool:
         """Enter the result of a task whose upload is there; whether it was not entered before."""

@@ -127,6 +127,17 @@ def test_it_takes_the_place_of_what_was_begun(
     assert call(rest) == 201, "nothing is left to send"
 
 
+def test_another_result_takes_the_place_of_what_is_not_whole(
+    site: Any, put: Callable[..., Any], call: Callable[..., Any], key: Key
+) -> None:
+    frame, new = frame_of(key), frame_of(key, 4.0)
+    site.uploads.begin("alice", key, len(frame), hashlib.sha256(frame).hexdigest())
+    site.uploads.append("alice", wire.name_of(key), 0, frame[:9])
+    assert put(new) == (201, "")
+    assert put(frame) == (409, "other")
+    assert replies(site) == [4.0]
+
+
 @pytest.mark.parametrize("step", ["os.fsync", "sync"])
 def test_a_disk_that_refuses_keeps_nothing_and_it_comes_again(
     site: Any, put: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, step: str

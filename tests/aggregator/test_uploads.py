@@ -89,16 +89,35 @@ def test_a_second_copy_is_acknowledged_and_ignored(site: Any) -> None:
     assert received(site) == []
 
 
-def test_another_result_for_the_same_key_is_refused(site: Any) -> None:
+def test_another_result_for_the_same_key_is_refused_once_one_was_accepted(site: Any) -> None:
     key = sent(site)
     frame, other = result(key), result(key, 2.0)
     name, _ = site.uploads.begin("alice", key, len(frame), sha(frame))
+    site.uploads.append("alice", name, 0, frame)
     with pytest.raises(Refusal, match="another result") as refused:
         site.uploads.begin("alice", key, len(other), sha(other))
-    assert refused.value.status == 409
-    site.uploads.append("alice", name, 0, frame)
-    with pytest.raises(Refusal, match="another result"):
-        site.uploads.begin("alice", key, len(other), sha(other))
+    assert (refused.value.status, refused.value.word) == (409, "other")
+    assert [arrival.reply for arrival in received(site)] == [wire.decode(frame)]
+
+
+@pytest.mark.parametrize("held", [0, 20, -1])
+@pytest.mark.parametrize("longer", [False, True])
+def test_a_result_that_was_made_anew_takes_the_place_of_a_part_of_the_old(
+    site: Any, held: int, longer: bool
+) -> None:
+    """A device whose spool was damaged has trained again. It must not wait for bytes that nobody has."""
+    key = sent(site)
+    old, new = result(key), result(key, 2.0)
+    old = old + bytes(9) if longer else old
+    name, _ = site.uploads.begin("alice", key, len(old), sha(old))
+    if held:
+        site.uploads.append("alice", name, 0, old[:held])
+    site.again()
+    assert site.uploads.begin("alice", key, len(new), sha(new)) == (name, 0)
+    site.uploads.append("alice", name, 0, new[:30])
+    assert site.again().uploads.begin("alice", key, len(new), sha(new)) == (name, 30)
+    site.uploads.append("alice", name, 30, new[30:])
+    assert [arrival.reply for arrival in received(site)] == [wire.decode(new)]
 
 
 def test_bytes_that_are_not_those_announced_are_thrown_away(site: Any) -> None:
