@@ -96,7 +96,7 @@ class Desk(Collector):
         )
         yield _family("fedkit_outcomes", "What became of invited clients.", "outcome", run["outcomes"])
         yield _gauge("fedkit_clients_known", "Clients that may take part.", len(told["clients"]))
-        yield _gauge("fedkit_clients_reachable", "Clients heard of in the last two minutes.", reachable)
+        yield _gauge("fedkit_clients_reachable", "Clients heard of in the last three minutes.", reachable)
         waiting = len(told["enrolments"])
         yield _gauge("fedkit_enrolments_pending", "Devices that wait for a certificate.", waiting)
         yield _family("fedkit_tasks", "Tasks in the journal by how far they are.", "state", told["tasks"])

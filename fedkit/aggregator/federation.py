@@ -34,6 +34,8 @@ RUN_BYTES = 8
 _BEAT = 1.0
 PAUSE, LONGEST_PAUSE = 1.0, 300.0
 """Seconds after the first failed round, and the most after one of a row: each waits twice as long."""
+_REST = 0.25
+"""Of what is left of a secure round that a restart cut off, the part to wait for its clients to come back."""
 _SESSION = 1 << 16
 """Most bytes of a message of a session beside its vector, and beside 80 for each neighbour."""
 _NEIGHBOURS = 1 << 13
@@ -73,7 +75,7 @@ class EdgeFederation:
         self._leases, self._releases = Leases(journal, blobs), Releases(journal, blobs)
         self._uploads = Uploads(journal, journal.directory / "uploads")
         self._signer, self._first_pause = signer, first_pause
-        self._turn = 0
+        self._turn, self._secure = 0, False
         self._beaten = journal.now()
         self._lost: dict[ClientId, float] = {}
 
@@ -91,7 +93,7 @@ class EdgeFederation:
         self._journal.put(durable=True, most=most, pause=0.0, over=0, **about)
         self._leases.abandon_sessions()
         self._uploads.sweep()
-        self._layout = job.layout
+        self._layout, self._secure = job.layout, job.secagg is not None
 
     def trust(self) -> ServerTrust | None:
         """The identities that secure sessions rest on now."""
@@ -104,13 +106,14 @@ class EdgeFederation:
         self._releases.publish(release, self._layout)
 
     def clients(self) -> Sequence[ClientId]:
-        """Clients heard of lately, and since they were last lost, or that have a task; waits for enough."""
-        end, told = self.now() + self._patience, False
+        """Clients heard of lately, and since they were last lost, or that have a task; waits for enough.
+
+        For secure rounds, whose first exchange is short, only those heard of by this process, task or not.
+        """
+        end, told = self._patient_until(), False
         while True:
-            ticks, busy = self._journal.ticks, self._leases.busy()
-            heard = self.now() - self._reach
-            good = self._registry.clients()
-            found, wanted = [c for c in good if c in busy or self._heard(c, heard)], self._wanted(len(good))
+            ticks, good = self._journal.ticks, self._registry.clients()
+            found, wanted = self._present(good), self._wanted(len(good))
             if len(found) >= wanted or self.now() >= end:
                 return found
             if not told:
@@ -179,6 +182,21 @@ class EdgeFederation:
     def untold(self) -> int:
         """Verdicts that no client has acknowledged yet."""
         return self._leases.untold()
+
+    def _patient_until(self) -> float:
+        """How long to wait for clients: if a secure round is under way, for a part of what it has left."""
+        now, over = self.now(), self._leases.over() if self._secure else None
+        patience = self._patience if over is None else min(self._patience, _REST * (over - now))
+        return now + patience
+
+    def _present(self, good: Sequence[ClientId]) -> list[ClientId]:
+        """Of these clients those that a round may ask.
+
+        After a restart a plain task waits until its client is back; a session would lose that client.
+        """
+        busy = set[ClientId]() if self._secure else self._leases.busy()
+        since = max(self.now() - self._reach, self._journal.opened if self._secure else 0.0)
+        return [client for client in good if client in busy or self._heard(client, since)]
 
     def _wanted(self, good: int) -> int:
         """For how many clients to wait: not for one that was revoked, or has expired, and keeps its place."""

@@ -59,6 +59,8 @@ class Journal:
             self._lock_file.close()
             raise CheckpointError(f"{directory / 'journal.sqlite'} cannot be continued: {error}") from error
         self._start = (last if last is not None else time.time()) - time.monotonic()
+        self.opened = self.now()
+        """When this process opened it, on the clock of the run."""
 
     def now(self) -> float:
         """The clock of the run, in seconds; it never goes back."""
@@ -109,7 +111,8 @@ class Journal:
                 db.execute(
                     "REPLACE INTO clients (client, seen, version) VALUES (?, ?, ?)", (client, now, version)
                 )
-                new = now - self._seen.get(client, 0.0) > _SILENT
+                before = self._seen.get(client, 0.0)
+                new = now - before > _SILENT or before <= self.opened
                 self._seen[client] = now
         if new:
             self.wake()

@@ -164,6 +164,14 @@ class Leases:
             ).fetchone()
         return found is not None
 
+    def over(self) -> float | None:
+        """When the secure round that is under way is over; None: there is none."""
+        with self._journal.transaction() as db:
+            found: float | None = db.execute(
+                "SELECT max(expires) FROM tasks WHERE verdict IS NULL AND sort = ?", (Sort.announcement,)
+            ).fetchone()[0]
+        return found
+
     def busy(self) -> set[ClientId]:
         """Clients that have a task to do."""
         with self._journal.transaction() as db:

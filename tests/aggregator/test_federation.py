@@ -19,18 +19,23 @@ import pytest
 from fedkit import wire
 from fedkit.aggregate import Grid
 from fedkit.aggregator.app import App
+from fedkit.aggregator.blobs import Blobs
 from fedkit.aggregator.federation import EdgeFederation
 from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.leases import Leases
 from fedkit.aggregator.listener import Listener
 from fedkit.aggregator.registry import Roster
 from fedkit.aggregator.status import standing
 from fedkit.conformance import check_federation
+from fedkit.downlink import Release
 from fedkit.errors import ConfigError
 from fedkit.federation import Verdict
 from fedkit.job import Job
-from fedkit.messages import EncodedUpdate, Task
+from fedkit.messages import EncodedUpdate, Key, Task
 from fedkit.plugins import codec, strategy
 from fedkit.secagg.identity import SigningKey, Trust
+from fedkit.secagg.parameters import Mode, Policy
+from fedkit.secagg.settings import SecAgg
 from fedkit.signing import headers
 from fedkit.tensors import Layout, flat
 
@@ -220,6 +225,52 @@ def test_clients_are_those_heard_of_lately_or_at_work(site: Any, monkeypatch: py
     assert later.clients() == ["ward 7"]
     site.again()
     assert site.federation.clients() == ["alice", "bob", "ward 7"], "downtime is no absence"
+
+
+def secure(directory: Path, **about: float) -> tuple[Journal, EdgeFederation]:
+    """A federation of secure rounds, as each start of an aggregator makes it."""
+    settings = SecAgg(Policy(smallest=3, mode=Mode.HONEST_SERVER))
+    journal = Journal(directory)
+    made = EdgeFederation(journal, ROSTER, **about)  # type: ignore[arg-type]
+    made.open(replace(job(), secagg=settings))
+    return journal, made
+
+
+def test_for_secure_rounds_a_client_must_be_heard_of_by_this_process(tmp_path: Path) -> None:
+    """Who was there two minutes before a stop may be gone; a session would wait for it, and lose it."""
+    journal, federation = secure(tmp_path, patience=0.0)
+    for name in ("alice", "bob"):
+        journal.admit(name, "00", 0, 0.0)
+    assert federation.clients() == ["alice", "bob"]
+    journal.close()
+    journal, federation = secure(tmp_path, patience=0.0)
+    assert federation.clients() == []
+    journal.admit("bob", "01", 0, 0.0)
+    assert federation.clients() == ["bob"]
+    journal.close()
+
+
+def test_after_a_restart_a_secure_round_waits_for_its_clients_but_not_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, federation = secure(tmp_path)
+    key = Key(job().id, 0, "train", "", 0, "alice")
+    end = federation.now() + 1000.0
+    federation.publish(Release(1, flat({"w": np.zeros(5, np.float32)}), None, 0))
+    federation.send([Task(key, 1, {}, {}, {}, 5, 1.0, end, "ab", end)])
+    Leases(journal, Blobs(tmp_path / "blobs")).news("alice")
+    journal.close()
+    journal, federation = secure(tmp_path, wait_for=2, patience=9999.0)
+    began, ahead, now = journal.now(), [0.0], journal.now
+
+    def passes(ticks: int, seconds: float) -> None:
+        ahead[0] += 10.0
+
+    monkeypatch.setattr(journal, "now", lambda: now() + ahead[0])
+    monkeypatch.setattr(journal, "wait", passes)
+    assert federation.clients() == [], "it has its task, and is not back"
+    assert 240.0 <= journal.now() - began <= 270.0
+    journal.close()
 
 
 def test_a_client_that_was_lost_is_not_asked_again_before_it_is_back(site: Any) -> None:
