@@ -53,7 +53,7 @@ class Journal:
         if population:
             self._folder.write_json("population.json", population)
 
-    def plan(self, fresh: Plan, registered: Collection[ClientId]) -> Plan:
+    def plan(self, fresh: Plan, registered: Collection[ClientId] | None) -> Plan:
         """The plan of that round that was written before a crash, else `fresh`, written now."""
         if self._folder is None:
             return fresh

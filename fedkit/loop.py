@@ -151,7 +151,7 @@ class Loop:
     def _plan(self, number: int) -> Plan:
         reachable = self._reachable()  # this may wait for clients: the round begins when they are there
         fresh = make_plan(self.policy, reachable, self.open, number, self.federation.now(), self.seed)
-        return self.journal.plan(fresh, self.clients)
+        return self.journal.plan(fresh, None if getattr(self.workload, "enrolled_by", "") else self.clients)
 
     def _reachable(self) -> list[ClientId]:
         """Whom a round may ask: not those that contradicted themselves in a secure session."""

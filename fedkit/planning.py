@@ -132,8 +132,10 @@ def plan_to_json(plan: Plan, job: str) -> dict[str, Any]:
     }
 
 
-def plan_from_json(data: Mapping[str, Any], seed: int, registered: Collection[ClientId]) -> Plan:
-    """The plan again; CheckpointError if it is not one, or names a client that is not registered."""
+def plan_from_json(data: Mapping[str, Any], seed: int, registered: Collection[ClientId] | None) -> Plan:
+    """The plan again; CheckpointError if it is not one, or names a client that is not registered. None:
+    clients come and go, and one that was asked may be gone.
+    """
     try:
         fields.exactly(data, "job", "round", "start", "deadline", "cohort", "want", "quorum", "carried")
         round = fields.integer(data["round"], "round")
@@ -141,7 +143,8 @@ def plan_from_json(data: Mapping[str, Any], seed: int, registered: Collection[Cl
         if list(cohort) != sorted(set(cohort)):
             raise WireError("cohort is not sorted, or names a client twice")
         carried = dict(_carried(row) for row in fields.items(data["carried"], "carried"))
-        unknown = ({*cohort} | {key.client for key in carried}) - set(registered)
+        named = {*cohort} | {key.client for key in carried}
+        unknown = named - set(registered) if registered is not None else set()
         if unknown:
             raise WireError(f"client {min(unknown)!r} is not registered")
         return Plan(

@@ -71,7 +71,9 @@ class Desk(Collector):
 
     def status(self) -> dict[str, Any]:
         """Everything that `fedkit status` shows, as JSON."""
-        told = standing(self._journal.directory, self._registry.known(), self._journal.now())
+        seats = self._registry.seats()
+        enrolled = (*seats.held, *seats.waiting, *seats.left)
+        told = standing(self._journal.directory, enrolled, self._journal.now())
         for row in told["clients"]:
             row["uplink"] = self._meters.uplink(row["client"])
         strangers, devices = self._places.counts()
@@ -99,6 +101,10 @@ class Desk(Collector):
         yield _gauge("fedkit_clients_reachable", "Clients heard of in the last three minutes.", reachable)
         waiting = len(told["enrolments"])
         yield _gauge("fedkit_enrolments_pending", "Devices that wait for a certificate.", waiting)
+        if places := told["places"]:
+            counts = {name: places[name] for name in ("taken", "free")}
+            counts["waiting"] = len(places["waiting"])
+            yield _family("fedkit_places", "Places for devices, and who waits for one.", "state", counts)
         yield _family("fedkit_tasks", "Tasks in the journal by how far they are.", "state", told["tasks"])
         yield _family("fedkit_connections", "Open connections.", "of", told["connections"])
         yield _family("fedkit_disk_bytes", "Bytes on the disk, and free.", "what", told["disk"])

@@ -15,6 +15,7 @@ from itertools import islice
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.members import Members
 from fedkit.aggregator.refusal import Refusal
+from fedkit.aggregator.seats import Seats
 from fedkit.ca.certificates import Certified, read_certificate, read_revocations
 from fedkit.ca.mailbox import Mailbox
 from fedkit.ca.requests import Grant, Request, read_grant, read_request
@@ -61,19 +62,22 @@ class Enrolment:
         return self._members.key(client)
 
     def demand(self, client: ClientId) -> None:
-        """Refusal 403 unless the certificate of this client is good: `revoked`, `expired`."""
+        """Refusal 403 unless the certificate of this client is good and it has a place: `revoked`,
+        `expired`, `full`.
+        """
         self._look()
         self._members.demand(client)
+        self._members.demand_place(client)
 
     def clients(self) -> Sequence[ClientId]:
         """Those whose certificates are good, sorted."""
         self._look()
         return self._members.clients()
 
-    def known(self) -> Sequence[ClientId]:
-        """All that have ever enrolled, in that order."""
+    def seats(self) -> Seats:
+        """Who has a place."""
         self._look()
-        return self._members.known()
+        return self._members.seats()
 
     def pending(self) -> Sequence[ClientId]:
         """Who waits for the CA."""
@@ -232,7 +236,7 @@ class Enrolment:
                 raise CryptoError("its certificate is for another client or key than asked for")
             if not self._trust.vouches(made.client, made.key, grant.voucher):
                 raise CryptoError("its voucher does not hold")
-            self._members.admit(db, made)
+            self._members.admit(db, made, request.renews)
         log.info("client %r has a certificate", made.client)
         return True
 

@@ -47,8 +47,7 @@ class EdgeFederation:
 
     signer: the aggregator's own key, for secure sessions; None: there are none. wait_for: before a round,
     wait until so many clients can be reached, for at most `patience` seconds; then go on with those that
-    there are. room: as many as there may be, less those whose certificates are not good: more are not waited
-    for; None: no bound. reach: seconds for which a client counts as reachable after a request. first_pause:
+    there are. reach: seconds for which a client counts as reachable after a request. first_pause:
     seconds after a failed round.
     """
 
@@ -64,13 +63,12 @@ class EdgeFederation:
         *,
         signer: SigningKey | None = None,
         wait_for: int = 1,
-        room: int | None = None,
         patience: float = 600.0,
         reach: float = REACH,
         first_pause: float = PAUSE,
     ) -> None:
         self._journal, self._registry = journal, registry
-        self._wait_for, self._room, self._patience, self._reach = wait_for, room, patience, reach
+        self._wait_for, self._patience, self._reach = wait_for, patience, reach
         blobs = Blobs(journal.directory / "blobs")
         self._leases, self._releases = Leases(journal, blobs), Releases(journal, blobs)
         self._uploads = Uploads(journal, journal.directory / "uploads")
@@ -199,10 +197,11 @@ class EdgeFederation:
         return [client for client in good if client in busy or self._heard(client, since)]
 
     def _wanted(self, good: int) -> int:
-        """For how many clients to wait: not for one that was revoked, or has expired, and keeps its place."""
-        if self._room is None:
-            return self._wait_for
-        return min(self._wait_for, self._room - (len(self._registry.known()) - good))
+        """For how many clients to wait: for those that are good, and for some that are to come. Nobody is
+        waited for in the place of one that has expired, or until one that was revoked is replaced.
+        """
+        seats = self._registry.seats()
+        return min(self._wait_for, good + max(0, seats.free - len(seats.left)))
 
     def _heard(self, client: ClientId, since: float) -> bool:
         """Whether it was; one that was just lost must come back first, or rounds fail faster than it can."""

@@ -10,6 +10,7 @@ from sqlite3 import Connection
 
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.refusal import Refusal
+from fedkit.aggregator.seats import Seats, seated
 from fedkit.ca.certificates import Certified, Revocations
 from fedkit.messages import ClientId
 
@@ -27,8 +28,8 @@ class _Member:
 class Members:
     """The enrolled devices: for each the newest certificate that it has fetched.
 
-    cas: whose certificates are good, now; `believe` changes them. room: as many as may be there; those that
-    come later wait. clock: unix time.
+    cas: whose certificates are good, now; `believe` changes them. room: places for devices; 0: no bound.
+    clock: unix time.
     """
 
     def __init__(
@@ -39,7 +40,8 @@ class Members:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._journal, self._cas, self._room, self._clock = journal, tuple(cas), room, clock
-        self._told = False
+        self._seats = Seats(room, ())
+        journal.put(room=room)
         self._load()
 
     def key(self, client: ClientId) -> bytes | None:
@@ -57,27 +59,39 @@ class Members:
             told = f"the certificate of client {client!r} {why}: join again with a new invite"
             raise Refusal(403, "expired", told)
 
-    def known(self) -> Sequence[ClientId]:
-        """All that have ever enrolled, in that order, as far as there is room."""
-        if self._room and len(self._order) > self._room and not self._told:
-            more = len(self._order) - self._room
-            log.warning("%d more devices enrolled than the run has room for (%d)", more, self._room)
-            self._told = True
-        return self._order[: self._room] if self._room else self._order
+    def demand_place(self, client: ClientId) -> None:
+        """Refusal 403 `full` if there was no place when this client came."""
+        if client in self._seats.waiting:
+            told = (
+                f"client {client!r} has to wait, all {self._room} places of this run are taken: its operator "
+            )
+            told += "has to revoke a device that is gone, or to serve the next run with more (--clients)"
+            raise Refusal(403, "full", told)
+
+    def seats(self) -> Seats:
+        """Who has a place."""
+        return self._seats
 
     def clients(self) -> Sequence[ClientId]:
         """Those whose certificates are good, sorted."""
         members = self._members
-        return sorted(client for client in self.known() if self._good(members[client]))
+        return sorted(client for client in self._seats.held if self._good(members[client]))
 
     def believe(self, cas: Sequence[bytes]) -> None:
         """From now on certificates of these CAs are good."""
         self._cas = tuple(cas)
 
-    def admit(self, db: Connection, made: Certified) -> None:
-        """Write a certificate down; it counts at once unless the device must first fetch its new key's."""
+    def admit(self, db: Connection, made: Certified, renewed: bool) -> None:
+        """Write a certificate down; it counts at once unless the device must first fetch its new key's.
+
+        renewed: on the word of the key before. Else another key is another device under the same name: what
+        was under way with the one before is not its own.
+        """
         member = self._members.get(made.client)
-        active = member is None or not self._good(member) or member.key == made.key
+        other = member is not None and member.key != made.key
+        active = member is None or not self._good(member) or not other
+        if other and not renewed:
+            _part(db, made.client)
         db.execute(
             "INSERT OR IGNORE INTO members (serial, client, key, begins, ends, active, ca)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -118,9 +132,35 @@ class Members:
             ).fetchall()
             lists = db.execute("SELECT value FROM meta WHERE name LIKE 'revoked %'").fetchall()
         self._revoked = frozenset(serial for (told,) in lists for serial in str(told).split(","))
-        self._order = list(dict.fromkeys(row[0] for row in rows))
         self._members = {client: _Member(*row) for client, *row in rows}
+        before = self._seats
+        self._seats = seated(((row[0], row[1]) for row in rows), self._revoked, self._room)
+        _note(before, self._seats)
 
     def _good(self, member: _Member) -> bool:
         in_time = member.ends > self._clock() and member.serial not in self._revoked
         return in_time and member.ca in self._cas
+
+
+def _note(before: Seats, now: Seats) -> None:
+    """Tell the operator who has found no place, and who has found one after all."""
+    for client in now.waiting:
+        if client not in before.waiting:
+            told = (
+                "no place for client %r, all %d are taken: revoke a device that is gone, or serve with more"
+            )
+            log.warning(told, client, now.room)
+    for client in now.held:
+        if client in before.waiting:
+            log.info("client %r has a place that was given free", client)
+
+
+def _part(db: Connection, client: ClientId) -> None:
+    """Forget what a device had of its tasks, and what became of them; results that were accepted count."""
+    db.execute("DELETE FROM tasks WHERE client = ? AND verdict IS NOT NULL", (client,))
+    db.execute("UPDATE tasks SET leased = NULL, acked = NULL WHERE client = ?", (client,))
+    db.execute(
+        "DELETE FROM uploads WHERE task NOT IN (SELECT task FROM replies)"
+        " AND task IN (SELECT id FROM tasks WHERE client = ?)",
+        (client,),
+    )

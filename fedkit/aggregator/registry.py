@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from fedkit.aggregator.seats import Seats
 from fedkit.messages import ClientId
 from fedkit.secagg.identity import Trust
 
@@ -22,15 +23,15 @@ class Registry(Protocol):
         ...
 
     def demand(self, client: ClientId) -> None:
-        """Refusal 403 if a client, whose signature holds, may not ask any more: `revoked`, `expired`."""
+        """Refusal 403 if a client, whose signature holds, may not ask: `revoked`, `expired`, `full`."""
         ...
 
     def clients(self) -> Sequence[ClientId]:
         """Who may take part now, sorted; there may be more the next time."""
         ...
 
-    def known(self) -> Sequence[ClientId]:
-        """All that ever could, in the order in which they came."""
+    def seats(self) -> Seats:
+        """Who has a place, whether it may take part now or not."""
         ...
 
 
@@ -51,6 +52,6 @@ class Roster:
         """All of them, sorted."""
         return sorted(self._keys)
 
-    def known(self) -> Sequence[ClientId]:
-        """All of them, sorted."""
-        return self.clients()
+    def seats(self) -> Seats:
+        """A place for each."""
+        return Seats(len(self._keys), tuple(sorted(self._keys)))

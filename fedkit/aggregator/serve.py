@@ -62,7 +62,7 @@ class Station:
         """
         _await_devices(self.journal, self.registry, self.built, self.most)
         by = "of a CA" if self.service.trust.kind == "ca" else ""  # not which: another may take over
-        workload = Deployed(self.built.workload, self.registry.known(), self.most, by)
+        workload = Deployed(self.built.workload, self.registry.seats().held, self.most, by)
         watching = (*observers, self.progress)
 
         def go(resume: bool) -> Result:
@@ -98,7 +98,6 @@ class Station:
             self.registry,
             signer=service.signer,
             wait_for=wanted if service.wait_for is None else service.wait_for,
-            room=self.most,
             patience=policy.deadline if service.patience is None else service.patience,
         )
 
@@ -177,8 +176,8 @@ def _await_devices(journal: Journal, registry: Registry, built: Built, room: int
     """Wait until so many devices have enrolled that a round can have its quorum, however long that takes."""
     quorum, told = built.policy.quorum, -1
     need = quorum if isinstance(quorum, int) else math.ceil(quorum * room)
-    while len(registry.known()) < min(max(need, 1), room):
-        ticks, known = journal.ticks, len(registry.known())
+    while len(registry.seats().held) < min(max(need, 1), room):
+        ticks, known = journal.ticks, len(registry.seats().held)
         if known != told:
             log.warning("waiting for devices to enrol: %d of %d", known, need)
         told = known

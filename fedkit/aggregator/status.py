@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkit.aggregator.leases import read
+from fedkit.aggregator.seats import seated
 from fedkit.errors import CheckpointError
 from fedkit.messages import ClientId
 
@@ -60,6 +61,7 @@ def standing(directory: Path, known: Iterable[ClientId] = (), now: float | None 
     return {
         "job": meta.get("job_id"),
         "pause": max(0.0, pause - then),
+        "places": _places(meta.get("room"), [(client, serial) for client, serial, _ in held], revoked),
         "enrolments": [client for (client,) in asking],
         "tasks": {state: sum(row[2] == state for row in rows) for state in STATES},
         "uploads": [_upload(directory, *row) for row in rows if row[2] == "uploading"],
@@ -71,6 +73,16 @@ def standing(directory: Path, known: Iterable[ClientId] = (), now: float | None 
 
 def _client(client: ClientId, seen: float | None = None, protocol: int | None = None) -> dict[str, Any]:
     return {"client": client, "seen": seen, "protocol": protocol, "tasks": []}
+
+
+def _places(
+    room: float | None, held: list[tuple[ClientId, str]], revoked: set[str]
+) -> dict[str, object] | None:
+    """Places for devices and who waits for one; None where a roster has them all."""
+    if not room:
+        return None
+    seats = seated(held, revoked, int(room))
+    return {"room": seats.room, "taken": len(seats.held), "free": seats.free, "waiting": list(seats.waiting)}
 
 
 def _upload(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ import typer
 from fedkit.cli.output import Format, FormatOption, echo_json, echo_table
 
 _SHOWN = 10
-"""Names of devices that wait for a certificate."""
+"""Names of devices that wait for something."""
 
 
 def status(
@@ -77,17 +77,22 @@ def _lines(told: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "metrics", show_metrics(run["metrics"])
     yield "outcomes", _counts(run["outcomes"])
     yield "tasks", _counts(told["tasks"])
+    if places := told["places"]:
+        yield "places", f"{places['taken']} of {places['room']} taken, {places['free']} free"
+        if waiting := places["waiting"]:
+            yield "without a place", f"{_names(waiting)}: revoke a device that is gone, or serve with more"
     if asking := told["enrolments"]:
-        yield (
-            "enrolments",
-            f"{len(asking)} pending: {', '.join(asking[:_SHOWN])}" + ", ..." * (len(asking) > _SHOWN),
-        )
+        yield "enrolments", f"{len(asking)} pending: {_names(asking)}"
     if told["running"]:
         yield "connections", _counts(told["connections"])
         yield "protocol", "versions " + " and ".join(map(str, told["protocols"]))
     yield "traffic", f"{show_bytes(traffic['up'])} up, {show_bytes(traffic['down'])} down"
     kept = (f"{name} {show_bytes(disk[name])}" for name in ("journal", "blobs", "uploads", "free"))
     yield "disk", ", ".join(kept)
+
+
+def _names(clients: Sequence[str]) -> str:
+    return ", ".join(clients[:_SHOWN]) + ", ..." * (len(clients) > _SHOWN)
 
 
 def _counts(counts: Mapping[str, int]) -> str:

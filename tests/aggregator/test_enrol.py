@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -12,18 +13,22 @@ from typing import Any
 
 import pytest
 
+from fedkit import wire
 from fedkit.aggregator import enrol
 from fedkit.aggregator.app import App
 from fedkit.aggregator.enrol import Enrolment
 from fedkit.aggregator.guard import STRANGE_LIMIT
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.refusal import Refusal
+from fedkit.aggregator.seats import Seats
 from fedkit.aggregator.status import standing
 from fedkit.ca.authority import Authority, make_authority
 from fedkit.ca.invites import Invite
 from fedkit.ca.mailbox import Mailbox
 from fedkit.ca.requests import Grant, Request, make_request, read_grant, read_request
 from fedkit.ca.succession import announce
+from fedkit.federation import Verdict
+from fedkit.messages import Failure
 from fedkit.secagg.identity import SigningKey, Trust
 from fedkit.signing import content_digest, headers
 
@@ -61,7 +66,7 @@ class Town:
 
     @property
     def box(self) -> Mailbox:
-        return Mailbox(self.folder / "journal" / "enrol")
+        return Mailbox(self.journal.directory / "enrol")
 
     def invite(self, client: str = "ward 7") -> Invite:
         return self.authority.invite(client, "https://h:1", SERVER.public)
@@ -200,7 +205,8 @@ def test_revoked_and_expired_are_told_apart(town: Town) -> None:
     refused(lambda: town.again().demand("ward 7"), 403, "revoked")
     town.later(181)
     refused(lambda: town.enrolment.demand("ward 8"), 403, "expired")
-    assert (town.enrolment.clients(), town.enrolment.known()) == ([], ["ward 7", "ward 8"])
+    assert town.enrolment.clients() == []
+    assert town.enrolment.seats() == Seats(0, ("ward 8",), (), ("ward 7",)), "who has expired may come back"
     town.join("ward 8", OTHER)
     assert town.enrolment.key("ward 8") == OTHER.public
 
@@ -213,7 +219,7 @@ def test_who_only_looks_sees_a_revocation_and_the_log_has_it_once(
     for client in ("ward 7", "ward 8"):
         town.authority.revoke(client)
         town.box.put("crl.pem", (town.folder / "ca" / "crl.pem").read_bytes())
-        town.enrolment.known()
+        town.enrolment.seats()
         assert caplog.text.count(f"client '{client}' was revoked") == 1
     assert caplog.text.count("was revoked") == 2
     known = standing(town.journal.directory, ["ward 7", "ward 8"])["clients"]
@@ -255,12 +261,78 @@ def test_only_a_good_client_renews(town: Town) -> None:
     refused(lambda: town.enrolment.take(town.renewal().data()), 403, "expired")
 
 
-def test_who_comes_after_the_last_place_waits(town: Town, caplog: pytest.LogCaptureFixture) -> None:
+def test_who_comes_after_the_last_place_waits_and_is_told(
+    town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    enrolment = town.open(room=1)
     town.join("b", KEY)
     town.join("a", OTHER)
-    enrolment = town.open(room=1)
-    assert (enrolment.clients(), enrolment.known()) == (["b"], ["b"])
-    assert "more devices enrolled than the run has room for" in caplog.text
+    assert (enrolment.clients(), enrolment.seats()) == (["b"], Seats(1, ("b",), ("a",)))
+    assert caplog.messages == [
+        "no place for client 'a', all 1 are taken: revoke a device that is gone, or serve with more"
+    ]
+    enrolment.demand("b")
+    refused(lambda: enrolment.demand("a"), 403, "full")
+    assert standing(town.folder / "journal")["places"] == {"room": 1, "taken": 1, "free": 0, "waiting": ["a"]}
+
+
+def test_who_has_no_place_renews_its_certificate_all_the_same(town: Town) -> None:
+    town.open(room=1)
+    town.join("b", OTHER)
+    town.join("ward 7", KEY)
+    name = town.enrolment.take(town.renewal().data())
+    town.approve()
+    assert town.enrolment.answer(name) is not None
+
+
+def test_a_revoked_device_leaves_its_place_to_the_next_and_an_expired_one_does_not(town: Town) -> None:
+    enrolment = town.open(room=2)
+    for client in ("a", "b", "c"):
+        town.join(client, SigningKey.new())
+    town.later(181)
+    town.join("b", SigningKey.new())
+    assert enrolment.seats().held == ("a", "b"), "a has expired"
+    refused(lambda: enrolment.demand("c"), 403, "expired")
+    town.join("c", SigningKey.new())
+    refused(lambda: enrolment.demand("c"), 403, "full")
+    town.authority.revoke("a")
+    town.box.put("crl.pem", (town.folder / "ca" / "crl.pem").read_bytes())
+    assert enrolment.clients() == ["b", "c"]
+    enrolment.demand("c")
+    assert standing(town.folder / "journal")["places"] == {"room": 2, "taken": 2, "free": 0, "waiting": []}
+    town.join("a", SigningKey.new())
+    refused(lambda: enrolment.demand("a"), 403, "full")
+    assert (town.open(room=2).clients(), town.open(room=3).clients()) == (["b", "c"], ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_another_device_of_the_same_name_goes_on_with_nothing_of_the_one_before(
+    site: Any, town: Town, same: bool
+) -> None:
+    """One that was revoked and has joined again with its own key goes on with all of it."""
+    town.journal.close()
+    town.journal = site.journal
+    town.open()
+    town.join("alice", KEY)
+    tasks = [site.task("alice", round) for round in range(3)]
+    site.federation.send(tasks)
+    site.deliver(tasks[1])
+    told = site.leases.news("alice")[1]
+    site.leases.acknowledge("alice", [lease.id for lease in told], [])
+    frame = wire.encode(Failure(tasks[2].key, "diverged"))
+    digest = hashlib.sha256(frame).hexdigest()
+    name, _ = site.uploads.begin("alice", tasks[2].key, len(frame), digest)
+    site.uploads.append("alice", name, 0, frame[:5])
+    site.federation.settle({tasks[0].key: Verdict.counted})
+    town.authority.revoke("alice")
+    town.box.put("crl.pem", (town.folder / "ca" / "crl.pem").read_bytes())
+    refused(lambda: town.enrolment.demand("alice"), 403, "revoked")
+    town.join("alice", KEY if same else OTHER)
+    settled, leases = site.leases.news("alice")
+    assert [key.round for key, _ in settled] == ([0] if same else [])
+    assert len(leases) == (0 if same else 1), "the task without a result is offered to the new device"
+    assert site.uploads.begin("alice", tasks[2].key, len(frame), digest)[1] == (5 if same else 0)
+    assert [arrival.key.round for arrival in site.federation.receive(site.federation.now())] == [1]
 
 
 def strange(body: bytes) -> dict[str, str]:

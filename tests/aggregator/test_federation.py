@@ -25,6 +25,7 @@ from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.leases import Leases
 from fedkit.aggregator.listener import Listener
 from fedkit.aggregator.registry import Roster
+from fedkit.aggregator.seats import Seats
 from fedkit.aggregator.status import standing
 from fedkit.conformance import check_federation
 from fedkit.downlink import Release
@@ -296,23 +297,42 @@ def test_it_waits_for_enough_clients_but_not_for_ever(site: Any) -> None:
     assert time.monotonic() - began >= 0.2
 
 
+@pytest.mark.parametrize("revoked", [False, True], ids=["expired", "revoked"])
 def test_a_device_whose_certificate_is_not_good_is_not_waited_for(
-    site: Any, monkeypatch: pytest.MonkeyPatch
+    site: Any, monkeypatch: pytest.MonkeyPatch, revoked: bool
 ) -> None:
-    good = ["alice", "bob", "ward 7"]
+    good, seats = ["alice", "bob", "ward 7"], [Seats(3, ("alice", "bob", "ward 7"))]
     monkeypatch.setattr(ROSTER, "clients", lambda: list(good))
-    monkeypatch.setattr(ROSTER, "known", lambda: ["alice", "bob", "ward 7"])
+    monkeypatch.setattr(ROSTER, "seats", lambda: seats[-1])
     for name in ("alice", "bob"):
         site.journal.admit(name, "00", 0, 0.0)
     waits: list[int] = []
 
-    def revoked(ticks: int, seconds: float) -> None:
+    def falls(ticks: int, seconds: float) -> None:
         waits.append(ticks)
         good.remove("ward 7")
+        if revoked:
+            seats.append(Seats(3, ("alice", "bob"), (), ("ward 7",)))
 
-    monkeypatch.setattr(site.journal, "wait", revoked)
-    assert EdgeFederation(site.journal, ROSTER, wait_for=3, room=3).clients() == ["alice", "bob"]
-    assert len(waits) == 1, "until it was revoked"
+    monkeypatch.setattr(site.journal, "wait", falls)
+    assert EdgeFederation(site.journal, ROSTER, wait_for=3).clients() == ["alice", "bob"]
+    assert len(waits) == 1, "until its certificate was not good any more"
+
+
+def test_devices_that_are_to_come_are_waited_for(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ROSTER, "clients", lambda: ["alice", "bob"])
+    monkeypatch.setattr(ROSTER, "seats", lambda: Seats(5, ("alice", "bob"), (), ("ward 7",)))
+    for name in ("alice", "bob"):
+        site.journal.admit(name, "00", 0, 0.0)
+    waits: list[int] = []
+
+    def comes(ticks: int, seconds: float) -> None:
+        waits.append(ticks)
+        monkeypatch.setattr(ROSTER, "seats", lambda: Seats(5, ("alice", "bob"), (), ("a", "b", "ward 7")))
+
+    monkeypatch.setattr(site.journal, "wait", comes)
+    assert EdgeFederation(site.journal, ROSTER, wait_for=3).clients() == ["alice", "bob"]
+    assert len(waits) == 1, "of three free places one has not been anybody's"
 
 
 def test_another_job_is_not_mixed_in(site: Any) -> None:

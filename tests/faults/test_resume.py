@@ -446,3 +446,24 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be a run folder"):
         run("fedavg", Work(), rounds=1, out=tmp_path / "file" / "run")
+
+
+def test_where_clients_come_and_go_a_plan_may_name_one_that_is_gone(tmp_path: Path) -> None:
+    """Its place may be another's by the time the round is taken up: it is asked, and does not answer."""
+
+    class Dies:
+        def round_started(self, event: object) -> None:
+            raise KeyboardInterrupt
+
+    class Town(Work):
+        enrolled_by = "of a CA"
+
+    out, work = tmp_path / "run", Town()
+    with pytest.raises(KeyboardInterrupt):
+        run("fedavg", work, rounds=1, out=out, observers=[Dies()])
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan["cohort"][-1] != "zoe"
+    (out / "plan.json").write_text(json.dumps({**plan, "cohort": [*plan["cohort"][:-1], "zoe"]}))
+    with pytest.raises(Exception, match="zoe") as caught:
+        run("fedavg", work, rounds=1, out=out, resume=True)
+    assert not isinstance(caught.value, CheckpointError), "the plan is taken; a simulation has no such client"
