@@ -48,15 +48,17 @@ def make_authority(directory: Path, clock: Callable[[], datetime] = _now) -> byt
 class Authority:
     """The CA in `directory`, which this process has to itself while the context is open.
 
-    DataError: there is none. ConfigError: in use, or damaged.
+    ConfigError: there is none, or in use, or damaged. DataError: its key is gone.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], datetime] = _now) -> None:
         self._directory, self._clock = directory, clock
+        if not (directory / CERTIFICATE).exists():
+            raise ConfigError(
+                f"{directory} is no CA: give --ca, or make one with `fedkit ca init {directory}`"
+            )
         self._key = read_key(directory)
         self._before, self._after = _announced(directory / PREVIOUS), _announced(directory / FILE)
-        if not (directory / CERTIFICATE).exists():
-            raise ConfigError(f"{directory} is no CA: make one with `fedkit ca init`")
         self._lock = lock_file(directory / "lock")
         try:
             self._ledger = Ledger(directory)

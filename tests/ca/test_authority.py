@@ -16,7 +16,7 @@ from fedkit.ca.certificates import read_certificate, read_revocations
 from fedkit.ca.requests import make_request
 from fedkit.ca.succession import announce, read_succession
 from fedkit.ca.texts import next_text
-from fedkit.errors import ConfigError, CryptoError, DataError, WireError
+from fedkit.errors import ConfigError, CryptoError, WireError
 from fedkit.secagg.identity import SigningKey, Trust
 
 KEY, OTHER = SigningKey(b"k" * 32), SigningKey(b"o" * 32)
@@ -114,7 +114,7 @@ def test_a_ledger_survives_a_crash_and_not_damage(office: Any) -> None:
 
 
 def test_a_folder_that_is_no_ca_or_is_in_use(office: Any, tmp_path: Path) -> None:
-    with pytest.raises(DataError):
+    with pytest.raises(ConfigError, match="none is no CA: give --ca, or make one with `fedkit ca init"):
         Authority(tmp_path / "none")
     with pytest.raises(ConfigError, match="in use"):
         Authority(office.directory)

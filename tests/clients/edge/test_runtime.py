@@ -541,6 +541,29 @@ def test_a_client_that_is_not_known_waits(tmp_path: Path, aggregator: Any) -> No
     client.close()
 
 
+def test_a_device_that_is_too_old_keeps_what_is_finished_and_delivers_it_once_it_is_not(
+    tmp_path: Path, aggregator: Any
+) -> None:
+    client, guarded = make_client(aggregator, tmp_path), aggregator._guarded
+
+    def too_old(request: httpx.Request, method: str, target: str) -> httpx.Response:
+        """Upgraded while the device trained."""
+        if not target.startswith("/v1/uploads"):
+            return cast("httpx.Response", guarded(request, method, target))
+        told = {"error": "version", "message": "the device speaks version '1', the aggregator 2 and 3"}
+        return httpx.Response(400, json=told)
+
+    aggregator._guarded = too_old
+    for _ in range(3):
+        with pytest.raises(Refused, match="version '1', the aggregator 2 and 3"):
+            client.step()
+        assert list((tmp_path / aggregator.folder / "finished").iterdir())
+    client.close()
+    aggregator._guarded = guarded
+    assert go(aggregator, tmp_path) == 0
+    assert list(aggregator.results.values()) == aggregator.direct()
+
+
 def test_an_upload_that_is_not_wanted_is_forgotten(tmp_path: Path, aggregator: Any) -> None:
     put = aggregator._put
     aggregator._put = lambda *_: httpx.Response(409, json={"error": "other", "message": "another stands"})
