@@ -113,7 +113,7 @@ class Participant:
             raise ClientFailed(
                 "round",
                 "residual",
-                f"this client's update of round {task.key.round} or of a later one was counted already",
+                f"this client's update of round {task.key.round + 1} or of a later one was counted already",
             )
         update, memories = self._trained(task)
         try:

@@ -37,20 +37,20 @@ class Progress:
     def round_started(self, event: RoundStarted) -> None:
         plan = event.plan
         self._now = {"round": plan.round, "invited": len(plan.cohort), "want": plan.want, "counted": 0}
-        log.info("round %d: %d clients are asked", plan.round, len(plan.cohort), extra=self._now)
+        log.info("round %d: %d clients are asked", plan.round + 1, len(plan.cohort), extra=self._now)
 
     def replied(self, event: Replied) -> None:
         if self._now is not None:
             self._now = {**self._now, "counted": event.counted}
         told = {"round": event.round, "client": event.client, "outcome": event.fate.outcome.value}
-        log.info("round %d: client %r %s", *told.values(), extra=told)
+        log.info("round %d: client %r %s", event.round + 1, event.client, told["outcome"], extra=told)
 
     def round_ended(self, event: RoundEnded) -> None:
         record = event.record
         self.add(record)
         self._now = None
         told = {"round": record.round, "ok": record.ok, "reason": record.reason, "metrics": record.metrics}
-        log.info("round %d: %s", record.round, "done" if record.ok else record.reason, extra=told)
+        log.info("round %d: %s", record.round + 1, "done" if record.ok else record.reason, extra=told)
 
     def run_ended(self, event: RunEnded) -> None:
         self._ended = event.stopped or "done"

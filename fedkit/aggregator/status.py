@@ -52,7 +52,7 @@ def standing(directory: Path, known: Iterable[ClientId] = (), now: float | None 
     clients = {client: _client(client) for client in known}
     clients |= {client: _client(client, max(0.0, then - seen), version) for client, seen, version in heard}
     for key, client, state, _, _ in rows:
-        clients.setdefault(client, _client(client))["tasks"].append(f"round {read(key).round} {state}")
+        clients.setdefault(client, _client(client))["tasks"].append(f"round {read(key).round + 1} {state}")
     revoked = {serial for (told,) in lists for serial in str(told).split(",")}
     newest = {client: (serial, ends) for client, serial, ends in held}
     for client, row in clients.items():

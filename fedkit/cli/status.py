@@ -36,7 +36,7 @@ def status(
         typer.echo()
         parts = [(row, f"{show_bytes(row['held'])} of {show_bytes(row['bytes'])}") for row in told["uploads"]]
         echo_table(
-            [{"upload": row["client"], "round": str(row["round"]), "held": part} for row, part in parts]
+            [{"upload": row["client"], "round": str(row["round"] + 1), "held": part} for row, part in parts]
         )
 
 
@@ -65,7 +65,7 @@ def _lines(told: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     if now := run["now"]:
         yield (
             "now",
-            f"round {now['round']}: {now['counted']} of {now['want']} counted, {now['invited']} invited",
+            f"round {now['round'] + 1}: {now['counted']} of {now['want']} counted, {now['invited']} invited",
         )
     if (last := run["last"]) and not last["ok"]:
         yield "last round", f"failed: {last['reason']}"

@@ -81,10 +81,10 @@ def test_status_tells_of_clients_and_tasks(site: Any, asked: httpx.Client) -> No
     }
     rows = {row["client"]: row for row in told["clients"]}
     assert sorted(rows) == ["alice", "bob", "ward 7"]
-    assert rows["alice"]["tasks"] == ["round 3 offered"]
+    assert rows["alice"]["tasks"] == ["round 4 offered"]
     assert rows["bob"] == {
         **{"client": "bob", "seen": None, "protocol": None, "certificate": None},
-        **{"revoked": False, "tasks": ["round 3 waiting"], "uplink": None},
+        **{"revoked": False, "tasks": ["round 4 waiting"], "uplink": None},
     }
     assert told["connections"] == {"devices": 0, "strangers": 0}
     assert told["disk"]["journal"] > 0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+
+import pytest
 
 from fedkit.aggregator.progress import Progress, of_folder
 from fedkit.launch import run_scenario
@@ -18,8 +21,9 @@ SETTINGS = (
 )
 
 
-def test_it_tells_of_a_run_and_so_does_its_folder(tmp_path: Path) -> None:
+def test_it_tells_of_a_run_and_so_does_its_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     progress = Progress()
+    caplog.set_level(logging.INFO, "fedkit.aggregator")
     assert (progress.told()["done"], progress.told()["now"]) == (0, None)
     run_scenario(read("digits", SETTINGS), out=tmp_path / "run", observers=[progress])
     told = progress.told()
@@ -27,6 +31,10 @@ def test_it_tells_of_a_run_and_so_does_its_folder(tmp_path: Path) -> None:
     assert told["last"] == {"round": 1, "ok": True, "reason": ""}
     assert 0 < told["metrics"]["accuracy"] <= 1
     assert sum(told["outcomes"].values()) >= 8
+    said = [text for text in caplog.messages if text.startswith("round ")]
+    assert {text.split()[1] for text in said} == {"1:", "2:"}, "people count from 1"
+    assert said[0] == "round 1: 4 clients are asked"
+    assert said[-1] == "round 2: done"
     with (tmp_path / "run" / "rounds.jsonl").open("a") as file:
         file.write('{"torn')
     assert of_folder(tmp_path / "run") == {**told, "rounds": 0, "ended": ""}

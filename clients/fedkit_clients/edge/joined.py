@@ -136,7 +136,7 @@ class Joined:
 
     def _finish(self, name: str, task: Task, reply: Answer) -> None:
         self.spool.finish(name, wire.encode(reply), self.participant.pending().get(task.key, {}))
-        log.info("round %d: %s done", task.key.round, task.key.kind)
+        log.info("round %d: %s done", task.key.round + 1, task.key.kind)
 
 
 def begin(
@@ -176,7 +176,7 @@ def begin(
 def _noted(reply: Answer) -> Answer:
     """The reply; a failure is told to the device's own log in full."""
     if isinstance(reply, Failure):
-        log.error("round %d failed (%s):\n%s", reply.key.round, reply.code, reply.detail)
+        log.error("round %d failed (%s):\n%s", reply.key.round + 1, reply.code, reply.detail)
     return reply
 
 

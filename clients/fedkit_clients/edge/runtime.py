@@ -189,7 +189,7 @@ class EdgeClient:
         for key, verdict in news.settled:
             joined.settle(key, verdict)
             self._heeded.append(key)
-            log.info("round %d: %s", key.round, verdict)
+            log.info("round %d: %s", key.round + 1, verdict)
         room = max(0, joined.spool.room - len(self._offers))  # what is not taken is offered again
         self._offers |= {offer.id: offer for offer in news.offers[:room]}
         new = False
@@ -259,7 +259,7 @@ class EdgeClient:
             except Refused as error:
                 if error.status not in _UNWANTED:
                     raise
-                log.info("round %d: the answer at %s is not wanted: %s", key.round, key.stage, error)
+                log.info("round %d: the answer at %s is not wanted: %s", key.round + 1, key.stage, error)
             joined.talk.told(key)
         for name, key in joined.spool.finished():
             try:
@@ -269,9 +269,9 @@ class EdgeClient:
                 joined.spool.acknowledged(name)
                 for old in joined.spool.forsaken():
                     joined.settle(old, Verdict.lost)
-                log.info("round %d: the aggregator has the reply", key.round)
+                log.info("round %d: the aggregator has the reply", key.round + 1)
             except Refused as error:
                 if error.status not in _UNWANTED:
                     raise
-                log.warning("the reply to round %d is not wanted: %s", key.round, error)
+                log.warning("the reply to round %d is not wanted: %s", key.round + 1, error)
                 joined.settle(key, Verdict.unwanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -95,6 +96,17 @@ def test_the_shortest_way_to_a_model_is_taken(
         target.partition("held=")[2].partition("&")[0] for _, target, _ in server.log if "held=" in target
     ]
     assert sorted({int(one) for one in held}) == ([2, 3, 4, 5] if way[1] == "first" else [])
+
+
+def test_the_log_counts_rounds_from_1(
+    tmp_path: Path, aggregator: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "fedkit.edge"):
+        go(aggregator, tmp_path)
+    said = [text for text in caplog.messages if text.startswith("round ")]
+    for step in ("train done", "the aggregator has the reply"):
+        assert [text for text in said if text.endswith(step)] == [f"round {n}: {step}" for n in range(1, 6)]
+    assert {int(text.split()[1].rstrip(":")) for text in said} == {1, 2, 3, 4, 5}
 
 
 class PowerCut(BaseException):
