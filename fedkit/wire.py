@@ -51,8 +51,8 @@ def encode(message: Message) -> bytes:
         context = (message.context[name] for name in sorted(message.context))
         body = [part for tensors in (message.model, *context) for part in packing.raw(tensors)]
     prefix = _PREFIX.pack(MAGIC, VERSION, kind, len(header), len(table), sum(map(len, body)))
-    frame = b"".join([prefix, header, table, *body])
-    return frame + _checksum(frame)
+    parts = [prefix, header, table, *body]
+    return b"".join([*parts, _checksum(*parts)])
 
 
 def size(message: Message) -> int:
@@ -115,8 +115,11 @@ def _bytes(message: Message) -> bytes:
     return message.body if isinstance(message, FromServer | FromClient) else b""
 
 
-def _checksum(data: bytes | memoryview) -> bytes:
-    return hashlib.blake2b(data, digest_size=_DIGEST).digest()
+def _checksum(*parts: bytes | memoryview) -> bytes:
+    digest = hashlib.blake2b(digest_size=_DIGEST)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
 
 
 def _object(data: bytes) -> Fields:

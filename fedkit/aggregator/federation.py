@@ -10,6 +10,7 @@ from fedkit import jobfile, wire
 from fedkit.aggregator.blobs import Blobs
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.leases import Leases
+from fedkit.aggregator.memory import give_back
 from fedkit.aggregator.registry import Registry
 from fedkit.aggregator.releases import Releases
 from fedkit.aggregator.uploads import Reply, Uploads
@@ -215,6 +216,7 @@ class EdgeFederation:
         now = self.now()
         if now - self._beaten >= _BEAT:
             self._journal.beat()
+            give_back()
             self._beaten = now
         self._journal.wait(ticks, min(until - now, _BEAT))
 

@@ -21,6 +21,7 @@ from fedkit.aggregator.federation import EdgeFederation
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.listener import Listener
 from fedkit.aggregator.logs import logged
+from fedkit.aggregator.memory import give_back
 from fedkit.aggregator.meters import Meters
 from fedkit.aggregator.persevering import persevering
 from fedkit.aggregator.progress import Progress
@@ -85,6 +86,7 @@ class Station:
             try:
                 self.journal.put(over=1)
                 self.journal.beat()
+                give_back()
             except sqlite3.Error as error:
                 log.error("the journal cannot be written: %s", error)
             time.sleep(BEAT)
