@@ -40,6 +40,10 @@ def client(
         str,
         typer.Option("--workload", help="A registered name, FILE.py:ATTR or MODULE:ATTR; no scenario."),
     ] = "",
+    data: Annotated[
+        str,
+        typer.Option("--data", help="The data of this device: the option `data` of the workload."),
+    ] = "",
     directory: Annotated[
         Path,
         typer.Option("--dir", help="Where its key is (`fedkit identity DIR`) and what it must not lose."),
@@ -75,6 +79,8 @@ def client(
     if policy is not None and not policy.is_file():
         raise ConfigError(f"--policy {policy}: there is no such file")
     address, rest = _address(words or [], insecure_http)
+    if data:
+        rest = [*rest, f"{'' if workload else 'workload_options.'}data={json.dumps(data)}"]
     told = {
         "address": address,
         "roster": str(roster),

@@ -73,9 +73,12 @@ def test_plain_http_is_asked_for_by_name(tmp_path: Path) -> None:
 
 WORKLOAD = """
 import numpy as np
+from fedkit.errors import ConfigError
 from fedkit_clients import NumpyWorkload, Softmax
 
 def hospital(data: str, rows: int = 4):
+    if data == "gone.npz":
+        raise ConfigError(data + " is gone")
     return NumpyWorkload(Softmax(2, 2), {"c000": (np.ones((rows, 2), np.float32), np.zeros(rows, np.int64))})
 """
 
@@ -85,6 +88,8 @@ def hospital(data: str, rows: int = 4):
     [
         (["--workload", "ward:hospital", "row=5", "data=x"], "row: unknown key; did you mean 'rows'?"),
         (["--workload", "ward:hospital"], "data: is missing"),
+        (["--workload", "ward:hospital", "--data", "gone.npz"], "gone.npz is gone"),
+        (["digits", "--data", "x.npz"], "[workload_options] data: unknown key"),
         (["--workload", "ward:hospitals", "data=x"], "has no 'hospitals'; did you mean 'hospital'?"),
         (["--workload", "wards:hospital"], "wards cannot be imported"),
         (["--workload", "digit"], "did you mean 'digits'?"),
