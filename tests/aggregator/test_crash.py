@@ -58,12 +58,22 @@ class Mortal:
 Upload = Callable[[Any, list[Any]], None]
 
 
+def taken(site: Any, task: Any) -> bytes:
+    """The reply of a client that has taken its tasks."""
+    site.leases.news(task.key.client)
+    return wire.encode(EncodedUpdate(task.key, "none", bytes(32), 2.0, {}, 1.0))
+
+
+def begun(site: Any, task: Any) -> tuple[bytes, str, int]:
+    """A reply, the name of its upload, and how much of it is there."""
+    frame, client = taken(site, task), task.key.client
+    return frame, *site.uploads.begin(client, task.key, len(frame), hashlib.sha256(frame).hexdigest())
+
+
 def in_pieces(site: Any, tasks: list[Any]) -> None:
     for task in tasks:
+        frame, name, offset = begun(site, task)
         client = task.key.client
-        site.leases.news(client)[1]
-        frame = wire.encode(EncodedUpdate(task.key, "none", bytes(32), 2.0, {}, 1.0))
-        name, offset = site.uploads.begin(client, task.key, len(frame), hashlib.sha256(frame).hexdigest())
         while offset < len(frame):
             offset, _ = site.uploads.append(client, name, offset, frame[offset : offset + 50])
 
@@ -71,9 +81,7 @@ def in_pieces(site: Any, tasks: list[Any]) -> None:
 def at_once(site: Any, tasks: list[Any]) -> None:
     bodies.make_incoming(site.directory)
     for task in tasks:
-        client, name = task.key.client, wire.name_of(task.key)
-        site.leases.news(client)[1]
-        frame = wire.encode(EncodedUpdate(task.key, "none", bytes(32), 2.0, {}, 1.0))
+        client, name, frame = task.key.client, wire.name_of(task.key), taken(site, task)
         with bodies.place("PUT", site.directory) as body:
             body.write(frame)
             body.flush()
@@ -83,10 +91,8 @@ def at_once(site: Any, tasks: list[Any]) -> None:
 def begun_then_at_once(site: Any, tasks: list[Any]) -> None:
     """As a device does that was started again, and another time."""
     for task in tasks:
+        frame, name, offset = begun(site, task)
         client = task.key.client
-        site.leases.news(client)[1]
-        frame = wire.encode(EncodedUpdate(task.key, "none", bytes(32), 2.0, {}, 1.0))
-        name, offset = site.uploads.begin(client, task.key, len(frame), hashlib.sha256(frame).hexdigest())
         if offset < len(frame):
             site.uploads.append(client, name, offset, frame[offset : offset + 50])
         at_once(site, [task])

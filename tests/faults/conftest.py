@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.faults.commands import Commands
 from tests.faults.deployment import Deployment, Plan
 from tests.faults.faultproxy import Faults
 from tests.faults.reaper import Reaper
+from tests.ports import reserved
 
 SHIM = r"""
 #define _GNU_SOURCE
@@ -63,6 +65,13 @@ def deploy(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
             return one
 
         yield make
+
+
+@pytest.fixture
+def operate(tmp_path: Path) -> Iterator[Callable[..., Commands]]:
+    """Commands, by their class, in an empty folder with a port for its aggregator; they end with the test."""
+    with ExitStack() as stack, reserved() as port:
+        yield lambda kind: kind(tmp_path, stack, f"127.0.0.1:{port}")
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +13,6 @@ import pytest
 from fedkit import keyfile
 from fedkit.aggregator.enrol import LOOK
 from tests.faults.town import Town
-from tests.ports import reserved
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="signals")]
 DAY = 86_400
@@ -32,10 +29,10 @@ ENDLESS = (*SETTINGS, "rounds.count=100000", "rounds.quorum=1")
 
 
 @pytest.fixture
-def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Town]:
-    monkeypatch.chdir(tmp_path)
-    with ExitStack() as stack, reserved() as port:
-        yield Town(tmp_path, stack, f"127.0.0.1:{port}")
+def town(operate: Callable[..., Town], monkeypatch: pytest.MonkeyPatch) -> Town:
+    made = operate(Town)
+    monkeypatch.chdir(made.folder)
+    return made
 
 
 def serve(town: Town, log: str, *words: str, **more: Any) -> Any:

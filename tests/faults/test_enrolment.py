@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from fedkit.launch import run_scenario
 from fedkit.scenario import read
 from tests.faults.commands import Commands
-from tests.ports import reserved
 
 NAMES = ("c000", "c001", "c002")
 SETTINGS = (
@@ -23,15 +20,10 @@ SETTINGS = (
 )
 
 
-@pytest.fixture
-def town(tmp_path: Path) -> Iterator[Commands]:
-    with ExitStack() as stack, reserved() as port:
-        yield Commands(tmp_path, stack, f"127.0.0.1:{port}")
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_the_whole_journey(town: Commands) -> None:
+def test_the_whole_journey(operate: Callable[..., Commands]) -> None:
+    town = operate(Commands)
     address = town.address
     town.do("ca", "init")
     door = ("--operator", "127.0.0.1:0")

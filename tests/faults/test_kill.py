@@ -23,7 +23,7 @@ from fedkit.config import Devices, Links
 from fedkit.runfolder import RunFolder
 from fedkit_clients import NumpyWorkload, Softmax
 from fedkit_simulations.engine import Simulation
-from tests.faults.drifting import Drifting
+from tests.drifting import Drifting
 
 
 def go(out: Path | str, rounds: int, resume: bool) -> None:

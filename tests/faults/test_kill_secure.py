@@ -21,7 +21,7 @@ from fedkit.secagg.server import SecAggServer
 from fedkit.secagg.settings import SecAgg
 from fedkit_clients import NumpyWorkload, Softmax
 from fedkit_simulations.engine import Simulation
-from tests.faults.drifting import Drifting
+from tests.drifting import Drifting
 
 ROUNDS = 4
 

@@ -6,8 +6,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pytest
 from fedkit.keyfile import read_key
 from fedkit.runfolder import load_tensors
 from tests.faults.commands import LIMIT, Commands
-from tests.ports import reserved
 
 SETTINGS = (
     *("population.clients=3", "rounds.cohort=2", "rounds.over_select=1", "rounds.quorum=2"),
@@ -52,15 +50,12 @@ def same(path: Path, wanted: Mapping[str, Any]) -> bool:
     return all(np.array_equal(found[name], array) for name, array in wanted.items())
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    with ExitStack() as stack, reserved() as port:
-        yield Place(tmp_path, stack, f"127.0.0.1:{port}")
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_between_runs_devices_join_and_renew_and_the_next_run_has_them_all(place: Place) -> None:
+def test_between_runs_devices_join_and_renew_and_the_next_run_has_them_all(
+    operate: Callable[..., Place],
+) -> None:
+    place = operate(Place)
     place.do("ca", "init")
     first = place.serve("first.log", "rounds.count=1", "--ca", "ca/ca.pem")
     place.until(lambda: place.said("first.log", "listening on"), "serving")

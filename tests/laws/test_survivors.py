@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from fedkit.aggregate import WeightedSum
 from fedkit.history import Outcome, RoundRecord
-from fedkit.messages import Task, Trained, Update
 from fedkit.secagg.messages import Stage
-from fedkit.tensors import Memory, State, Tensors, add, scale, subtract
-from fedkit_strategies import FedAvg
+from tests.drifting import Drifting
 
 Trace = Callable[..., Any]
 
@@ -41,32 +37,6 @@ def test_the_same_survivors_make_the_same_model(trace: Trace, more: Sequence[str
         assert record.secagg is not None
         lost.update({stage: len(who) for stage, who in record.secagg.lost.items()})
     assert set(lost) == set(Stage)
-
-
-@dataclass(frozen=True)
-class Drifting(FedAvg):
-    """Controls at the server and at each client, which remembers its own only if its update was counted."""
-
-    def init(self, model: Tensors) -> State:
-        return {"control": scale(model, 0.0)}
-
-    def context(self, state: State) -> State:
-        return state
-
-    def extras(self, model: Tensors) -> Tensors:
-        return scale(model, 0.0)
-
-    def finish(self, task: Task, memory: Memory, trained: Sequence[Trained]) -> tuple[Update, Memory]:
-        (last,) = trained
-        old = memory.get("control", scale(last.delta, 0.0))
-        new = add(scale(old, 0.5), subtract(last.delta, task.context["control"]))
-        made = Update(last.delta, last.examples, last.metrics, subtract(new, old), task.work)
-        return made, {"control": new}
-
-    def step(self, model: Tensors, state: State, total: WeightedSum) -> tuple[Tensors, State]:
-        moved, _ = super().step(model, state, total)
-        control = add(state["control"], total.extras, scale=0.02)
-        return add(moved, control, scale=0.1), {"control": control}
 
 
 def test_so_it_is_with_what_clients_and_server_remember(trace: Trace) -> None:

@@ -1,4 +1,4 @@
-"""A strategy with everything that a restart could get wrong."""
+"""A strategy with everything that a restart or a loss could get wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from fedkit_strategies import FedAvg
 
 @dataclass(frozen=True)
 class Drifting(FedAvg):
-    """FedAvg with a control of its own at the server and at each client, and a personal bias."""
+    """FedAvg with a control at the server and at each client, and a personal bias.
+
+    A client remembers its control only if its update was counted.
+    """
 
     def init(self, model: Tensors) -> State:
         return {"control": scale(model, 0.0)}
