@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -153,3 +154,35 @@ def test_a_device_is_revoked_in_the_middle_of_a_round(town: Town) -> None:
     assert middle["fates"]["c001"]["outcome"] in ("late", "lost")
     assert all(counted(record) == {"c000"} for record in town.rounds()[number:])
     assert [client.poll() for client in clients] == [None, None]
+
+
+def test_the_place_of_a_revoked_device_goes_to_the_one_that_waits(town: Town) -> None:
+    """The revoked one is in the plan of a round in which the aggregator is killed."""
+    (town.folder / "held.py").write_text(HELD)
+    (town.folder / "s.toml").write_text('workload = "held.py:make"\n')
+    settings = ("s.toml", "rounds.count=100000", "rounds.cohort=2", "rounds.quorum=1", "rounds.deadline=10")
+    words = (*settings, "rounds.max_failures=1000", "--wait-for", "1")
+    town.do("ca", "init")
+    serving = serve(town, "serve.log", *words)
+    town.join("c000", "c001", "c002")
+    for name in ("c000", "c001"):
+        town.start(f"{name}.log", "client", *settings, "--dir", name)
+    town.until(lambda: any(counted(record) == {"c000", "c001"} for record in town.rounds()), "training")
+    town.start("c002.log", "client", *settings, "--dir", "c002", "--shard", "c000")
+    town.until(lambda: town.said("c002.log", "403 full"), "refusing")
+    assert town.said("serve.log", "no place for client 'c002', all 2 are taken")
+    told = town.do("status")
+    assert re.search("places +2 of 2 taken, 0 free", told), told
+    assert re.search("without a place +c002: revoke", told), told
+    (town.folder / "hold").touch()
+    town.until(lambda: bool(town.training("c001")), "holding it while it trains")
+    time.sleep(0.5)
+    town.until(lambda: bool(town.training("c001")), "holding it while it trains")
+    serving.kill()
+    serving.wait()
+    (number,) = town.training("c001")
+    town.do("revoke", "c001", "--dir", "aggregator")
+    serve(town, "again.log", *words)
+    town.until(lambda: any(counted(record) == {"c000", "c002"} for record in town.rounds()), "its place")
+    assert all("c001" not in counted(record) for record in town.rounds()[number:])
+    assert town.said("again.log", "client 'c001' was revoked")
