@@ -31,9 +31,9 @@ def client(
         list[str] | None,
         typer.Argument(
             metavar="[ADDRESS] [SCENARIO] [KEY=VALUE]...",
-            help="https://HOST:PORT of the aggregator, unless the device has joined with an invite; then a "
-            "scenario, whose workload is the one of this device, and settings over it, or with --workload "
-            "the options of that.",
+            help="https://HOST:PORT of the aggregator; of a device that has joined with an invite only where "
+            "it has moved to, once: that is kept. Then a scenario, whose workload is the one of this device, "
+            "and settings over it, or with --workload the options of that.",
         ),
     ] = None,
     workload: Annotated[

@@ -78,7 +78,7 @@ def _aggregator(ca: Path, address: str, server: str) -> tuple[str, bytes]:
 
     path = ca / REMEMBERED
     kept = toml.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    where, key = _url(address) if address else str(kept.get("address", "")), str(kept.get("server", ""))
+    where, key = url(address) if address else str(kept.get("address", "")), str(kept.get("server", ""))
     if server:
         key = _key(server).hex()
     if not where or not key:
@@ -88,7 +88,8 @@ def _aggregator(ca: Path, address: str, server: str) -> tuple[str, bytes]:
     return where, bytes.fromhex(key)
 
 
-def _url(address: str) -> str:
+def url(address: str) -> str:
+    """https://HOST:PORT of what was given as --address; ConfigError."""
     if "://" in address or not address.rpartition(":")[0] or not address.rpartition(":")[2].isdigit():
         raise ConfigError(f"--address {address!r}: HOST:PORT is due, as in fed.example.org:8470")
     return f"https://{address}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,11 +36,18 @@ def join(
     directory: DirOption = EDGE,
     wait: WaitOption = WAIT,
     proxy: ProxyOption = "",
+    address: Annotated[
+        str, typer.Option(help="HOST:PORT of the aggregator, if it has moved since the invite was made.")
+    ] = "",
 ) -> None:
     """Make this device a client: its key is made here and stays here, and the CA certifies it."""
     from fedkit import plugins
+    from fedkit.ca.invites import read_invite
+    from fedkit.cli.invite import url
 
     line = token.replace("-", typer.get_text_stream("stdin").readline()) if len(token) == 1 else token
+    if address:
+        line = dataclasses.replace(read_invite(line), address=url(address)).token()
     with _told():
         cast("_Join", plugins.load("fedkit.clients", "join"))(line, directory, wait, proxy)
     typer.echo(f"joined; go on with: fedkit client --dir {directory} ...", err=True)

@@ -59,7 +59,11 @@ def test_files_of_a_device_that_are_wrong_say_how_to_mend_them(tmp_path: Path) -
         device / "trust.toml", Trust.of_ca(SigningKey(bytes(32)).public, SigningKey(bytes(range(32))).public)
     )
     none = ["--roster", str(tmp_path / "none.toml")]
-    assert "leave it out" in told("https://h:2", *WORDS, "--dir", str(device), *none)
+    (device / "certificate.pem").write_text("garbage")
+    (device / "voucher").write_text("00")
+    for words in ([], ["https://h:2", *none]):
+        assert "certificate.pem or voucher is damaged" in told(*words, *WORDS, "--dir", str(device))
+    assert "https://h:1" in (device / "aggregator.toml").read_text(), "it moves with what is whole"
     (device / "trust.toml").write_text("garbage")
     assert "trust.toml: Expected '='" in (said := told(*WORDS, "--dir", str(device)))
     assert "join again with a new invite" in said

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedkit import keyfile, toml
@@ -26,6 +26,7 @@ from fedkit.messages import ClientId
 from fedkit.runfolder import replace_file, sync
 from fedkit.secagg.identity import Certificate, Identity, SigningKey, Trust
 from fedkit.secagg.rosterfile import read_trust, write_trust
+from fedkit_clients.edge.link import address_of
 
 ABOUT, TRUST, CERTIFICATE, VOUCHER = "aggregator.toml", "trust.toml", "certificate.pem", "voucher"
 READY, DONE = "next", "ready"
@@ -149,7 +150,7 @@ def keep(directory: Path, made: Membership, heir: Succession | None = None) -> N
     write_trust(ready / TRUST, Trust.of_ca(made.trust.ca, made.trust.server))
     (ready / CERTIFICATE).write_bytes(made.certificate)
     (ready / VOUCHER).write_text(made.voucher.hex(), encoding="ascii")
-    (ready / ABOUT).write_text(toml.dumps({"address": made.address, "client": made.client}), encoding="utf-8")
+    (ready / ABOUT).write_bytes(_about_text(made))
     if heir is not None:
         (ready / FILE).write_bytes(heir.data())
     for path in ready.iterdir():
@@ -180,22 +181,34 @@ def _at(directory: Path, name: str) -> Path:
 def member(
     directory: Path, address: str = "", roster: Path | None = None, client: ClientId = ""
 ) -> Membership:
-    """The device whose key is in `directory`: as it joined, or with an address as one of a roster."""
+    """The device whose key is in `directory`: as it joined, or with an address as one of a roster. Without
+    such a roster, the address is where the aggregator that it joined is now. Who calls this has a Root.
+    """
     if not address:
         return read_membership(directory)
     if roster is None:
         raise ConfigError("an address without a roster: give --roster, or join with an invite")
     if _at(directory, ABOUT).exists() and not roster.exists():
-        raise ConfigError(
-            f"an address is for who is in a roster, and there is no {roster}: {directory} has joined with an "
-            f"invite, and finds the aggregator's address in {_at(directory, ABOUT)}: leave it out"
-        )
+        return moved(directory, address)
     return of_roster(address, directory, read_trust(roster), client)
+
+
+def moved(directory: Path, address: str) -> Membership:
+    """The device as it joined, whose aggregator has moved to `address`, which is kept. It is the same
+    aggregator: its key stays pinned.
+    """
+    made = replace(read_membership(directory), address=str(address_of(address, "https")))
+    replace_file(directory / ABOUT, _about_text(made))
+    return made
 
 
 def of_roster(address: str, directory: Path, trust: Trust, client: ClientId = "") -> Membership:
     """A client whose key is in `directory` and in the roster; client: default the name of the folder."""
     return Membership(address, client or directory.resolve().name, read_key(directory), trust)
+
+
+def _about_text(made: Membership) -> bytes:
+    return toml.dumps({"address": made.address, "client": made.client}).encode()
 
 
 def _about(path: Path) -> Mapping[str, str]:

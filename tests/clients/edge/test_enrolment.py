@@ -24,7 +24,7 @@ from fedkit_clients.edge import enrolment
 from fedkit_clients.edge.answers import Unreachable
 from fedkit_clients.edge.audit import Audit
 from fedkit_clients.edge.enrolment import Desk, join, rotate
-from fedkit_clients.edge.membership import READY, VOUCHER, Membership, keep, read_membership
+from fedkit_clients.edge.membership import READY, VOUCHER, Membership, keep, member, read_membership
 from fedkit_clients.edge.renewal import DAY, EVERY, Renewal
 from fedkit_clients.edge.root import Root
 from tests.clients.edge.overhttpx import OverHttpx
@@ -115,6 +115,20 @@ def test_a_device_that_has_joined_is_all_it_must_be(town: Town, tmp_path: Path) 
         *("aggregator.toml", "certificate.pem", "identity.pem", "lock", "trust.toml", "voucher")
     }
     assert all("user-agent" not in names and "accept" not in names for names in town.headers)
+
+
+def test_an_aggregator_that_has_moved_is_found_and_still_known_by_its_key(town: Town, tmp_path: Path) -> None:
+    edge, nobody = tmp_path / "edge", tmp_path / "roster.toml"
+    made = town.join(edge)
+    found = member(edge, "https://elsewhere:8471", nobody)
+    assert (found.address, found.key.public) == ("https://elsewhere:8471", made.key.public)
+    assert (found.trust, found.voucher) == (made.trust, made.voucher)
+    assert member(edge).address == read_membership(edge).address == "https://elsewhere:8471", "it is kept"
+    for wrong in ("http://elsewhere:1", "elsewhere:1", "https://elsewhere:1/path"):
+        with pytest.raises(ConfigError, match="write https://HOST:PORT"):
+            member(edge, wrong, nobody)
+    assert read_membership(edge).trust.server == SERVER.public
+    assert read_membership(edge).address == "https://elsewhere:8471"
 
 
 def test_the_key_stays_on_the_device_and_the_one_time_key_too(town: Town, tmp_path: Path) -> None:
