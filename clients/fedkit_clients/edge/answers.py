@@ -26,6 +26,15 @@ class Unreachable(FedkitError):
         self.after = after
 
 
+class Fruitless(Unreachable):
+    """The aggregator answers at once, again and again, and brings nothing that is new.
+
+    The next attempt is `least` seconds away or more, whatever came over the link meanwhile.
+    """
+
+    least = 1.0
+
+
 class Refused(FedkitError):
     """The aggregator understood and says no; `word` says why, for programs."""
 

@@ -15,23 +15,24 @@ from functools import partial
 from fedkit.errors import ConfigError, WireError
 from fedkit.federation import Verdict
 from fedkit.messages import ClientId, Key
+from fedkit.secureclient import task_key
 from fedkit.trainer import Workload
-from fedkit_clients.edge.answers import OtherRun, Refused, Unfit, Unreachable
+from fedkit_clients.edge.answers import Fruitless, OtherRun, Refused, Unfit, Unreachable
 from fedkit_clients.edge.backoff import Backoff
 from fedkit_clients.edge.device import Device
-from fedkit_clients.edge.fetching import fetching, framed
+from fedkit_clients.edge.fetching import fetching
 from fedkit_clients.edge.joined import Joined, Vouch, begin
-from fedkit_clients.edge.offers import Blob, Offer
-from fedkit_clients.edge.packed import read_task
+from fedkit_clients.edge.offers import Offer
 from fedkit_clients.edge.renewal import Renewal
 from fedkit_clients.edge.root import Root
+from fedkit_clients.edge.taking import hear, take, take_last
 from fedkit_clients.edge.transport import Transport
 
 log = logging.getLogger("fedkit.edge")
 PATIENCE, LONGEST = 30, 120
 """Seconds that a poll waits for news: the first one, and the last of those that go well without any."""
 HASTE = 1.0
-"""Seconds before which no poll that may wait is over without news."""
+"""Seconds before which no poll that may wait is over without news, and no two steps that bring nothing."""
 _UNWANTED = frozenset((404, 409, 411, 413))
 """Answers after which an upload is not tried again; others may be mended at the server."""
 
@@ -63,6 +64,10 @@ class EdgeClient:
         self._offers: dict[int, Offer] = {}
         self._safe, self._heeded = list[int](), list[Key]()  # of which the aggregator is to know
         self._joined: Joined | None = None
+        self._fruit, self._barren = (
+            False,
+            0,
+        )  # whether this step brought anything; steps in a row that did not
 
     def run(self) -> None:
         """Go on until the process is told to stop (KeyboardInterrupt).
@@ -78,9 +83,13 @@ class EdgeClient:
                 self.step()
                 self._backoff.reset()
             except (Unreachable, Refused, Unfit, OSError) as error:
-                if self._transport.gained > gained:  # a link that breaks often, and yet is one
+                rubbish = isinstance(error, Fruitless)
+                if (
+                    self._transport.gained > gained and not rubbish
+                ):  # a link that breaks often, and yet is one
                     self._backoff.reset()
-                seconds = self._backoff.wait(getattr(error, "after", 0.0))
+                least = Fruitless.least if rubbish else 0.0
+                seconds = self._backoff.wait(max(least, getattr(error, "after", 0.0)))
                 level = logging.INFO if isinstance(error, Unreachable) else logging.ERROR
                 log.log(level, "%s; again in %.1f s", error, seconds)
                 self._sleep(seconds)
@@ -90,6 +99,7 @@ class EdgeClient:
 
         After an OSError (a full disk) what is in RAM is forgotten: the next step begins from the disk.
         """
+        began, self._fruit = time.monotonic(), False
         try:
             self._renew()
             self._step(self._joined or self._join())
@@ -99,6 +109,16 @@ class EdgeClient:
         except OSError:
             self._joined = None
             raise
+        self._demand_fruit(began)
+
+    def _demand_fruit(self, began: float) -> None:
+        """Fruitless after two steps in a row that were short and brought nothing: one alone is what repeats
+        itself after an answer was lost, or the way into another run.
+        """
+        barren = not self._fruit and time.monotonic() < began + HASTE
+        self._barren = self._barren + 1 if barren else 0
+        if self._barren > 1:
+            raise Fruitless("the aggregator answers at once, and brings nothing that is new")
 
     def _renew(self) -> None:
         """Between sessions, see to the certificate; then begin from the disk, as who the client is now."""
@@ -112,7 +132,7 @@ class EdgeClient:
             self._ask(joined)
         except (Unreachable, Refused) as error:
             fault, self._patience = error, PATIENCE
-        joined.train()
+        self._fruit = joined.train() is not None or self._fruit
         joined.answer()
         if not getattr(fault, "after", 0.0):
             self._upload(joined)
@@ -182,11 +202,12 @@ class EdgeClient:
         joined.ahead = news.now - time.monotonic()
         if not (busy or news.settled or news.offers or news.messages):
             if news.last:
-                self._take_last(joined, *news.last)
+                take_last(joined, self._client, *news.last)
             if time.monotonic() < began + HASTE:
-                raise Unreachable("the aggregator answers before there is news")
+                raise Fruitless("the aggregator answers before there is news")
             self._patience = min(2 * self._patience, LONGEST)
         for key, verdict in news.settled:
+            self._count(joined, key)
             joined.settle(key, verdict)
             self._heeded.append(key)
             log.info("round %d: %s", key.round + 1, verdict)
@@ -194,62 +215,20 @@ class EdgeClient:
         self._offers |= {offer.id: offer for offer in news.offers[:room]}
         new = False
         for offer in list(self._offers.values()):
-            new = self._take(joined, offer) or new
+            new = take(joined, self._client, offer) or new
             self._safe.append(offer.id)
             del self._offers[offer.id]
+        self._fruit = self._fruit or new
         if self._renewal is not None and not joined.talk.open and self._renewal.due(news.ca):
             return False  # no session begins before it is known whom to believe in it
         for blob in news.messages:
-            self._hear(joined, blob)
+            if (heard := hear(joined, blob)) is not None:
+                self._count(joined, heard)
         return new and self._transport.requests == asked
 
-    def _take(self, joined: Joined, offer: Offer) -> bool:
-        """Bring a task and its model to the disk, unless they are there or it is void; whether it did."""
-        if joined.spool.knows(offer.frame.sha256):
-            return False
-        try:
-            frame = framed(joined, offer.frame)
-            task = read_task(frame)
-            if task.key.job != joined.job.id:
-                raise OtherRun(f"a task of job {task.key.job} came, {joined.job.id} was joined")
-            if task.key.client != self._client or task.version != offer.version:
-                raise WireError(f"it is for client {task.key.client!r} and version {task.version}")
-            joined.models.bring(offer)
-            joined.spool.take(offer.frame.sha256, offer.model.sha256, frame)
-            joined.spool.drop_parts(offer.blobs)
-            return True
-        except WireError as error:
-            log.error("task %d is not one for us and dropped: %s", offer.id, error)
-        except Refused as error:
-            if error.status != 404:
-                raise
-            log.info("task %d is gone: %s", offer.id, error)
-        return False
-
-    def _take_last(self, joined: Joined, version: int, blob: Blob) -> None:
-        """The model of a run that is over; it may be gone again."""
-        try:
-            joined.take_last(self._client, version, blob)
-        except Refused as error:
-            if error.status != 404:
-                raise
-            log.info("the last model is gone: %s", error)
-
-    def _hear(self, joined: Joined, blob: Blob) -> None:
-        """A message of a secure session, unless it was heard before. It is named until it is answered."""
-        if joined.talk.knows(blob.sha256):
-            if not joined.talk.busy:
-                raise Unreachable("the aggregator asks again what was answered")
-            return
-        try:
-            joined.talk.hear(blob.sha256, framed(joined, blob))
-            joined.spool.drop_parts([blob])
-        except WireError as error:
-            raise Unreachable(f"a message of a secure session is not understood: {error}") from error
-        except Refused as error:
-            if error.status != 404:
-                raise
-            log.info("a message of a secure session is gone: %s", error)
+    def _count(self, joined: Joined, key: Key) -> None:
+        """Something came of a task that is here; of others an aggregator could tell for ever."""
+        self._fruit = self._fruit or joined.spool.name(task_key(key)) is not None
 
     def _upload(self, joined: Joined) -> None:
         """Everything that is finished, answers in secure sessions first: the others wait for them."""
@@ -261,12 +240,14 @@ class EdgeClient:
                     raise
                 log.info("round %d: the answer at %s is not wanted: %s", key.round + 1, key.stage, error)
             joined.talk.told(key)
+            self._count(joined, key)
         for name, key in joined.spool.finished():
             try:
                 if (reply := joined.spool.reply(name)) is None:
                     continue  # it is done again
                 self._transport.upload(key, reply, not joined.spool.is_fresh(name))
                 joined.spool.acknowledged(name)
+                self._fruit = True
                 for old in joined.spool.forsaken():
                     joined.settle(old, Verdict.lost)
                 log.info("round %d: the aggregator has the reply", key.round + 1)

@@ -42,8 +42,8 @@ class Talk:
         """Whether the message in this frame was heard, whatever became of it."""
         return sha256 in self._known
 
-    def hear(self, sha256: str, frame: bytes) -> None:
-        """A message. WireError: it is none for this client."""
+    def hear(self, sha256: str, frame: bytes) -> Key:
+        """A message, and its key. WireError: it is none for this client."""
         message = wire.decode(frame)
         if not isinstance(message, FromServer) or not message.key.stage:
             raise WireError("not a message of a secure session")
@@ -54,6 +54,7 @@ class Talk:
             raise WireError(f"{MOST} messages of sessions have no verdict")
         self._known[sha256] = key
         self._asked[key] = message
+        return key
 
     def answer(self, of: Callable[[FromServer], Answer]) -> Iterator[Key]:
         """Answer what was asked, each once; the keys of what was answered."""

@@ -311,7 +311,8 @@ def test_tasks_and_verdicts_that_come_again_change_nothing(
     for _ in range(3):  # also when another process is offered them
         client = make_client(server, tmp_path)
         for _ in range(5):
-            client.step()
+            with suppress(Unreachable):  # whoever says the same for ever is asked more seldom
+                client.step()
         client.close()
     assert list(server.results.values()) == expected
     puts = [method for method, _, _ in server.log if method == "PUT"]
