@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from fedkit import jobfile, wire
 from fedkit.aggregator.blobs import Blobs
@@ -49,7 +49,7 @@ class EdgeFederation:
     signer: the aggregator's own key, for secure sessions; None: there are none. wait_for: before a round,
     wait until so many clients can be reached, for at most `patience` seconds; then go on with those that
     there are. reach: seconds for which a client counts as reachable after a request. first_pause:
-    seconds after a failed round.
+    seconds after a failed round. waits: told for whom it waits, and then, by nothing, that it goes on.
     """
 
     durable = True
@@ -67,13 +67,14 @@ class EdgeFederation:
         patience: float = 600.0,
         reach: float = REACH,
         first_pause: float = PAUSE,
+        waits: Callable[[str], None] = lambda _what: None,
     ) -> None:
         self._journal, self._registry = journal, registry
         self._wait_for, self._patience, self._reach = wait_for, patience, reach
         blobs = Blobs(journal.directory / "blobs")
         self._leases, self._releases = Leases(journal, blobs), Releases(journal, blobs)
         self._uploads = Uploads(journal, journal.directory / "uploads")
-        self._signer, self._first_pause = signer, first_pause
+        self._signer, self._first_pause, self._waits = signer, first_pause, waits
         self._turn, self._secure = 0, False
         self._beaten = journal.now()
         self._lost: dict[ClientId, float] = {}
@@ -109,15 +110,18 @@ class EdgeFederation:
 
         For secure rounds, whose first exchange is short, only those heard of by this process, task or not.
         """
-        end, told = self._patient_until(), False
+        end, told = self._patient_until(), -1
         while True:
             ticks, good = self._journal.ticks, self._registry.clients()
             found, wanted = self._present(good), self._wanted(len(good))
             if len(found) >= wanted or self.now() >= end:
+                self._waits("")
                 return found
-            if not told:
+            if told != len(found):
+                self._waits(f"clients: {len(found)} of {wanted} can be reached")
+            if told < 0:
                 log.warning("waiting for clients: %d of %d can be reached", len(found), wanted)
-            told = True
+            told = len(found)
             self._pause(ticks, end)
 
     def pause(self, failures: int, reason: str) -> None:

@@ -24,6 +24,11 @@ class Progress:
         self._now: dict[str, int] | None = None
         self.outcomes: Counter[str] = Counter()
         self._ended = ""
+        self._waiting = ""
+
+    def waits(self, what: str) -> None:
+        """What the run waits for from now on; empty: it goes on."""
+        self._waiting = what
 
     def run_started(self, event: RunStarted) -> None:
         self._rounds, self._ended = event.rounds, ""
@@ -58,11 +63,13 @@ class Progress:
 
     def run_failed(self, why: str) -> None:
         """The run is over by an error."""
-        self._ended, self._now = f"failed: {why}", None
+        self._ended, self._now, self._waiting = f"failed: {why}", None, ""
         log.error("the run is over: %s", self._ended)
 
     def told(self) -> dict[str, Any]:
-        """As JSON. `now`: the round under way. `ended`: why the run is over; empty while it is not."""
+        """As JSON. `now`: the round under way. `waiting`: for what. `ended`: why the run is over; empty while
+        it is not.
+        """
         last = self._last
         return {
             "rounds": self._rounds,
@@ -73,6 +80,7 @@ class Progress:
             "metrics": dict(self._metrics),
             "outcomes": dict(sorted(self.outcomes.items())),
             "ended": self._ended,
+            "waiting": self._waiting,
         }
 
     def add(self, record: RoundRecord) -> None:

@@ -61,7 +61,7 @@ class Station:
         While the disk cannot be written it waits. Raises what `fedkit.run` raises; ConfigError before
         round 0.
         """
-        _await_devices(self.journal, self.registry, self.built, self.most)
+        _await_devices(self.journal, self.registry, self.built, self.most, self.progress)
         by = "of a CA" if self.service.trust.kind == "ca" else ""  # not which: another may take over
         workload = Deployed(self.built.workload, self.registry.seats().held, self.most, by)
         watching = (*observers, self.progress)
@@ -101,6 +101,7 @@ class Station:
             signer=service.signer,
             wait_for=wanted if service.wait_for is None else service.wait_for,
             patience=policy.deadline if service.patience is None else service.patience,
+            waits=self.progress.waits,
         )
 
 
@@ -174,17 +175,19 @@ def _demand_folder(journal: Journal, out: Path, resume: bool) -> None:
         )
 
 
-def _await_devices(journal: Journal, registry: Registry, built: Built, room: int) -> None:
+def _await_devices(journal: Journal, registry: Registry, built: Built, room: int, progress: Progress) -> None:
     """Wait until so many devices have enrolled that a round can have its quorum, however long that takes."""
     quorum, told = built.policy.quorum, -1
     need = quorum if isinstance(quorum, int) else math.ceil(quorum * room)
     while len(registry.seats().held) < min(max(need, 1), room):
         ticks, known = journal.ticks, len(registry.seats().held)
         if known != told:
+            progress.waits(f"devices to enrol: {known} of {need}")
             log.warning("waiting for devices to enrol: %d of %d", known, need)
         told = known
         registry.clients()  # looks for answers of the CA
         journal.wait(ticks, 1.0)
+    progress.waits("")
 
 
 def _linger(federation: EdgeFederation) -> None:

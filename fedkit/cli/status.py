@@ -69,6 +69,8 @@ def _lines(told: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         )
     if (last := run["last"]) and not last["ok"]:
         yield "last round", f"failed: {last['reason']}"
+    if run["waiting"]:
+        yield "waiting for", run["waiting"]
     if pause := told["pause"]:
         yield (
             "pause",

@@ -286,11 +286,13 @@ def test_a_client_that_was_lost_is_not_asked_again_before_it_is_back(site: Any) 
 
 
 def test_it_waits_for_enough_clients_but_not_for_ever(site: Any) -> None:
-    waits = EdgeFederation(site.journal, ROSTER, wait_for=2, patience=600.0)
+    told = list[str]()
+    waits = EdgeFederation(site.journal, ROSTER, wait_for=2, patience=600.0, waits=told.append)
     timer = threading.Timer(0.1, site.journal.admit, args=["bob", "01", 0, 0.0])
     site.journal.admit("alice", "00", 0, 0.0)
     timer.start()
     assert waits.clients() == ["alice", "bob"]
+    assert told == ["clients: 1 of 2 can be reached", ""]
     timer.join()
     began = time.monotonic()
     assert EdgeFederation(site.journal, ROSTER, wait_for=3, patience=0.2).clients() == ["alice", "bob"]

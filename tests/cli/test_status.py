@@ -42,8 +42,15 @@ def test_places_and_who_waits_for_one_are_told() -> None:
     assert "places" not in dict(status._lines(_told(None)))
 
 
+def test_for_whom_the_run_waits_is_told() -> None:
+    told = _told(None)
+    assert "waiting for" not in dict(status._lines(told))
+    told["run"]["waiting"] = "clients: 1 of 2 can be reached"
+    assert dict(status._lines(told))["waiting for"] == "clients: 1 of 2 can be reached"
+
+
 def _told(places: dict[str, Any] | None) -> dict[str, Any]:
-    run = {"ended": "", "done": 0, "failed": 0, "rounds": 0, "now": None, "last": None}
+    run = {"ended": "", "waiting": "", "done": 0, "failed": 0, "rounds": 0, "now": None, "last": None}
     return {
         **{"running": False, "job": "", "pause": 0.0, "tasks": {}, "enrolments": [], "places": places},
         "run": {**run, "metrics": {}, "outcomes": {}},

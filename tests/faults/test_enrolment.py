@@ -31,6 +31,7 @@ def test_the_whole_journey(operate: Callable[..., Commands]) -> None:
         "serve.log", "serve", "digits", *SETTINGS, "--ca", "ca/ca.pem", "--address", address, *door
     )
     town.until(lambda: town.said("serve.log", "waiting for devices to enrol"), "serving")
+    assert "devices to enrol: 0 of 3" in town.do("status")
     tokens = [town.do("invite", NAMES[0], "--address", address, "--server", "aggregator")]
     tokens += [town.do("invite", name) for name in NAMES[1:]]
     joining = [
