@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fedkit.errors import ConfigError
+from fedkit.keyfile import NAME
 
 LARGEST = 1 << 16
 """Bytes beyond which a file is no key."""
@@ -27,6 +28,15 @@ def demand_apart(directory: Path, cas: Sequence[bytes]) -> None:
                 f"{path} is the key of a CA: with it this aggregator could invent clients, which "
                 "lying_server is to stand; move the CA to a machine of its own, or take honest_server"
             )
+
+
+def key_beside(certificate: Path, cas: Sequence[bytes]) -> Path | None:
+    """The secret of one of these CAs, if it lies beside a certificate and may be read here."""
+    path = certificate.with_name(NAME)
+    try:
+        return path if _public(path.read_bytes()) in cas else None
+    except OSError:
+        return None
 
 
 def _public(pem: bytes) -> bytes:

@@ -89,7 +89,6 @@ def serve(
 ) -> None:
     """Run a scenario with devices. Started again with the same words, it continues."""
     from fedkit.aggregator.memory import frugal
-    from fedkit.ca.apart import demand_apart
     from fedkit.cli import nextrun
     from fedkit.cli.run import warnings_shown
     from fedkit.keyfile import own_key
@@ -104,7 +103,7 @@ def serve(
         service = service_of(trust, signer, *where, lease, wait_for, patience, tls, door, log, clients)
         launch = nextrun.launch(scenario, overrides or [], directory, leave)
         if launch.scenario.secagg.mode == "lying_server":
-            demand_apart(directory, trust.cas)
+            _demand_apart(directory, ca, trust)
         journal, listening = directory / "journal", partial(_listening, output)
         with (
             _told_to_stop(),
@@ -205,6 +204,19 @@ def _trust(directory: Path, own: bytes, ca: Path | None, roster: Path) -> Trust:
     elif believed != succeeded(directory, read_trust(kept)):
         raise ConfigError(f"{kept} names another CA than {ca}: devices of that are here already")
     return believed
+
+
+def _demand_apart(directory: Path, certificate: Path | None, trust: Trust) -> None:
+    """ConfigError if a CA's key lies in the aggregator's directory; a warning if beside its certificate."""
+    from fedkit.ca.apart import demand_apart, key_beside
+
+    demand_apart(directory, trust.cas)
+    if certificate is not None and (path := key_beside(certificate, trust.cas)):
+        typer.echo(
+            f"fedkit: {path} is the key of the CA, and can be read here: who runs this machine could invent "
+            "clients, and lying_server stands against others only; keep the CA on another machine",
+            err=True,
+        )
 
 
 def _aggregator() -> tuple[Callable[..., AbstractContextManager[Station]], type[Service]]:

@@ -16,7 +16,7 @@ from fedkit.aggregator.journal import Journal
 from fedkit.ca.certificates import ca_key
 from fedkit.ca.invites import read_invite
 from fedkit.ca.requests import make_request
-from fedkit.cli.serve import ROSTER, _trust
+from fedkit.cli.serve import ROSTER, _demand_apart, _trust
 from fedkit.keyfile import make_key
 from fedkit.secagg.identity import SigningKey, Trust, fingerprint
 from fedkit.secagg.rosterfile import write_trust
@@ -158,6 +158,16 @@ def test_a_ca_in_the_aggregators_folder_is_no_stand_against_a_lying_server(
     made = fedkit("serve", *words, "--ca", "aggregator/ca/ca.pem")
     assert (made.exit_code, "could invent clients" in made.stderr) == (2, True), made.stderr
     assert "could invent clients" in fedkit("serve", *words).stderr, "the CA is remembered"
+
+
+def test_a_ca_in_reach_is_warned_of(town: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trust = Trust.of_ca(ca_key((town / "ca" / "ca.pem").read_bytes()), KEY.public)
+    _demand_apart(town / "aggregator", None, trust)
+    (town / "ca.pem").write_bytes((town / "ca" / "ca.pem").read_bytes())
+    _demand_apart(town / "aggregator", town / "ca.pem", trust)
+    assert capsys.readouterr().err == "", "carried alone"
+    _demand_apart(town / "aggregator", town / "ca" / "ca.pem", trust)
+    assert "ca/identity.pem is the key of the CA, and can be read here" in capsys.readouterr().err
 
 
 def test_another_ca_does_not_take_over(town: Path, fedkit: Any, folder: Path) -> None:
