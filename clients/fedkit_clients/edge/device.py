@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from fedkit.errors import ProtocolRefused
 from fedkit.job import Job
 from fedkit.messages import Task
 from fedkit.participant import Participant
@@ -33,12 +34,20 @@ class Device:
     model_out: ModelOut | None = None
     local: Callable[[], time.struct_time] = time.localtime
     resting: bool = False
+    asked_enough: bool = False
 
     def demand(self, job: Job, task: Task) -> None:
-        """ProtocolRefused unless the device takes part in this job, and does as much as the task asks for."""
+        """ProtocolRefused unless the device takes part in this job, and does as much as the task asks for.
+        One that it lets through has begun.
+        """
         self.policy.demand(job, self.workload)
         if task.key.kind == "train":
             self.policy.allow(task.settings)
+        if seconds := self.meter.full():
+            most, self.asked_enough = self.meter.daily, True
+            log.warning("max_tasks_per_day = %d is reached: the next task in %.0f min", most, seconds / 60)
+            raise ProtocolRefused("max_tasks_per_day", f"this device has begun {most} tasks in 24 hours")
+        self.meter.begin()
 
     def floors(self, job: Job) -> Floors:
         """What holds in secure sessions of the job."""
@@ -46,13 +55,27 @@ class Device:
 
     def rests(self, sleep: Callable[[float], None]) -> bool:
         """Wait, for a while, if the device is neither to ask nor to train now; whether it is so."""
+        seconds = self._out_of_hours() or self._asked_enough()
+        if seconds:
+            sleep(min(seconds, NAP))
+        return bool(seconds)
+
+    def _out_of_hours(self) -> float:
         seconds = rest(self.policy.window, self.local())
         if seconds and not self.resting:
             log.info("resting: the hours of this device begin in %.0f min", seconds / 60)
         self.resting = bool(seconds)
-        if seconds:
-            sleep(min(seconds, NAP))
-        return self.resting
+        return seconds
+
+    def _asked_enough(self) -> float:
+        """Seconds for which it rests, once it has told the aggregator why: who is silent is not asked."""
+        if not self.asked_enough:
+            return 0.0
+        seconds = self.meter.full()
+        if not seconds:
+            log.info("max_tasks_per_day: there is room for a task again, and this device goes on")
+        self.asked_enough = bool(seconds)
+        return seconds
 
     def room(self, seconds: float) -> int:
         """Bytes that an update may have to arrive within so many seconds; 0 if nothing is known."""

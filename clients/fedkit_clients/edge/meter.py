@@ -1,4 +1,4 @@
-"""What goes over a device's link: bytes of the month against its allowance, and how fast uploads go."""
+"""What is asked of a device: bytes of a month and tasks of a day; how fast its uploads go."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ less. A power cut forgets no more.
 """
 SHARE = 0.5
 """Of the room until a deadline, what an update may take: the link may be worse than it was."""
+DAY = 86_400.0
 _LOOK = 1.0
 """Seconds for which a month is not looked up again."""
 FRESH, SMALL = 0.5, 1 << 14
@@ -34,15 +35,19 @@ FRESH, SMALL = 0.5, 1 << 14
 class Meter:
     """Counts and measures for one device.
 
-    file: where the month's count is kept; None: in memory. monthly: most bytes of a month, 0: any. clock:
-    unix time; months are those of UTC.
+    file: where the counts are kept; None: in memory. monthly: most bytes of a month, 0: any. clock: unix
+    time; months are those of UTC. daily: most tasks of any 24 hours, 0: any, and they are not counted.
     """
 
     def __init__(
-        self, file: Path | None = None, monthly: int = 0, clock: Callable[[], float] = time.time
+        self,
+        file: Path | None = None,
+        monthly: int = 0,
+        clock: Callable[[], float] = time.time,
+        daily: int = 0,
     ) -> None:
-        self._file, self._monthly, self._clock = file, monthly, clock
-        self._month, self.used = _read(file)
+        self._file, self._monthly, self._clock, self.daily = file, monthly, clock, daily
+        self._month, self.used, self._begun = _read(file)
         self._written, self._until = self.used, 0.0
         self._keep = min(KEEP, monthly // EXACT) if monthly else KEEP
         self.uplink = 0.0
@@ -65,6 +70,20 @@ class Meter:
         if self.used - self._written >= self._keep:
             self.keep()
 
+    def full(self) -> float:
+        """Seconds until the day has room for another task; 0: it has."""
+        now = self._clock()
+        self._begun = [at for at in self._begun if abs(now - at) < DAY]  # or a clock was set right meanwhile
+        if not self.daily or len(self._begun) < self.daily:
+            return 0.0
+        return sorted(self._begun)[-self.daily] + DAY - now
+
+    def begin(self) -> None:
+        """A task begins: that is written down before, or a device that is killed would begin any number."""
+        if self.daily:
+            self._begun.append(self._clock())
+            self.keep()
+
     def uploaded(self, size: int, seconds: float) -> None:
         """So many bytes of an upload arrived within so many seconds."""
         if size >= SMALL and seconds > 0:
@@ -83,7 +102,8 @@ class Meter:
         if self._file is None:
             return
         try:
-            write_file(self._file, json.dumps({"bytes": self.used, "month": self._month}).encode())
+            told = {"bytes": self.used, "month": self._month, "tasks": self._begun if self.daily else []}
+            write_file(self._file, json.dumps(told).encode())
         except OSError as error:
             log.warning("%s cannot be written: %s", self._file, error)
 
@@ -113,13 +133,15 @@ def _left(at: float) -> float:
     return float(calendar.timegm((year, month, 1, 0, 0, 0)) - at)
 
 
-def _read(file: Path | None) -> tuple[str, int]:
-    """Month and bytes; of no month if there is no such file, or it is damaged."""
+def _read(file: Path | None) -> tuple[str, int, list[float]]:
+    """Month and bytes, and when tasks began; of no month if there is no such file, or it is damaged."""
     try:
         told = fields.mapping(fields.parse(file.read_bytes(), "traffic"), "traffic") if file else {}
-        return fields.text(told.get("month", ""), "month"), fields.integer(told.get("bytes", 0), "bytes")
+        begun = [fields.number(at, "tasks") for at in fields.items(told.get("tasks", []), "tasks")]
+        month, used = told.get("month", ""), told.get("bytes", 0)
+        return fields.text(month, "month"), fields.integer(used, "bytes"), begun
     except FileNotFoundError:
-        return "", 0
+        return "", 0, []
     except (OSError, WireError) as error:
-        log.warning("%s cannot be read, the month's count begins at 0: %s", file, error)
-        return "", 0
+        log.warning("%s cannot be read, the counts begin at 0: %s", file, error)
+        return "", 0, []

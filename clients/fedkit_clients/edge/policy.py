@@ -10,6 +10,7 @@
     proxy = "http://proxy:3128"      by which it reaches the aggregator
     max_epochs = 5                   most epochs that one task may ask for; none given: any
     max_steps = 2000                 most optimiser steps, for tasks that count in steps; none given: any
+    max_tasks_per_day = 24           most tasks that it begins within 24 hours; none given: any
 
 Every key may be left out.
 """
@@ -50,13 +51,14 @@ class DevicePolicy:
     proxy: str = ""
     max_epochs: int = 0
     max_steps: int = 0
+    max_tasks_per_day: int = 0
 
     def __post_init__(self) -> None:
         if self.hours and (not _HOURS.fullmatch(self.hours) or self.hours[:5] == self.hours[6:]):
             raise ConfigError('hours: write them as "22:00-06:00", from one time of day to another')
         if self.monthly_bytes < 0:
             raise ConfigError("monthly_bytes: a number of bytes above 0, or 0 for no limit")
-        for name in ("max_epochs", "max_steps"):
+        for name in ("max_epochs", "max_steps", "max_tasks_per_day"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: a number above 0, or 0 for no limit")
         self._floor(Mode.HONEST_SERVER)

@@ -33,7 +33,7 @@ from fedkit_clients.edge.shard import of_device
 from fedkit_clients.edge.transport import Transport
 
 TRAFFIC = "traffic.json"
-"""Where the bytes of the month are kept."""
+"""Where the bytes of the month are kept, and when the tasks of the last day began."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _device(start: Start) -> Device:
     return Device(
         policy,
         start.workload,
-        Meter(directory / TRAFFIC, policy.monthly_bytes),
+        Meter(directory / TRAFFIC, policy.monthly_bytes, daily=policy.max_tasks_per_day),
         Audit(Path(start.audit)) if start.audit else None,
         ModelOut(Path(start.model_out)) if start.model_out else None,
     )

@@ -16,6 +16,8 @@ import pytest
 
 from fedkit import plugins
 from fedkit.errors import ConfigError, RunFailed
+from fedkit.federation import Verdict
+from fedkit.messages import Failure
 from fedkit.runfolder import load_tensors
 from fedkit.secagg.identity import SigningKey
 from fedkit.wire import decode
@@ -23,7 +25,7 @@ from fedkit_clients.edge import EdgeClient, Transport
 from fedkit_clients.edge.answers import Unreachable
 from fedkit_clients.edge.audit import Audit
 from fedkit_clients.edge.device import NAP, Device
-from fedkit_clients.edge.meter import Meter
+from fedkit_clients.edge.meter import DAY, Meter
 from fedkit_clients.edge.modelout import ModelOut
 from fedkit_clients.edge.policy import DevicePolicy
 from fedkit_clients.edge.root import Root
@@ -122,6 +124,52 @@ def test_when_the_bytes_of_the_month_are_used_up_it_asks_no_more(tmp_path: Path,
     assert caught.value.after > 0
     assert len(aggregator.log) == asked
     client.close()
+
+
+def test_a_device_that_was_asked_enough_says_so_once_and_is_silent(
+    tmp_path: Path, aggregator: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Enough(Exception):
+        pass
+
+    now, naps = [1_790_000_000.0], list[float]()
+
+    def device() -> Device:
+        return Device(meter=Meter(tmp_path / "traffic", clock=lambda: now[0], daily=2))
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        now[0] += seconds
+        if len(naps) == 3:
+            raise Enough
+
+    refused: list[Failure] = []
+    accept = aggregator.accept
+
+    def hear(frame: bytes) -> None:
+        if not isinstance(reply := decode(frame), Failure):
+            accept(frame)
+            return
+        refused.append(reply)
+        aggregator.results[reply.key], aggregator.settled[reply.key] = frame, Verdict.refused
+        aggregator.begin()
+
+    aggregator.accept = hear
+    caplog.set_level("INFO", "fedkit.edge")
+    for turn in (1, 2):  # a device that is started again has not forgotten
+        naps.clear()
+        client = make_client(aggregator, tmp_path / "spool", device(), sleep=sleep)
+        with pytest.raises(Enough):
+            client.run()
+        asked = len(aggregator.log)
+        client.close()
+        assert (len(aggregator.results) - turn, naps) == (2, [NAP] * 3)
+        assert [(one.code, one.subject) for one in refused] == [("refused", "max_tasks_per_day")] * turn
+    assert "max_tasks_per_day = 2 is reached: the next task in" in caplog.text
+    assert len(aggregator.log) == asked
+    now[0] += DAY
+    client._device.rests(sleep)
+    assert "this device goes on" in caplog.text
 
 
 def test_the_newest_model_is_written(tmp_path: Path, aggregator: Any) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedkit_clients.edge import meter as module
 from fedkit_clients.edge.answers import Unreachable
-from fedkit_clients.edge.meter import KEEP, SMALL, Meter, wire_bytes
+from fedkit_clients.edge.meter import DAY, KEEP, SMALL, Meter, wire_bytes
 
 MARCH = 1_772_323_200.0  # 2026-03-01 00:00 UTC
 APRIL = 1_775_001_600.0
@@ -41,7 +41,9 @@ def test_what_was_used_outlives_the_process(tmp_path: Path) -> None:
     assert later.used == 0
 
 
-@pytest.mark.parametrize("damage", [b"", b"[]", b'{"bytes": -1, "month": "2026-03"}', b"\xff"])
+@pytest.mark.parametrize(
+    "damage", [b"", b"[]", b'{"bytes": -1, "month": "2026-03"}', b'{"tasks": ["x"]}', b"\xff"]
+)
 def test_a_count_that_is_damaged_begins_anew(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "traffic").write_bytes(damage)
     assert Meter(tmp_path / "traffic", 0, lambda: MARCH).used == 0
@@ -56,6 +58,32 @@ def test_a_full_disk_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     meter.count(2 * KEEP)
     meter.keep()
     assert meter.used > 0
+
+
+def test_a_day_has_room_until_so_many_tasks_began_in_24_hours(tmp_path: Path) -> None:
+    now = MARCH
+    meter = Meter(tmp_path / "traffic", 0, lambda: now, daily=2)
+    meter.begin()
+    now += 3600
+    assert meter.full() == 0
+    meter.begin()
+    for other in (meter, Meter(tmp_path / "traffic", 0, lambda: now, daily=2)):
+        assert other.full() == DAY - 3600, "until the first of them is a day old, in another process too"
+    now = MARCH + DAY
+    assert meter.full() == 0
+    meter.begin()
+    assert meter.full() == 3600, "the day slides"
+    assert Meter(tmp_path / "traffic", 0, lambda: now, daily=5).full() == 0
+    now -= 400 * DAY
+    assert meter.full() == 0, "a clock that was wrong does not bind for ever"
+
+
+def test_without_a_ceiling_tasks_are_not_counted(tmp_path: Path) -> None:
+    meter = Meter(tmp_path / "traffic", 0, lambda: MARCH)
+    for _ in range(100):
+        meter.begin()
+    assert meter.full() == 0
+    assert not (tmp_path / "traffic").exists()
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9))

@@ -26,6 +26,7 @@ monthly_bytes = 500_000_000
 proxy = "http://proxy:3128"
 max_epochs = 5
 max_steps = 2000
+max_tasks_per_day = 24
 """
 
 
@@ -38,7 +39,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     found = read_policy(write(tmp_path, FULL))
     assert found == DevicePolicy(
         *("lying_server", 10, 0.2, 0.3, 60, ("digits",), ("fedavg", "fedprox")),
-        *("22:00-06:30", 500_000_000, "http://proxy:3128", 5, 2000),
+        *("22:00-06:30", 500_000_000, "http://proxy:3128", 5, 2000, 24),
     )
     assert found.window == (22 * 60, 6 * 60 + 30)
 
@@ -62,6 +63,8 @@ def test_no_file_is_no_demand(tmp_path: Path) -> None:
         ("monthly_bytes = -1", "monthly_bytes: a number"),
         ("max_epochs = -1", "max_epochs: a number"),
         ("max_steps = 1.5", "max_steps: must be an integer"),
+        ("max_tasks_per_day = -1", "max_tasks_per_day: a number"),
+        ("max_tasks_per_day = 2.5", "max_tasks_per_day: must be an integer"),
         ("workloads = 5", "policy.toml:1: workloads: must be a list"),
         ("n_min = [", "policy.toml: "),
     ],
