@@ -55,7 +55,7 @@ workload = "own.py:make"
 [rounds]
 count = 2
 quorum = 2
-deadline = 60.0
+deadline = 600.0
 evaluate_on = "clients"
 [codec]
 down = "tensors:below=1|sign"
@@ -248,8 +248,10 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def tapped(folder: Path) -> Iterator[tuple[int, Tap]]:
     with reserved() as port:
         tap = Tap(port)
-        yield port, tap
-        tap.close()
+        try:
+            yield port, tap
+        finally:
+            tap.close()
 
 
 def talk_of(folder: Path, text: str) -> Sequence[bytes]:
@@ -277,7 +279,7 @@ def talk_of(folder: Path, text: str) -> Sequence[bytes]:
             for device in devices:
                 device.join()
         _resume(url, keys["c1"], folder)
-        return [bytes(kept) for kept in tap.said]
+    return [bytes(kept) for kept in tap.said]
 
 
 def _resume(url: str, key: SigningKey, folder: Path) -> None:
