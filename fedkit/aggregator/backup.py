@@ -3,7 +3,7 @@
 The journal stands still for as long as it takes to copy it and to link the files it names, so what is
 copied is what a crash at that instant would leave: the state of every restart. Two things stay behind:
 what belongs to this process alone (locks, the operator's token), and vectors of secure sessions, which
-end with the process.
+end with the process. The copy says when it was made: who was revoked since, it does not know.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -28,14 +29,14 @@ _FIRST = ("plan.json", CHECKPOINT)
 
 def stage(home: Path, db: sqlite3.Connection) -> Path:
     """Copy `home` into its own STAGE folder, with the journal open as `db`, in which nothing goes on."""
-    to = home / STAGE
+    to, at = home / STAGE, time.time()
     shutil.rmtree(to, ignore_errors=True)
     try:
         (to / "journal").mkdir(parents=True)
         to.chmod(0o700)
         copy = to / "journal" / "journal.sqlite"
         db.execute("VACUUM INTO ?", (str(copy),))
-        secret = _forget_vectors(copy)
+        secret = _become_copy(copy, at)
         for path in _files(home, secret):
             _link(path, to / path.relative_to(home))
     except BaseException:
@@ -84,11 +85,14 @@ def demand_new(to: Path) -> None:
         raise ConfigError(f"{to} is there already: name a folder that is not")
 
 
-def _forget_vectors(copy: Path) -> Collection[str]:
-    """Take uploads of secure sessions out of a copy of the journal; their files."""
+def _become_copy(copy: Path, at: float) -> Collection[str]:
+    """Have a copy of the journal say since when it knows nothing new, and take uploads of secure sessions
+    out of it; their files.
+    """
     db = sqlite3.connect(copy)
     try:
         db.execute("PRAGMA foreign_keys = ON")
+        db.execute("REPLACE INTO meta (name, value) VALUES ('copied', ?)", (at,))
         rows = db.execute("SELECT key, name FROM tasks JOIN uploads ON uploads.task = id").fetchall()
         names = {name for key, name in rows if read(key).stage}
         db.executemany("DELETE FROM uploads WHERE name = ?", [(name,) for name in names])

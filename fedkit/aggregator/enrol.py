@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from itertools import islice
 
 from fedkit.aggregator.journal import Journal
@@ -20,7 +21,7 @@ from fedkit.ca.certificates import Certified, read_certificate, read_revocations
 from fedkit.ca.mailbox import Mailbox
 from fedkit.ca.requests import Grant, Request, read_grant, read_request
 from fedkit.ca.succession import FILE, Succession, read_succession
-from fedkit.errors import CryptoError, RunFailed, WireError
+from fedkit.errors import ConfigError, CryptoError, RunFailed, WireError
 from fedkit.messages import ClientId
 from fedkit.secagg.identity import Trust, fingerprint
 
@@ -34,6 +35,7 @@ LOOK = 1.0
 
 class Enrolment:
     """The registry of an aggregator whose devices a CA certifies. trust: of kind `ca`, at the start.
+    ConfigError: the journal is that of a copy, and the CA has not said since who was revoked.
 
     Once another CA is announced in the mailbox both are believed, and from the end of that time the new one.
     """
@@ -49,6 +51,7 @@ class Enrolment:
         for name, data in self._pending():
             self._mailbox.ask(name, data)
         self._look()
+        self._demand_news()
 
     @property
     def trust(self) -> Trust:
@@ -124,6 +127,16 @@ class Enrolment:
         if self._heir is None or not self._trust.next_ca:
             raise Refusal(404, "unknown", "no new CA is announced")
         return self._heir.data()
+
+    def _demand_news(self) -> None:
+        """ConfigError if devices could be let in that were revoked after this copy was made."""
+        if at := self._members.copied():
+            home, made = self._journal.directory.parent, f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}"
+            raise ConfigError(
+                f"{home} is a copy of {made} UTC, and knows nobody who was revoked since: give it the CA's "
+                f"list of now by `fedkit ca publish --ca CA --dir {home}`, or without --dir at the CA and "
+                "`fedkit ca import crl.pem` here; then start again"
+            )
 
     def _keep(self, request: Request) -> None:
         """Write a request down. Refusal: its invite is used up.

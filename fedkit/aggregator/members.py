@@ -105,13 +105,20 @@ class Members:
         if done.rowcount:
             self.reload()
 
+    def copied(self) -> float:
+        """If this is a copy that has seen no list of revocations made since: when it was made; else 0."""
+        return float(self._journal.meta("copied") or 0.0)
+
     def revoke(self, ca: bytes, found: Revocations) -> bool:
         """Take a list of this CA if it is newer than the last, and only then; whether it was."""
         number, serials = f"crl_number {ca.hex()}", f"revoked {ca.hex()}"
         last = self._journal.meta(number)
-        if last is not None and found.number <= int(last):
-            if found.number < int(last):
-                log.error("a list of revocations is not taken: its number %d is older", found.number)
+        if last is not None and found.number < int(last):
+            log.error("a list of revocations is not taken: its number %d is older", found.number)
+            return False
+        if 0 < self.copied() < found.at:
+            self._journal.put(durable=True, copied=0.0)
+        if last is not None and found.number == int(last):
             return False
         told: dict[str, str | bytes | float] = {number: found.number, serials: ",".join(found.serials)}
         self._journal.put(durable=True, **told)

@@ -169,7 +169,8 @@ class Authority:
         return made
 
     def publish(self) -> bytes:
-        """Write the list of revocations, and give it."""
+        """Sign the list of revocations, write it, and give it. ConfigError: another CA has taken over."""
+        self._demand_reign()
         revoked = {serial: datetime.fromtimestamp(at, UTC) for serial, at in self._ledger.revoked.items()}
         made = certificates.revoke(self._key, revoked, len(revoked), self._clock())
         data = certificates.pem(made)

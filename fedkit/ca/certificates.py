@@ -39,10 +39,13 @@ class Certified:
 
 @dataclass(frozen=True)
 class Revocations:
-    """What a CA has revoked: serials in hex. number: grows with each list."""
+    """What a CA has revoked: serials in hex. number: grows with each list that has more; at: when it was
+    signed, in unix seconds.
+    """
 
     number: int
     serials: frozenset[str]
+    at: int
 
 
 def make_ca(key: SigningKey, now: datetime) -> x509.Certificate:
@@ -131,7 +134,8 @@ def read_revocations(pem: bytes, ca: bytes) -> Revocations:
     except (ValueError, x509.ExtensionNotFound) as error:
         raise CryptoError(f"not a list of revocations: {error}") from None
     _issuer(found, (ca,))
-    return Revocations(number, frozenset(f"{one.serial_number:x}" for one in found))
+    serials = frozenset(f"{one.serial_number:x}" for one in found)
+    return Revocations(number, serials, int(found.last_update_utc.timestamp()))
 
 
 def pem(made: x509.Certificate | x509.CertificateRevocationList) -> bytes:

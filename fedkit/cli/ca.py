@@ -147,16 +147,22 @@ def revoke(
     directory: NearOption = None,
 ) -> None:
     """Revoke all certificates of a client; it is refused as soon as the aggregator has the list."""
-    from fedkit.ca.authority import REVOCATIONS, Authority
+    from fedkit.ca.authority import Authority
 
     with Authority(ca) as authority:
         count = authority.revoke(name)
         crl = authority.publish()
     typer.echo(f"client {name!r}: {many(count, 'certificate')} revoked")
-    if directory is not None:
-        _mailbox(directory).put("crl.pem", crl)
-        return
-    typer.echo(f"on the aggregator's machine: fedkit ca import {ca / REVOCATIONS}")
+    _hand_over(ca, directory, crl)
+
+
+@app.command()
+def publish(ca: CaOption = CA, directory: NearOption = None) -> None:
+    """Sign the list of revocations anew: an aggregator that was restored from a copy asks for it."""
+    from fedkit.ca.authority import Authority
+
+    with Authority(ca) as authority:
+        _hand_over(ca, directory, authority.publish())
 
 
 @app.command()
@@ -205,6 +211,16 @@ def issued(ca: CaOption = CA) -> None:
             for made, revoked in authority.issued()
         ]
     echo_table(rows)
+
+
+def _hand_over(ca: Path, directory: Path | None, crl: bytes) -> None:
+    """Give a list of revocations to the aggregator, or say how."""
+    from fedkit.ca.authority import REVOCATIONS
+
+    if directory is not None:
+        _mailbox(directory).put("crl.pem", crl)
+        return
+    typer.echo(f"on the aggregator's machine: fedkit ca import {ca / REVOCATIONS}")
 
 
 def _mailbox(directory: Path) -> Mailbox:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def test_a_copy_goes_on_where_the_journal_stood(site: Any, home: Path) -> None:
     task = site.task("alice", 4)
     site.federation.send([task])
     site.leases.news("alice")
+    before = time.time()
     with site.journal.held() as db:
         stage(home, db)
     site.federation.send([site.task("bob", 4)])
@@ -67,6 +69,8 @@ def test_a_copy_goes_on_where_the_journal_stood(site: Any, home: Path) -> None:
     keys = [key for key, _ in Leases(journal, site.leases._blobs).open(0)]
     assert keys == [task.key], "what came after the copy is not in it"
     assert journal.meta("job_id") == site.job.id
+    assert before <= float(journal.meta("copied") or 0.0) <= time.time(), "since then it knows nothing new"
+    assert site.journal.meta("copied") is None
     journal.close()
 
 

@@ -27,6 +27,7 @@ from fedkit.ca.invites import Invite
 from fedkit.ca.mailbox import Mailbox
 from fedkit.ca.requests import Grant, Request, make_request, read_grant, read_request
 from fedkit.ca.succession import announce
+from fedkit.errors import ConfigError
 from fedkit.federation import Verdict
 from fedkit.messages import Failure
 from fedkit.secagg.identity import SigningKey, Trust
@@ -235,6 +236,36 @@ def test_a_list_of_revocations_does_not_go_back(town: Town, caplog: pytest.LogCa
         refused(lambda: town.enrolment.demand("ward 7"), 403, "revoked")
     assert "older" in caplog.text
     assert "not a list" in caplog.text
+
+
+def test_a_copy_lets_nobody_in_before_the_ca_has_said_who_was_revoked_since(town: Town) -> None:
+    """Else a stolen device would be back with the backup."""
+    town.join()
+    town.later(1)
+    town.box.put("crl.pem", town.authority.publish())
+    town.journal.put(copied=town.now.timestamp())
+    with pytest.raises(ConfigError, match="is a copy of 2026-11-21 12:00 UTC, and knows nobody"):
+        town.again()
+    town.later(1)
+    town.authority.revoke("ward 7")
+    town.box.put("crl.pem", (town.folder / "ca" / "crl.pem").read_bytes())
+    refused(lambda: town.again().demand("ward 7"), 403, "revoked")
+    refused(lambda: town.again().demand("ward 7"), 403, "revoked")
+
+
+def test_a_list_without_anything_new_is_good_for_a_copy_and_an_older_one_is_not(town: Town) -> None:
+    town.join()
+    town.join("ward 8", OTHER)
+    before = town.authority.publish()
+    town.authority.revoke("ward 8")
+    town.box.put("crl.pem", town.authority.publish())
+    assert town.enrolment.clients() == ["ward 7"]
+    town.journal.put(copied=town.now.timestamp() - 1.0)
+    town.box.put("crl.pem", before)
+    with pytest.raises(ConfigError, match="ca publish"):
+        town.again()
+    town.box.put("crl.pem", town.authority.publish())
+    assert town.again().clients() == ["ward 7"]
 
 
 def test_renewal_with_the_same_key_and_with_a_new_one(town: Town) -> None:

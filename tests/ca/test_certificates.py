@@ -63,7 +63,7 @@ def test_a_certificate_of_another_kind_is_refused() -> None:
 def test_revocations_are_of_their_ca_and_numbered() -> None:
     pem = certificates.pem(certificates.revoke(CA, {"ab": NOW, "1": NOW}, 4, NOW))
     assert certificates.read_revocations(pem, CA.public) == certificates.Revocations(
-        4, frozenset(("ab", "1"))
+        4, frozenset(("ab", "1")), int(NOW.timestamp())
     )
     with pytest.raises(CryptoError, match="not signed"):
         certificates.read_revocations(pem, OTHER.public)

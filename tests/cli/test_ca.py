@@ -6,6 +6,7 @@ import csv
 import io
 import shutil
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fedkit.ca.certificates import ca_key
 from fedkit.ca.invites import read_invite
 from fedkit.ca.requests import make_request
 from fedkit.cli.serve import ROSTER, _demand_apart, _trust
+from fedkit.errors import ConfigError
 from fedkit.keyfile import make_key
 from fedkit.secagg.identity import SigningKey, Trust, fingerprint
 from fedkit.secagg.rosterfile import write_trust
@@ -138,6 +140,30 @@ def test_on_two_machines(town: Path, fedkit: Any) -> None:
     journal = Journal(town / "aggregator" / "journal")
     assert Enrolment(journal, enrolment._trust).clients() == []
     journal.close()
+
+
+def test_a_copy_of_an_aggregator_is_told_who_was_revoked_since(town: Path, fedkit: Any) -> None:
+    journal, enrolment, name = aggregator(town, fedkit, "ward 7")
+    assert fedkit("ca", "approve").exit_code == 0
+    enrolment._looked = 0.0
+    assert enrolment.answer(name) is not None
+    trust = enrolment.trust
+    journal.close()
+    assert fedkit("backup", "copy").exit_code == 0
+
+    def opens() -> list[str]:
+        with closing(Journal(town / "copy" / "journal")) as copy:
+            return list(Enrolment(copy, trust).clients())
+
+    with pytest.raises(ConfigError, match=r"fedkit ca publish --ca CA --dir \S+copy`"):
+        opens()
+    time.sleep(1.1)  # a list says when it was signed in whole seconds
+    made = fedkit("ca", "publish")
+    assert (made.exit_code, "fedkit ca import ca/crl.pem" in made.stdout) == (0, True)
+    with pytest.raises(ConfigError, match="fedkit ca publish"):
+        opens()
+    assert fedkit("ca", "publish", "--dir", "copy").exit_code == 0
+    assert opens() == ["ward 7"]
 
 
 def test_files_that_are_not_ours(town: Path, fedkit: Any) -> None:
