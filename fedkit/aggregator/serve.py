@@ -31,7 +31,7 @@ from fedkit.config import Rounds, Scenario
 from fedkit.errors import ConfigError, RunFailed
 from fedkit.federation import RoundPolicy
 from fedkit.launch import Built, build, run_built
-from fedkit.rounds import Result
+from fedkit.rounds import Result, default_grid
 
 log = logging.getLogger("fedkit")
 
@@ -61,6 +61,7 @@ class Station:
         While the disk cannot be written it waits. Raises what `fedkit.run` raises; ConfigError before
         round 0.
         """
+        _warn(self.scenario, self.built, self.service)
         _await_devices(self.journal, self.registry, self.built, self.most, self.progress)
         by = "of a CA" if self.service.trust.kind == "ca" else ""  # not which: another may take over
         workload = Deployed(self.built.workload, self.registry.seats().held, self.most, by)
@@ -173,6 +174,17 @@ def _demand_folder(journal: Journal, out: Path, resume: bool) -> None:
             f"{journal.directory} is the journal of a run whose folder {out} is gone: put it back, or give "
             "another directory for a new run"
         )
+
+
+def _warn(scenario: Scenario, built: Built, service: Service) -> None:
+    """Where devices come with data that nobody here knows, say how much an update may weigh."""
+    if service.clients is None or scenario.aggregate.max_weight is not None:
+        return
+    log.warning(
+        "an update that weighs more than %g, as a rule its number of examples, will be refused: that is enough "
+        "for the aggregator's own data; set aggregate.max_weight to the most that a device may have",
+        default_grid(built.workload, built.policy).max_weight,
+    )
 
 
 def _await_devices(journal: Journal, registry: Registry, built: Built, room: int, progress: Progress) -> None:

@@ -25,7 +25,7 @@ from fedkit.aggregator.deployed import Deployed
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.listener import Listener
 from fedkit.aggregator.registry import Roster
-from fedkit.aggregator.serve import serve
+from fedkit.aggregator.serve import _warn, serve
 from fedkit.aggregator.service import Service
 from fedkit.clientstore import MemoryStore
 from fedkit.config import Scenario
@@ -321,6 +321,20 @@ def test_places_for_devices_that_are_to_come(given: Scenario) -> None:
     made = Deployed(build(given).workload, ["z", "a"], 4, "CA 00")
     assert made.clients() == ("a", "z", "free place 2", "free place 3")
     assert made.enrolled_by == "CA 00"
+
+
+def test_where_the_data_of_devices_are_unknown_the_bound_on_weights_is_told(
+    given: Scenario, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = SigningKey(bytes(32))
+    known = Service(Trust.of_ca(SigningKey(b"c" * 32).public, key.public), key)
+    _warn(given, build(given), known)
+    bounded = replace(given, aggregate=replace(given.aggregate, max_weight=500.0))
+    _warn(bounded, build(bounded), replace(known, clients=300))
+    assert caplog.text == ""
+    _warn(given, build(given), replace(known, clients=300))
+    assert "weighs more than 16," in caplog.text
+    assert "set aggregate.max_weight" in caplog.text
 
 
 def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from fedkit import jobfile, packing, wire
 from fedkit.errors import ClientFailed, ConfigError, ProtocolRefused, WireError, nearest
 from fedkit.federation import Request, Verdict
 from fedkit.job import Job
-from fedkit.messages import ClientId, Failure, Key, Task
+from fedkit.messages import ClientId, EncodedUpdate, Failure, Key, Task
 from fedkit.participant import Answer, Participant
 from fedkit.secagg.identity import Floors
 from fedkit.secagg.messages import FromServer, Stage
@@ -75,7 +75,9 @@ class Joined:
             self.hold(*found)
         if found:
             name, model, task = found
-            self._finish(name, task, self._reply(model, task) or lost(task.key))
+            reply = self._reply(model, task) or lost(task.key)
+            self._warn(reply)
+            self._finish(name, task, reply)
         self.models.prune(self.spool.needed())
         return found[2] if found else None
 
@@ -133,6 +135,16 @@ class Joined:
     def _handled(self, request: Request, room: int = 0) -> Answer | None:
         replies = self.participant.handle(request, room)
         return _noted(replies[0]) if replies else None
+
+    def _warn(self, reply: Answer) -> None:
+        """Tell the owner why the aggregator, which says only that, is going to refuse an update."""
+        most = self.job.grid.max_weight
+        if isinstance(reply, EncodedUpdate) and reply.weight > most:
+            log.error(
+                "round %d: a weight of %g, above the job's maximum of %g: the aggregator refuses that, until "
+                "its scenario has a larger aggregate.max_weight",
+                *(reply.key.round + 1, reply.weight, most),
+            )
 
     def _finish(self, name: str, task: Task, reply: Answer) -> None:
         self.spool.finish(name, wire.encode(reply), self.participant.pending().get(task.key, {}))

@@ -82,7 +82,7 @@ class Link:
             demand_loopback(address.host, "write https://")
         way = address_of(proxy, "http", login=True) if proxy and address.scheme == "https" else None
         context = pinned(server) if address.scheme == "https" else None
-        self._connection = _Connection(address, context, way)
+        self._address, self._connection = address, _Connection(address, context, way)
 
     def send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, patience: float = 0.0
@@ -95,7 +95,7 @@ class Link:
             return self._connection.ask(method, target, headers, body, TIMEOUT + patience)
         except _BROKEN as error:
             self.close()
-            raise Unreachable(f"{method} {target}: {_why(error)}") from error
+            raise Unreachable(f"no answer from {self._address}: {_why(error)}") from error
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""

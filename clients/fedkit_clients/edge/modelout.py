@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from fedkit import runfolder
-from fedkit.errors import CheckpointError, RunFailed
+from fedkit.errors import CheckpointError, ConfigError, RunFailed
 from fedkit.tensors import Tensors
 
 log = logging.getLogger("fedkit.edge")
@@ -15,10 +15,19 @@ log = logging.getLogger("fedkit.edge")
 class ModelOut:
     """Writes each newer model over `path`, as safetensors; a reader sees one whole model or another.
 
-    Its metadata name the job and the version of the model, which grows by one each round.
+    Its metadata name the job and the version of the model, which grows by one each round. ConfigError: there
+    is no folder for it, and none can be made, or `path` is one.
     """
 
     def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be written: {error.strerror}; give another --model-out"
+            ) from error
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder: --model-out takes the name of a file")
         self._path = path
         self._written = _held(path)
 

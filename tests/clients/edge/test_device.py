@@ -174,7 +174,6 @@ def test_a_device_that_was_asked_enough_says_so_once_and_is_silent(
 
 def test_the_newest_model_is_written(tmp_path: Path, aggregator: Any) -> None:
     out = tmp_path / "out" / "model.safetensors"
-    out.parent.mkdir()
     go(aggregator, tmp_path / "spool", Device(model_out=ModelOut(out)))
     model, about = load_tensors(out)
     newest = aggregator.releases[-1]
@@ -226,6 +225,28 @@ def test_an_older_model_does_not_take_the_place_of_a_newer_one(tmp_path: Path) -
         out.write(job, version, {"w": np.full(2, version, np.float32)})
         found, _ = load_tensors(tmp_path / "m")
         assert found["w"][0] == (3 if job == "a" else 1)
+
+
+def test_a_place_for_the_model_that_is_none_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out, why in (("file/m", "give another --model-out"), (".", "is a folder")):
+        with pytest.raises(ConfigError, match=why):
+            ModelOut(tmp_path / out)
+
+
+def test_the_owner_is_told_why_an_update_will_be_refused(
+    tmp_path: Path, aggregator: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    go(aggregator, tmp_path / "light", Device())
+    assert "aggregate.max_weight" not in caplog.text
+    aggregator = type(aggregator)()
+    aggregator.job = replace(aggregator.job, grid=replace(aggregator.job.grid, max_weight=1.0))
+    aggregator.tasks.clear()
+    aggregator.begin()
+    client = make_client(aggregator, tmp_path / "heavy", Device())
+    client.step()
+    client.close()
+    assert "above the job's maximum of 1: the aggregator refuses that" in caplog.text
 
 
 def test_a_model_that_cannot_be_written_stops_nothing(

@@ -148,7 +148,7 @@ def test_what_came_before_a_cut_is_not_lost() -> None:
 def test_what_is_no_answer(said: bytes) -> None:
     with listening(says(said)) as port:
         made = link(port)
-        with pytest.raises(Unreachable, match="GET /x: "):
+        with pytest.raises(Unreachable, match="no answer from http:"):
             made.send("GET", "/x", HEADERS, b"")
         made.close()
 
@@ -242,8 +242,10 @@ def test_who_refuses_a_body_without_reading_it_is_heard() -> None:
 
 
 def test_nobody_there() -> None:
-    with reserved() as port, pytest.raises(Unreachable, match="ConnectionRefusedError"):
-        link(port).send("GET", "/", HEADERS, b"")
+    with reserved() as port:
+        told = f"no answer from http://127.0.0.1:{port}: ConnectionRefusedError"
+        with pytest.raises(Unreachable, match=told):
+            link(port).send("GET", "/", HEADERS, b"")
 
 
 def test_a_proxy_that_is_not_there_is_named_without_its_password() -> None:
