@@ -181,8 +181,8 @@ def _warn(scenario: Scenario, built: Built, service: Service) -> None:
     if service.clients is None or scenario.aggregate.max_weight is not None:
         return
     log.warning(
-        "an update that weighs more than %g, as a rule its number of examples, will be refused: that is enough "
-        "for the aggregator's own data; set aggregate.max_weight to the most that a device may have",
+        "an update that weighs more than %g, as a rule its number of examples, will be refused: that is "
+        "enough for the aggregator's own data; set aggregate.max_weight to the most that a device may have",
         default_grid(built.workload, built.policy).max_weight,
     )
 
