@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedkit import fields
 from fedkit.ca.texts import encode, next_text, octets
-from fedkit.errors import CryptoError, WireError
+from fedkit.errors import ConfigError, CryptoError, WireError
 from fedkit.secagg.identity import SigningKey, Trust, check_signer, verify
 
 FILE = "next-ca.json"
@@ -86,3 +87,17 @@ def read_succession(data: bytes) -> Succession:
         )
     except CryptoError as error:
         raise WireError(str(error)) from None
+
+
+def believed(path: Path, trust: Trust, now: float) -> Trust:
+    """What is believed by the announcement in this file, if there is one. ConfigError: it is damaged.
+
+    An announcement of other CAs is from before this trust was chosen anew, and says nothing.
+    """
+    if trust.kind != "ca" or not path.exists():
+        return trust
+    try:
+        made = read_succession(path.read_bytes())
+    except WireError as error:
+        raise ConfigError(f"{path}: {error}: remove it, and have it announced again") from None
+    return made.applied(trust, now) if made.concerns(trust) else trust

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from fedkit.ca.mailbox import WITHIN, Mailbox
-from fedkit.ca.succession import FILE, Succession, read_succession
-from fedkit.errors import ConfigError, CryptoError, WireError
+from fedkit.ca.succession import FILE, Succession, believed
+from fedkit.errors import ConfigError, CryptoError
 from fedkit.secagg.identity import Trust
 from fedkit.secagg.rosterfile import read_trust, write_trust
 
@@ -17,14 +17,7 @@ KEPT = "trust.toml"
 
 def succeeded(directory: Path, trust: Trust) -> Trust:
     """What is believed now that a new CA was announced, if one was. ConfigError: the file is damaged."""
-    path = directory / WITHIN / FILE
-    if trust.kind != "ca" or not path.exists():
-        return trust
-    try:
-        made = read_succession(path.read_bytes())
-    except WireError as error:
-        raise ConfigError(f"{path}: {error}: remove it, or hand over the right one") from None
-    return made.applied(trust, time.time()) if made.concerns(trust) else trust
+    return believed(directory / WITHIN / FILE, trust, time.time())
 
 
 def hand_over(directory: Path, made: Succession) -> None:

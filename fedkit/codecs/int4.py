@@ -8,9 +8,10 @@ from typing import ClassVar
 import numpy as np
 
 from fedkit.codecs import bits, entropy
+from fedkit.codecs.blockwise import Blockwise
 from fedkit.codecs.codec import CodecContext
 from fedkit.codecs.reader import Reader
-from fedkit.codecs.stage import Quantizer, Vector
+from fedkit.codecs.stage import Vector
 from fedkit.seeds import stream
 
 LEVELS = 6.99
@@ -19,7 +20,7 @@ _INT8 = np.dtype(np.int8)
 
 
 @dataclass(frozen=True)
-class Int4(Quantizer):
+class Int4(Blockwise):
     """Whole numbers from -7 to 7 and a step of peak / 7 for each block, rounded at random.
 
     Two numbers are packed in a byte and Huffman coded: about 3 bits an entry. Scales as bfloat16,
@@ -27,21 +28,9 @@ class Int4(Quantizer):
     """
 
     id: ClassVar[str] = "int4"
-    paper: ClassVar[str] = "Alistarh et al. 2017, arXiv:1610.02132"
-    unbiased: ClassVar[bool] = True
+    levels: ClassVar[float] = LEVELS
     fixed_size: ClassVar[bool] = False
     block: int = 128
-
-    def __post_init__(self) -> None:
-        self.check("block", 16, 65536)
-
-    @property
-    def contractive(self) -> bool:
-        return self.block * (1.01 / LEVELS) ** 2 <= 1  # no entry is off by more than a step
-
-    @property
-    def worst_nmse(self) -> float:
-        return self.block * (1.01 / LEVELS) ** 2 / 4
 
     def _scales_len(self, d: int) -> int:
         return 2 * -(-d // self.block)

@@ -12,9 +12,10 @@ from typing import ClassVar
 import numpy as np
 
 from fedkit.codecs import bits
+from fedkit.codecs.blockwise import Blockwise
 from fedkit.codecs.codec import CodecContext
 from fedkit.codecs.reader import Reader
-from fedkit.codecs.stage import Quantizer, Vector
+from fedkit.codecs.stage import Vector
 from fedkit.seeds import stream
 
 LEVELS = 126.9
@@ -22,27 +23,14 @@ LEVELS = 126.9
 
 
 @dataclass(frozen=True)
-class Int8(Quantizer):
+class Int8(Blockwise):
     """One signed byte an entry, rounded at random, and a step of peak / 127 for each block.
 
     The random threshold has 8 bits: a bias of at most 2^-9 of a step, 1.5e-5 of the block's peak.
     """
 
     id: ClassVar[str] = "int8"
-    paper: ClassVar[str] = "Alistarh et al. 2017, arXiv:1610.02132"
-    unbiased: ClassVar[bool] = True
-    block: int = 1024
-
-    def __post_init__(self) -> None:
-        self.check("block", 16, 65536)
-
-    @property
-    def contractive(self) -> bool:
-        return self.block * (1.01 / LEVELS) ** 2 <= 1  # no entry is off by more than a step
-
-    @property
-    def worst_nmse(self) -> float:
-        return self.block * (1.01 / LEVELS) ** 2 / 4
+    levels: ClassVar[float] = LEVELS
 
     def max_len(self, d: int) -> int:
         return d + 2 * -(-d // self.block)

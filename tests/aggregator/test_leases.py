@@ -165,9 +165,7 @@ def test_no_task_comes_before_the_verdicts_that_came_before_it(site: Any) -> Non
             settled, leases = site.leases.news("alice")
             known |= {key.round for key, _ in settled}
             site.leases.acknowledge("alice", [], [key for key, _ in settled])
-            time.sleep(
-                0.00001
-            )  # the lock is not fair: without a pause this thread may keep it
+            time.sleep(0.00001)  # the lock is not fair: without a pause this thread may keep it
         assert known == set(range(number))
         taken[number].set()
     running.join(PATIENCE)

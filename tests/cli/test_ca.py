@@ -232,7 +232,7 @@ def test_a_ca_takes_over(town: Path, fedkit: Any, folder: Path) -> None:
     assert "new/identity.pem is the key of a CA" in made.stderr, "also of the one that takes over"
     (town / "aggregator" / "journal" / "enrol" / "next-ca.json").write_text("{}")
     made = fedkit("serve", "toy.toml")
-    assert (made.exit_code, "hand over the right one" in made.stderr) == (2, True)
+    assert (made.exit_code, "have it announced again" in made.stderr) == (2, True)
 
 
 def test_a_third_ca_takes_over_when_the_second_has(

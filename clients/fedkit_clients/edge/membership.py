@@ -19,8 +19,8 @@ from pathlib import Path
 
 from fedkit import keyfile, toml
 from fedkit.ca.certificates import EARLIER, read_certificate
-from fedkit.ca.succession import FILE, Succession, read_succession
-from fedkit.errors import ConfigError, CryptoError, DataError, WireError, nearest
+from fedkit.ca.succession import FILE, Succession, believed
+from fedkit.errors import ConfigError, CryptoError, DataError, nearest
 from fedkit.keyfile import read_key
 from fedkit.messages import ClientId
 from fedkit.runfolder import replace_file, sync
@@ -90,7 +90,7 @@ class Membership:
 def read_membership(directory: Path) -> Membership:
     """What `fedkit join` has written. DataError: it has not; ConfigError: a file is damaged."""
     address, client, trust = read_place(directory)
-    trust, key = believed(directory, trust, time.time()), read_key(_at(directory, keyfile.NAME).parent)
+    trust, key = succeeded(directory, trust, time.time()), read_key(_at(directory, keyfile.NAME).parent)
     if trust.kind != "ca":
         return Membership(address, client, key, trust)
     certificate = _read(_at(directory, CERTIFICATE))
@@ -121,19 +121,9 @@ def read_place(directory: Path) -> tuple[str, ClientId, Trust]:
     return about["address"], about["client"], trust
 
 
-def believed(directory: Path, trust: Trust, now: float) -> Trust:
-    """What is believed by what was announced to a device with this trust. ConfigError: it is damaged.
-
-    An announcement of other CAs is from before the device joined anew, and says nothing.
-    """
-    path = _at(directory, FILE)
-    if trust.kind != "ca" or not path.exists():
-        return trust
-    try:
-        made = read_succession(path.read_bytes())
-    except WireError as error:
-        raise ConfigError(f"{path}: {error}: remove it") from None
-    return made.applied(trust, now) if made.concerns(trust) else trust
+def succeeded(directory: Path, trust: Trust, now: float) -> Trust:
+    """What is believed by what was announced to a device with this trust. ConfigError: it is damaged."""
+    return believed(_at(directory, FILE), trust, now)
 
 
 def keep(directory: Path, made: Membership, heir: Succession | None = None) -> None:

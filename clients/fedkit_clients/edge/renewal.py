@@ -17,7 +17,7 @@ from fedkit.errors import ConfigError, CryptoError, RunFailed
 from fedkit.secagg.identity import SigningKey, Trust, fingerprint
 from fedkit_clients.edge.answers import Refused, Unreachable
 from fedkit_clients.edge.enrolment import REQUEST, Asked, Desk, admit, give_up, next_key, wished
-from fedkit_clients.edge.membership import Membership, believed, keep
+from fedkit_clients.edge.membership import Membership, keep, succeeded
 
 log = logging.getLogger("fedkit.edge")
 
@@ -67,7 +67,7 @@ class Renewal:
 
     def _look(self) -> None:
         now, key = self._clock(), next_key(self._directory, self.held)
-        self._believe(believed(self._directory, self.held.trust, now))
+        self._believe(succeeded(self._directory, self.held.trust, now))
         asks = now >= self._half or key.public != self.held.key.public
         hears = self._named not in (b"", *self.held.trust.cas)
         if hears or asks:
