@@ -30,7 +30,7 @@ class Refusal(Exception):
         self.headers = dict(headers or {})
 
 
-USUAL = frozenset(("draining", "idle", "offset", "skew", "unknown"))
+USUAL = frozenset(("draining", "idle", "offset", "run", "skew", "unknown"))
 """Words of refusals that every healthy client meets."""
 DISK = (sqlite3.Error, OSError, RunFailed)
 """What writing raises where the disk is full or broken."""

@@ -317,7 +317,9 @@ def test_whatever_comes_is_answered_and_changes_nothing(
     assert list((site.directory / "uploads").iterdir()) == []
 
 
-def test_requests_about_another_run_are_refused(site: Any, call: Callable[..., Any]) -> None:
+def test_requests_about_another_run_are_refused(
+    site: Any, call: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
     task = site.task("alice")
     site.federation.send([task])
     own, other = site.journal.meta("run"), "0" * 16
@@ -344,6 +346,7 @@ def test_requests_about_another_run_are_refused(site: Any, call: Callable[..., A
         assert (got.status_code, got.json()["error"]) == (409, "run")
 
     call(use)
+    assert not caplog.records, "every device meets it when the next run is served"
 
 
 def test_a_run_keeps_its_id_and_another_has_another(site: Any, tmp_path: Path) -> None:
