@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from fedkit.cli.words import AGGREGATOR, AggregatorOption
 from fedkit.errors import ConfigError
 
 
 def backup(
     to: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.")],
-    directory: Annotated[Path, typer.Option("--dir", help="The aggregator's folder.")] = Path("aggregator"),
+    directory: AggregatorOption = AGGREGATOR,
 ) -> None:
     """Copy an aggregator's folder so that it can be started from the copy. It may run meanwhile."""
     from fedkit.aggregator.backup import backup, demand_new, hand_over

@@ -12,6 +12,7 @@ import typer
 
 from fedkit.ca.mailbox import WITHIN, Mailbox
 from fedkit.cli.output import echo_table
+from fedkit.cli.words import AGGREGATOR, AggregatorOption
 from fedkit.errors import ConfigError, WireError, many, nearest
 
 if TYPE_CHECKING:
@@ -20,12 +21,11 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Certify devices, and revoke them.")
 
 CaOption = Annotated[Path, typer.Option("--ca", help="The CA's directory.")]
-AggregatorOption = Annotated[Path, typer.Option("--dir", help="The aggregator's directory.")]
 NearOption = Annotated[
     Path | None, typer.Option("--dir", help="The aggregator's directory, if it is on this machine.")
 ]
 DaysOption = Annotated[float, typer.Option(min=0.0001, help="Days that a certificate is good for.")]
-CA, AGGREGATOR = Path("ca"), Path("aggregator")
+CA = Path("ca")
 BUNDLE = 1 << 26
 """Most bytes of a file that is carried between aggregator and CA."""
 

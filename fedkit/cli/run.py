@@ -13,6 +13,7 @@ import typer
 
 from fedkit.cli.door import last_event
 from fedkit.cli.output import Format, FormatOption, echo_comparison, echo_json, echo_table
+from fedkit.cli.words import OverridesArgument
 from fedkit.errors import many
 from fedkit.oneline import told
 
@@ -30,10 +31,7 @@ def run(
             help="A shipped name (`fedkit scenarios`), a TOML file, or with --resume a run folder."
         ),
     ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the scenario's, as in rounds.count=5."),
-    ] = None,
+    overrides: OverridesArgument = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The run folder; default runs/<scenario>-<number>.")
     ] = None,

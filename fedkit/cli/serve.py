@@ -15,6 +15,7 @@ import typer
 
 from fedkit.cli.door import last_event
 from fedkit.cli.output import Format, FormatOption, echo_json
+from fedkit.cli.words import AGGREGATOR, OverridesArgument
 from fedkit.errors import ConfigError, CryptoError, RunFailed
 
 if TYPE_CHECKING:
@@ -32,10 +33,7 @@ ROSTER = Path("roster.toml")
 
 def serve(
     scenario: Annotated[str, typer.Argument(help="A shipped name (`fedkit scenarios`) or a TOML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the scenario's, as in rounds.count=5."),
-    ] = None,
+    overrides: OverridesArgument = None,
     roster: Annotated[
         Path, typer.Option("--roster", help="TOML file with the keys of all clients.")
     ] = ROSTER,
@@ -52,7 +50,7 @@ def serve(
         typer.Option(
             "--dir", help="Where its key, the journal and the run folder are kept; made if they are not."
         ),
-    ] = Path("aggregator"),
+    ] = AGGREGATOR,
     address: Annotated[
         str, typer.Option(help="HOST:PORT to listen on; port 0 takes a free one.")
     ] = "127.0.0.1:8470",

@@ -6,18 +6,19 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from fedkit.cli.output import Format, FormatOption, echo_json, echo_table
+from fedkit.cli.words import AGGREGATOR, AggregatorOption
 
 _SHOWN = 10
 """Names of devices that wait for something."""
 
 
 def status(
-    directory: Annotated[Path, typer.Option("--dir", help="The aggregator's folder.")] = Path("aggregator"),
+    directory: AggregatorOption = AGGREGATOR,
     output: FormatOption = Format.text,
 ) -> None:
     """Show rounds, clients with their links and versions, tasks, uploads under way, pending enrolments."""
