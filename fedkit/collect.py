@@ -12,7 +12,7 @@ from fedkit.codecs import CodecContext
 from fedkit.codecs.adaptive import LADDER, Adaptive
 from fedkit.codecs.none import Plain
 from fedkit.dressing import undress
-from fedkit.errors import LayoutError, UpdateRefused, WireError
+from fedkit.errors import LayoutError, UpdateRefused, WireError, shown
 from fedkit.federation import Arrival, Federation, Partial, Plan, Standing, Verdict
 from fedkit.history import Carried, Fate, Outcome, SecureRecord
 from fedkit.job import Job
@@ -249,4 +249,10 @@ def told(failure: Failure) -> str:
         parts.append(last.removeprefix(f"fedkit.errors.ClientFailed: {failure.code}: "))
     else:
         parts += [text for text in (failure.exception, failure.subject) if text]
+        parts = [_plain(text) for text in parts]  # of a device, which may send anything
     return ": ".join(dict.fromkeys(parts))
+
+
+def _plain(text: str) -> str:
+    """For a line of a log or a terminal, and short."""
+    return text if text.isprintable() and len(text) <= 80 else shown(text)

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from fedkit.events import Replied, RoundEnded, RoundStarted, RunEnded, RunStarted
-from fedkit.history import RoundRecord
+from fedkit.history import Fate, Outcome, RoundRecord
+from fedkit.messages import ClientId
 from fedkit.runfolder import ROUNDS
 
 log = logging.getLogger("fedkit.aggregator")
+LONGEST = 300
+"""Characters that are kept of why a client did not do its task."""
 
 
 class Progress:
@@ -25,6 +28,7 @@ class Progress:
         self.outcomes: Counter[str] = Counter()
         self._ended = ""
         self._waiting = ""
+        self._failing: dict[ClientId, str] = {}
 
     def waits(self, what: str) -> None:
         """What the run waits for from now on; empty: it goes on."""
@@ -34,6 +38,7 @@ class Progress:
         self._rounds, self._ended = event.rounds, ""
         self._done = self._failed = 0
         self.outcomes.clear()
+        self._failing.clear()
         self._metrics = dict(event.history.initial)
         for record in event.history.rounds:
             self.add(record)
@@ -47,6 +52,7 @@ class Progress:
     def replied(self, event: Replied) -> None:
         if self._now is not None:
             self._now = {**self._now, "counted": event.counted}
+        self._heed(event.round, event.client, event.fate)
         told = {"round": event.round, "client": event.client, "outcome": event.fate.outcome.value}
         log.info("round %d: client %r %s", event.round + 1, event.client, told["outcome"], extra=told)
 
@@ -67,8 +73,8 @@ class Progress:
         log.error("the run is over: %s", self._ended)
 
     def told(self) -> dict[str, Any]:
-        """As JSON. `now`: the round under way. `waiting`: for what. `ended`: why the run is over; empty while
-        it is not.
+        """As JSON. `now`: the round under way. `waiting`: for what. `failing`: clients whose last answer was
+        not what they were asked for, and why. `ended`: why the run is over; empty while it is not.
         """
         last = self._last
         return {
@@ -79,6 +85,7 @@ class Progress:
             "last": None if last is None else {"round": last.round, "ok": last.ok, "reason": last.reason},
             "metrics": dict(self._metrics),
             "outcomes": dict(sorted(self.outcomes.items())),
+            "failing": dict(sorted(self._failing.items())),
             "ended": self._ended,
             "waiting": self._waiting,
         }
@@ -89,6 +96,14 @@ class Progress:
         self._last = record
         self._metrics = dict(record.metrics) or self._metrics
         self.outcomes.update(fate.outcome.value for fate in record.fates.values())
+        for client, fate in record.fates.items():
+            self._heed(record.round, client, fate)
+
+    def _heed(self, round: int, client: ClientId, fate: Fate) -> None:
+        if fate.outcome in (Outcome.failed, Outcome.refused):
+            self._failing[client] = f"round {round + 1}: {fate.why}"[:LONGEST]
+        elif fate.outcome is Outcome.counted:
+            self._failing.pop(client, None)
 
 
 def of_folder(folder: Path) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def status(
     if told["clients"]:
         typer.echo()
         since = "ago" if told["running"] else "before it stopped"
-        echo_table([_client(row, since) for row in told["clients"]])
+        failing = told["run"]["failing"]
+        echo_table([_client(row, since, failing) for row in told["clients"]])
     if told["uploads"]:
         typer.echo()
         parts = [(row, f"{show_bytes(row['held'])} of {show_bytes(row['bytes'])}") for row in told["uploads"]]
@@ -102,12 +103,14 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {word}" for word, n in counts.items() if n)
 
 
-def _client(row: Mapping[str, Any], since: str) -> dict[str, str]:
-    """since: of what the time is that a client was last heard; the run's clock stands while nobody serves."""
+def _client(row: Mapping[str, Any], since: str, failing: Mapping[str, str]) -> dict[str, str]:
+    """since: of what the time is that a client was last heard; the run's clock stands while nobody serves.
+    failing: why clients did not do what they were asked; there is a column if any did not.
+    """
     from fedkit.report.units import show_bytes, show_seconds
 
     link = row.get("uplink")
-    return {
+    told = {
         "client": row["client"],
         "last heard": "never" if row["seen"] is None else f"{show_seconds(row['seen'])} {since}",
         "uplink": f"{show_bytes(link)}/s" if link else "",
@@ -115,6 +118,7 @@ def _client(row: Mapping[str, Any], since: str) -> dict[str, str]:
         "certificate": _certificate(row),
         "tasks": ", ".join(row["tasks"]),
     }
+    return {**told, "failed": failing.get(row["client"], "")} if failing else told
 
 
 def _certificate(row: Mapping[str, Any]) -> str:

@@ -22,12 +22,12 @@ DAY = 86400.0
     ],
 )
 def test_a_certificate_that_is_not_good_says_why(ends: float | None, revoked: bool, shown: str) -> None:
-    assert status._client(_row(certificate=ends, revoked=revoked), "ago")["certificate"] == shown
+    assert status._client(_row(certificate=ends, revoked=revoked), "ago", {})["certificate"] == shown
 
 
 def test_where_nobody_serves_the_time_is_that_of_the_stop() -> None:
     row = _row(seen=3.0, certificate=time.time() + DAY)
-    assert status._client(row, "before it stopped")["last heard"] == "3 s before it stopped"
+    assert status._client(row, "before it stopped", {})["last heard"] == "3 s before it stopped"
 
 
 def test_places_and_who_waits_for_one_are_told() -> None:

@@ -15,6 +15,9 @@ from fedkit.errors import FedkitError, WireError, shown
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection is given up; a poll has its own time beside."""
 
+UNWANTED = frozenset((404, 409, 411, 413))
+"""Answers after which an upload is not tried again; others may be mended at the server."""
+
 T = TypeVar("T")
 
 
@@ -48,7 +51,7 @@ class OtherRun(FedkitError):
 
 
 class Unfit(FedkitError):
-    """The aggregator's next run is not for this device: it waits for another, or to be mended."""
+    """The aggregator's next run is not for this device, which declines its tasks and waits for another."""
 
 
 class Response(Protocol):

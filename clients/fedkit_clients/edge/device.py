@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fedkit.errors import ProtocolRefused
 from fedkit.job import Job
-from fedkit.messages import Task
+from fedkit.messages import Failure, Task
 from fedkit.participant import Participant
 from fedkit.secagg.identity import Floors
 from fedkit_clients.edge.audit import Audit
@@ -48,6 +48,10 @@ class Device:
             log.warning("max_tasks_per_day = %d is reached: the next task in %.0f min", most, seconds / 60)
             raise ProtocolRefused("max_tasks_per_day", f"this device has begun {most} tasks in 24 hours")
         self.meter.begin()
+
+    def told(self, failure: Failure) -> Failure:
+        """A failure as others may know it."""
+        return failure if self.policy.tells_why else replace(failure, exception="", subject="", detail="")
 
     def floors(self, job: Job) -> Floors:
         """What holds in secure sessions of the job."""

@@ -32,6 +32,14 @@ log = logging.getLogger("fedkit.edge")
 Vouch: TypeAlias = Callable[[Floors], Credentials]
 
 
+class Misfit(ConfigError):
+    """This client cannot take part in a job. `subject`, a word, may leave the device, the text does not."""
+
+    def __init__(self, subject: str, reason: str) -> None:
+        super().__init__(reason)
+        self.subject = subject
+
+
 @dataclass
 class Joined:
     """One job, and all that a client has of it.
@@ -129,12 +137,19 @@ class Joined:
                 self.spool.drop(name)
             raise Unreachable(f"{error}: the task is to come once more") from error
         except ProtocolRefused as error:
-            return _noted(Failure(task.key, "refused", type(error).__name__, error.rule, str(error)))
+            return self._noted(Failure(task.key, "refused", type(error).__name__, error.rule, str(error)))
         return self._handled(whole, self.device.room(task.deadline - self.ahead - time.monotonic()))
 
     def _handled(self, request: Request, room: int = 0) -> Answer | None:
         replies = self.participant.handle(request, room)
-        return _noted(replies[0]) if replies else None
+        return self._noted(replies[0]) if replies else None
+
+    def _noted(self, reply: Answer) -> Answer:
+        """The reply; a failure is told to the device's own log in full, and to others as its owner wants."""
+        if isinstance(reply, Failure):
+            log.error("round %d failed (%s):\n%s", reply.key.round + 1, reply.code, reply.detail)
+            return self.device.told(reply)
+        return reply
 
     def _warn(self, reply: Answer) -> None:
         """Tell the owner why the aggregator, which says only that, is going to refuse an update."""
@@ -169,7 +184,8 @@ def begin(
     try:
         job = jobfile.decode(data)
     except ClientFailed as error:
-        raise ConfigError(f"this client cannot take part: {error}; install what it names") from error
+        told = f"this client cannot take part: {error}; install what it names"
+        raise Misfit(error.subject, told) from error
     _demand_fit(job, workload, client, vouch)
     spool = root.begin(run, job.id, data)
     credentials = vouch(device.floors(job)) if vouch is not None else None
@@ -185,28 +201,23 @@ def begin(
     return joined
 
 
-def _noted(reply: Answer) -> Answer:
-    """The reply; a failure is told to the device's own log in full."""
-    if isinstance(reply, Failure):
-        log.error("round %d failed (%s):\n%s", reply.key.round + 1, reply.code, reply.detail)
-    return reply
-
-
 def _demand_fit(job: Job, workload: Workload, client: ClientId, vouch: Vouch | None) -> None:
     """ConfigError unless this client can do the tasks of the job."""
     if job.secagg is not None and vouch is None:
-        raise ConfigError(
+        raise Misfit(
+            "secagg",
             "the job asks for secure sums, and this client does not know whom to believe in them: give it "
-            "the roster of the federation, or let it join with a certificate"
+            "the roster of the federation, or let it join with a certificate",
         )
     known = workload.clients()
     if client not in known:
-        raise ConfigError(f"the workload has no data of client {client!r}; {nearest(client, known)}")
+        raise Misfit("data", f"the workload has no data of client {client!r}; {nearest(client, known)}")
     layout = travelling(workload.init(job.model_seed), frozen(workload), job.strategy.shared)
     if layout != job.layout:
-        raise ConfigError(
+        raise Misfit(
+            "model",
             f"the job is for a model of other tensors than the workload's ({_apart(job.layout, layout)}): "
-            "give the workload of the aggregator, with the same options"
+            "give the workload of the aggregator, with the same options",
         )
 
 

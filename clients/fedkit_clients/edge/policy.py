@@ -11,6 +11,7 @@
     max_epochs = 5                   most epochs that one task may ask for; none given: any
     max_steps = 2000                 most optimiser steps, for tasks that count in steps; none given: any
     max_tasks_per_day = 24           most tasks that it begins within 24 hours; none given: any
+    tells_why = true                 false: of what it does not do it tells a word such as "refused" alone
 
 Every key may be left out.
 """
@@ -52,6 +53,7 @@ class DevicePolicy:
     max_epochs: int = 0
     max_steps: int = 0
     max_tasks_per_day: int = 0
+    tells_why: bool = True
 
     def __post_init__(self) -> None:
         if self.hours and (not _HOURS.fullmatch(self.hours) or self.hours[:5] == self.hours[6:]):

@@ -17,11 +17,12 @@ from fedkit.federation import Verdict
 from fedkit.messages import ClientId, Key
 from fedkit.secureclient import task_key
 from fedkit.trainer import Workload
-from fedkit_clients.edge.answers import Fruitless, OtherRun, Refused, Unfit, Unreachable
+from fedkit_clients.edge.answers import UNWANTED, Fruitless, OtherRun, Refused, Unfit, Unreachable
 from fedkit_clients.edge.backoff import Backoff
+from fedkit_clients.edge.declining import Declining
 from fedkit_clients.edge.device import Device
 from fedkit_clients.edge.fetching import fetching
-from fedkit_clients.edge.joined import Joined, Vouch, begin
+from fedkit_clients.edge.joined import Joined, Misfit, Vouch, begin
 from fedkit_clients.edge.offers import Offer
 from fedkit_clients.edge.renewal import Renewal
 from fedkit_clients.edge.root import Root
@@ -33,8 +34,6 @@ PATIENCE, LONGEST = 30, 120
 """Seconds that a poll waits for news: the first one, and the last of those that go well without any."""
 HASTE = 1.0
 """Seconds before which no poll that may wait is over without news, and no two steps that bring nothing."""
-_UNWANTED = frozenset((404, 409, 411, 413))
-"""Answers after which an upload is not tried again; others may be mended at the server."""
 
 
 class EdgeClient:
@@ -64,6 +63,7 @@ class EdgeClient:
         self._offers: dict[int, Offer] = {}
         self._safe, self._heeded = list[int](), list[Key]()  # of which the aggregator is to know
         self._joined: Joined | None = None
+        self._declining: Declining | None = None
         self._fruit, self._barren = (
             False,
             0,
@@ -73,7 +73,8 @@ class EdgeClient:
         """Go on until the process is told to stop (KeyboardInterrupt).
 
         ConfigError: the first job is not for this client's workload, or needs what is not installed here;
-        of a later one it waits for the end: no aggregator ends a device that has done its work before.
+        of a later one it waits for the end and declines its tasks: no aggregator ends a device that has done
+        its work before.
         """
         while True:
             if self._device.rests(self._sleep):
@@ -102,7 +103,10 @@ class EdgeClient:
         began, self._fruit = time.monotonic(), False
         try:
             self._renew()
-            self._step(self._joined or self._join())
+            if self._declining is not None:
+                self._decline(self._declining)
+            else:
+                self._step(self._joined or self._join())
         except OtherRun as error:
             log.warning("%s", error)
             self._join_next()
@@ -152,18 +156,35 @@ class EdgeClient:
                 return self._begin(*held)
             except WireError as error:
                 log.error("the job in the spool is damaged (%s): it is fetched again", error)
-        return self._join_anew()
+        return self._join_anew(*self._transport.job())
 
     def _join_next(self) -> None:
         """Leave a run for the one that came after it; Unfit if that is not for this device."""
+        self._declining = None
+        if self._joined is not None:
+            self._transport.run = self._joined.run
+        run, data = self._transport.job()
         try:
-            self._join_anew()
+            self._join_anew(run, data)
         except ConfigError as error:
-            raise Unfit(f"this device waits, the run that is served now is not for it: {error}") from error
+            why = Unfit(f"this device waits, the run that is served now is not for it: {error}")
+            subject = error.subject if isinstance(error, Misfit) and self._device.policy.tells_why else ""
+            self._declining = Declining(run, why, subject, self._client, self._root.directory)
+            raise why from error
 
-    def _join_anew(self) -> Joined:
+    def _decline(self, declining: Declining) -> None:
+        """Decline what is asked, once a second at most. Nothing that is served can be done here."""
+        patience, self._patience = self._patience, min(2 * self._patience, LONGEST)
+        self._fruit = declining.step(self._transport, patience)
+        if self._renewal is not None:
+            self._renewal.due(declining.ca)
+        if self._fruit:
+            self._patience = PATIENCE
+            self._sleep(HASTE)
+
+    def _join_anew(self, run: str, data: bytes) -> Joined:
         """Begin with the job that the aggregator has; Unreachable if that is the one we have."""
-        (run, data), held = self._transport.job(), self._joined
+        held = self._joined
         if held and held.run == run:
             self._offers.clear()
             raise Unreachable(f"there is another run, the aggregator says, but its run is {run} still")
@@ -236,7 +257,7 @@ class EdgeClient:
             try:
                 self._transport.upload(key, frame)
             except Refused as error:
-                if error.status not in _UNWANTED:
+                if error.status not in UNWANTED:
                     raise
                 log.info("round %d: the answer at %s is not wanted: %s", key.round + 1, key.stage, error)
             joined.talk.told(key)
@@ -252,7 +273,7 @@ class EdgeClient:
                     joined.settle(old, Verdict.lost)
                 log.info("round %d: the aggregator has the reply", key.round + 1)
             except Refused as error:
-                if error.status not in _UNWANTED:
+                if error.status not in UNWANTED:
                     raise
                 log.warning("the reply to round %d is not wanted: %s", key.round + 1, error)
                 joined.settle(key, Verdict.unwanted)

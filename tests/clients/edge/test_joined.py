@@ -70,6 +70,9 @@ class Owner:
     def received(self, participant: object, task: Task) -> None:
         """It is not told."""
 
+    def told(self, failure: Failure) -> Failure:
+        return failure
+
     def room(self, seconds: float) -> int:
         return 0
 

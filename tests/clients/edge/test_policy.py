@@ -27,6 +27,7 @@ proxy = "http://proxy:3128"
 max_epochs = 5
 max_steps = 2000
 max_tasks_per_day = 24
+tells_why = false
 """
 
 
@@ -39,7 +40,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     found = read_policy(write(tmp_path, FULL))
     assert found == DevicePolicy(
         *("lying_server", 10, 0.2, 0.3, 60, ("digits",), ("fedavg", "fedprox")),
-        *("22:00-06:30", 500_000_000, "http://proxy:3128", 5, 2000, 24),
+        *("22:00-06:30", 500_000_000, "http://proxy:3128", 5, 2000, 24, False),
     )
     assert found.window == (22 * 60, 6 * 60 + 30)
 
