@@ -11,7 +11,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import cast
@@ -74,15 +74,21 @@ class Link:
     """One connection to an aggregator, opened when it is needed and again when it broke.
 
     server: the aggregator's key. proxy: http://[USER:PASSWORD@]HOST:PORT, or empty. ConfigError: no address,
-    or not safe.
+    or not safe. connected: told of each connection over TLS that is opened.
     """
 
-    def __init__(self, address: Address, server: bytes, proxy: str = "") -> None:
+    def __init__(
+        self,
+        address: Address,
+        server: bytes,
+        proxy: str = "",
+        connected: Callable[[], None] = lambda: None,
+    ) -> None:
         if address.scheme == "http":
             demand_loopback(address.host, "write https://")
         way = address_of(proxy, "http", login=True) if proxy and address.scheme == "https" else None
         context = pinned(server) if address.scheme == "https" else None
-        self._address, self._connection = address, _Connection(address, context, way)
+        self._address, self._connection = address, _Connection(address, context, way, connected)
 
     def send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, patience: float = 0.0
@@ -173,9 +179,16 @@ class _Answer(HTTPResponse):
 class _Connection(HTTPConnection):
     response_class = _Answer
 
-    def __init__(self, address: Address, context: ssl.SSLContext | None, proxy: Address | None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        context: ssl.SSLContext | None,
+        proxy: Address | None,
+        connected: Callable[[], None],
+    ) -> None:
         super().__init__(address.host, address.port, timeout=TIMEOUT)
         self._address, self._context, self._proxy = address, context, proxy
+        self._connected = connected
 
     def connect(self) -> None:
         first = self._proxy or self._address
@@ -185,6 +198,8 @@ class _Connection(HTTPConnection):
             if self._proxy is None:
                 raise
             raise ConnectionError(f"the proxy {first} cannot be reached: {error}") from error
+        if self._context is not None:
+            self._connected()
         try:
             for option in ALIVE:
                 made.setsockopt(*option)

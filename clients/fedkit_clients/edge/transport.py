@@ -80,7 +80,7 @@ class Transport:
         self._piece = FIRST
         self.run, self.gained, self.requests = "", 0, 0
         self._address = address_of(address, "http", "https")
-        self._way = way if way is not None else Link(self._address, server, proxy)
+        self._way = way if way is not None else Link(self._address, server, proxy, self._meter.connected)
 
     def close(self) -> None:
         """Close the connections."""

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from cryptography.x509.oid import NameOID
 from fedkit.errors import ConfigError
 from fedkit.secagg.identity import SigningKey
 from fedkit_clients.edge.answers import Unreachable
+from fedkit_clients.edge.meter import HANDSHAKE, Meter, wire_bytes
 from fedkit_clients.edge.tls import _check, pinned
-from fedkit_clients.edge.transport import Transport
+from fedkit_clients.edge.transport import HEAD, Transport
 
 PIN = SigningKey(bytes(range(32)))
 ANSWER = (
@@ -93,6 +95,18 @@ def test_the_pinned_key_is_believed_whatever_the_date(tmp_path: Path, days: int)
     with listening(path, heard) as url:
         assert ask(url) == ("0" * 16, b"job")
     assert heard[0].startswith(b"GET /v1/job HTTP/1.1\r\n")
+
+
+def test_how_a_connection_begins_is_counted_too(tmp_path: Path) -> None:
+    meter, counts = Meter(), [0]
+    with listening(files(tmp_path, Ed25519PrivateKey.from_private_bytes(PIN.secret)), []) as url:
+        talk = Transport(url, "c", PIN, PIN.public, meter=meter)
+        for _ in range(2):  # each on a connection of its own
+            talk.job()
+            counts.append(meter.used)
+        talk.close()
+    plain = 2 * wire_bytes(HEAD) + wire_bytes(len(b"job"))
+    assert [b - a for a, b in pairwise(counts)] == 2 * [wire_bytes(HANDSHAKE) + plain]
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
