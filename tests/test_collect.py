@@ -15,15 +15,15 @@ from fedkit.aggregate import Grid, WeightedSum
 from fedkit.codecs import CodecContext
 from fedkit.codecs.none import Plain
 from fedkit.collect import Collected, Collector
-from fedkit.downlink import Release
 from fedkit.dressing import dress
-from fedkit.federation import Arrival, Partial, Plan, Reply, Request, Standing, Traffic, Verdict
+from fedkit.federation import Arrival, Partial, Plan, Reply, Request, Standing, Verdict
 from fedkit.history import Fate, Outcome
 from fedkit.job import Job
 from fedkit.judging import fatal_cause, verdicts, why_failed
 from fedkit.messages import ClientId, EncodedUpdate, Failure, Key, Kind, Task, Update
 from fedkit.strategy import Strategy
 from fedkit.tensors import Layout, State, Tensors, add, zeros
+from tests.federations import Bare
 
 LAYOUT = Layout(("w", "b"), ((2,), (1,)), ("float32", "float32"))
 NOW = 10.0
@@ -60,17 +60,13 @@ def delta(value: float) -> Tensors:
 
 
 @dataclass
-class Fake:
+class Fake(Bare):
     """A federation whose replies are given: client -> (seconds, reply); clients may be `alive` or not."""
 
     replies: Sequence[tuple[float, Key, Reply]]
     alive: Sequence[ClientId] = ()
     sent: list[Task] = field(default_factory=list)
     clock: float = NOW
-
-    def publish(self, release: Release) -> None: ...
-
-    def open(self, job: Job) -> None: ...
 
     def clients(self) -> Sequence[ClientId]:
         return []
@@ -92,17 +88,6 @@ class Fake:
         }
 
     def settle(self, verdicts: Mapping[Key, Verdict]) -> None: ...
-
-    def now(self) -> float:
-        return self.clock
-
-    def traffic(self) -> Traffic:
-        return Traffic()
-
-    def save(self) -> State:
-        return {}
-
-    def load(self, state: State) -> None: ...
 
 
 @dataclass

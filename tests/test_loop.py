@@ -14,16 +14,16 @@ import pytest
 from fedkit import RoundPolicy, RunFailed, Strategy, run
 from fedkit.aggregate import WeightedSum
 from fedkit.codecs import CodecContext
-from fedkit.downlink import Release
 from fedkit.dressing import dress
 from fedkit.events import Evaluated, Replied, RoundEnded, RunEnded, RunStarted
-from fedkit.federation import Arrival, Partial, Reply, Request, Standing, Traffic, Verdict
+from fedkit.federation import Arrival, Partial, Reply, Request, Standing, Verdict
 from fedkit.history import Outcome, RoundRecord
 from fedkit.job import Job
 from fedkit.messages import ClientId, EncodedUpdate, Failure, Key, Metrics, Pass, Task, Trained, Update
 from fedkit.tensors import Memory, State, Tensors, add, digest, scale, subtract
 from fedkit.trainer import Correct
 from fedkit_strategies import FedAvg
+from tests.federations import Bare
 
 # A workload whose clients push the weights by a constant, and a federation that does as it is told
 
@@ -75,7 +75,7 @@ Answer = Callable[[Job, Task], tuple[float, Reply] | None]
 
 
 @dataclass
-class Told:
+class Told(Bare):
     """A federation whose clients answer what `answer` says, after so many seconds; None: never."""
 
     names: Sequence[ClientId]
@@ -84,11 +84,6 @@ class Told:
     sent: list[Task] = field(default_factory=list)
     settled: list[dict[Key, Verdict]] = field(default_factory=list)
     out: dict[Key, tuple[float, Reply] | None] = field(default_factory=dict)
-
-    def publish(self, release: Release) -> None: ...
-
-    def open(self, job: Job) -> None:
-        self.job = job
 
     def clients(self) -> Sequence[ClientId]:
         return self.names
@@ -117,17 +112,6 @@ class Told:
         self.settled.append(dict(verdicts))
         for key in verdicts:
             self.out.pop(key, None)
-
-    def now(self) -> float:
-        return self.clock
-
-    def traffic(self) -> Traffic:
-        return Traffic()
-
-    def save(self) -> State:
-        return {}
-
-    def load(self, state: State) -> None: ...
 
 
 def update(job: Job, task: Task, value: float, weight: float = 1.0) -> EncodedUpdate:

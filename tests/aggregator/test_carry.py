@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,18 @@ from fedkit.aggregator.federation import EdgeFederation
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.listener import Listener
 from fedkit.aggregator.registry import Roster
-from fedkit.clientstore import MemoryStore
-from fedkit.downlink import Release
 from fedkit.events import RoundEnded
-from fedkit.federation import Arrival, Request, Standing, Traffic, Verdict
 from fedkit.history import Carried, Outcome
-from fedkit.job import Job
-from fedkit.messages import ClientId, Key, Task
-from fedkit.participant import Participant
+from fedkit.messages import ClientId
 from fedkit.rounds import Result
 from fedkit.secagg.identity import SigningKey, Trust
-from fedkit.tensors import State
 from fedkit_clients import NumpyWorkload, Softmax
 from fedkit_clients.edge import EdgeClient, Transport, runtime
 from fedkit_clients.edge.answers import Refused, Unreachable
 from fedkit_clients.edge.root import Root
 from fedkit_clients.numpy_trainer import NumpyTrainer
 from fedkit_strategies import FedAvg
+from tests.federations import Replay
 
 NAMES = ("a", "b", "slow")
 KEYS = {name: SigningKey(name.encode().ljust(32)) for name in NAMES}
@@ -88,52 +82,6 @@ class Opens:
             time.sleep(0.01)
 
 
-class Replay:
-    """A federation in which replies come in the rounds that are told: (round, client of which round)."""
-
-    def __init__(self, told: Mapping[int, set[tuple[int, ClientId]]]) -> None:
-        self._told, self._now = told, 0.0
-
-    def open(self, job: Job) -> None:
-        self._participant, self._tasks = Participant(job, make_workload(), MemoryStore()), dict[Key, Task]()
-
-    def publish(self, release: Release) -> None:
-        """Everybody is told at once."""
-
-    def clients(self) -> Sequence[ClientId]:
-        return NAMES
-
-    def send(self, requests: Iterable[Request]) -> None:
-        self._tasks |= {one.key: one for one in requests if isinstance(one, Task)}
-        self._round = max(key.round for key in self._tasks)
-
-    def receive(self, until: float, want: int | None = None) -> Iterator[Arrival]:
-        for key in sorted(self._tasks):
-            if (key.round, key.client) in self._told[self._round]:
-                (reply,) = self._participant.handle(self._tasks.pop(key))
-                yield Arrival(key, 0.0, reply)
-
-    def outstanding(self) -> Mapping[Key, Standing]:
-        return {key: Standing(True, "") for key in self._tasks}
-
-    def settle(self, verdicts: Mapping[Key, Verdict]) -> None:
-        for key, verdict in verdicts.items():
-            self._tasks.pop(key, None)
-            self._participant.settle(key, verdict)
-
-    def now(self) -> float:
-        return self._now
-
-    def traffic(self) -> Traffic:
-        return Traffic()
-
-    def save(self) -> State:
-        return {}
-
-    def load(self, state: State) -> None:
-        """Nothing to load."""
-
-
 def go(federation: Any, *observers: object) -> Result:
     train = {"epochs": 1, "batch": 5, "lr": 0.3}
     return run(
@@ -183,6 +131,7 @@ def test_a_slow_client_counts_in_a_later_round(tmp_path: Path, monkeypatch: pyte
     assert (carried.round, carried.outcome) == (0, Outcome.counted)
     assert all("slow" not in r.fates for r in rounds[1 : at + 1]), "it is not asked while it is at work"
     assert all(r.fates["slow"].outcome is Outcome.counted for r in rounds[at + 1 :])
-    wanted = go(Replay(arrived(got)))
+    came = arrived(got)
+    wanted = go(Replay(make_workload(), NAMES, lambda now, key: (key.round, key.client) in came[now]))
     assert {n: t.tobytes() for n, t in got.model.items()} == {n: t.tobytes() for n, t in wanted.model.items()}
     assert not list((tmp_path / "journal" / "uploads").iterdir())

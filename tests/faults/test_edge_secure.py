@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,16 +18,12 @@ import pytest
 from fedkit import jobfile, scenario, wire
 from fedkit.aggregator.serve import serve
 from fedkit.aggregator.service import Service
-from fedkit.clientstore import MemoryStore
 from fedkit.config import Scenario
-from fedkit.downlink import Release
-from fedkit.federation import Arrival, Request, Standing, Traffic, Verdict
 from fedkit.history import Outcome, RoundRecord
 from fedkit.job import Job
 from fedkit.keyfile import make_key
 from fedkit.launch import build, run_built, run_scenario
-from fedkit.messages import ClientId, Key, Task
-from fedkit.participant import Participant
+from fedkit.messages import ClientId, Key
 from fedkit.rounds import Result
 from fedkit.secagg.evidence import read_evidence
 from fedkit.secagg.header import Header
@@ -36,7 +32,6 @@ from fedkit.secagg.messages import Advert, FromClient, FromServer, Opening, Stag
 from fedkit.secagg.server import SecAggServer
 from fedkit.secagg.session import advert_text
 from fedkit.secureclient import SecureClients
-from fedkit.tensors import State
 from fedkit_clients.edge import runtime
 from fedkit_clients.edge.answers import Refused, Unreachable
 from fedkit_clients.edge.joined import Joined
@@ -45,6 +40,7 @@ from fedkit_clients.edge.root import Root
 from fedkit_clients.edge.runtime import EdgeClient
 from fedkit_clients.edge.sessions import vouch
 from fedkit_clients.edge.transport import Transport
+from tests.federations import Replay
 from tests.ports import reserved
 
 NAMES = tuple(f"c{i}" for i in range(5))
@@ -186,60 +182,14 @@ def lived(given: Scenario, folder: Path, port: int) -> Iterator[Site]:
         assert not any(device.faults for device in devices)
 
 
-class Replay:
-    """A federation in the clear, in which the clients of `rounds` answer and nobody else."""
-
-    def __init__(self, given: Scenario, rounds: Mapping[tuple[int, str], Iterable[ClientId]]) -> None:
-        self._rounds, self._workload = (
-            {key: set(names) for key, names in rounds.items()},
-            build(given).workload,
-        )
-
-    def open(self, job: Job) -> None:
-        self._participant, self._tasks = Participant(job, self._workload, MemoryStore()), dict[Key, Task]()
-
-    def publish(self, release: Release) -> None:
-        """Everybody is told at once."""
-
-    def clients(self) -> Sequence[ClientId]:
-        return NAMES
-
-    def send(self, requests: Iterable[Request]) -> None:
-        self._tasks |= {one.key: one for one in requests if isinstance(one, Task)}
-
-    def receive(self, until: float, want: int | None = None) -> Iterator[Arrival]:
-        for key, task in sorted(self._tasks.items()):
-            if key.client in self._rounds[key.round, key.kind]:
-                (reply,) = self._participant.handle(task)
-                yield Arrival(key, 0.0, reply)
-
-    def outstanding(self) -> Mapping[Key, Standing]:
-        return {}
-
-    def settle(self, verdicts: Mapping[Key, Verdict]) -> None:
-        for key, verdict in verdicts.items():
-            self._tasks.pop(key, None)
-            self._participant.settle(key, verdict)
-
-    def now(self) -> float:
-        return 0.0
-
-    def traffic(self) -> Traffic:
-        return Traffic()
-
-    def save(self) -> State:
-        return {}
-
-    def load(self, state: State) -> None:
-        """Nothing to load."""
-
-
 def replayed(given: Scenario, rounds: Sequence[RoundRecord]) -> Result:
     """The same run in the clear, with those whose updates were counted."""
     members = {(r.round, "train"): counted(r) for r in rounds}
     members |= {(r.round + 1, "evaluate"): set(NAMES) for r in rounds} | {(0, "evaluate"): set(NAMES)}
     plain = replace(given, secagg=replace(given.secagg, mode="off"))
-    return run_built(plain, replace(build(plain), federation=Replay(plain, members)))
+    built = build(plain)
+    federation = Replay(built.workload, NAMES, lambda _, key: key.client in members[key.round, key.kind])
+    return run_built(plain, replace(built, federation=federation))
 
 
 def counted(record: RoundRecord) -> set[ClientId]:
