@@ -26,7 +26,11 @@ AGAIN, EVERY, DAY, SHORTEST = 30.0, 3600.0, 86_400.0, 1.0
 
 
 class Renewal:
-    """Keeps the certificate of `held` good. desk: opens the way to the aggregator. clock: unix time."""
+    """Keeps the certificate of `held` good. desk: opens the way to the aggregator. clock: unix time.
+
+    ahead: seconds of the aggregator's clock over this one: it says when to ask, for many devices start with
+    none that is right. Whom to believe, and until when, is a matter of the device's own.
+    """
 
     def __init__(
         self,
@@ -35,9 +39,10 @@ class Renewal:
         desk: Callable[[], Desk],
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
+        ahead: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._directory, self.held, self._desk = directory, held, desk
-        self._clock, self._steady = clock, steady
+        self._clock, self._steady, self._ahead = clock, steady, ahead
         self._next = steady() if held.certificate else math.inf
         self._named = b""
         self._half = self._patience = 0.0
@@ -68,7 +73,7 @@ class Renewal:
     def _look(self) -> None:
         now, key = self._clock(), next_key(self._directory, self.held)
         self._believe(succeeded(self._directory, self.held.trust, now))
-        asks = now >= self._half or key.public != self.held.key.public
+        asks = now + self._ahead() >= self._half or key.public != self.held.key.public
         hears = self._named not in (b"", *self.held.trust.cas)
         if hears or asks:
             with closing(self._desk()) as desk:
@@ -87,7 +92,7 @@ class Renewal:
 
     def _next_time(self) -> float:
         """When there is something to do: at half of the certificate, and each day the clock is looked at."""
-        return self._steady() + min(DAY, max(SHORTEST, self._half - self._clock()))
+        return self._steady() + min(DAY, max(SHORTEST, self._half - self._clock() - self._ahead()))
 
     def _believe(self, trust: Trust) -> None:
         if trust != self.held.trust:
@@ -105,7 +110,7 @@ class Renewal:
 
     def _renew(self, desk: Desk, key: SigningKey, now: float) -> None:
         held = self.held
-        request = wished(self._directory / REQUEST, held, key, now)
+        request = wished(self._directory / REQUEST, held, key, now + self._ahead())
         try:
             desk.ask(request)
             grant = desk.answer(request.id)

@@ -118,7 +118,8 @@ def serve(membership: Membership, workload: Workload, root: Root, device: Device
         proxy=device.policy.proxy,
     )
     try:
-        renewal = Renewal(root.directory, membership, partial(_desk, membership, device))
+        desk = partial(_desk, membership, device)
+        renewal = Renewal(root.directory, membership, desk, ahead=lambda: transport.ahead)
 
         def who(floors: Floors) -> Credentials:
             return vouch(renewal.held, root.directory, floors)

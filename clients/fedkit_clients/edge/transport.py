@@ -55,7 +55,7 @@ class Transport:
 
     server: the aggregator's key, for which requests are signed; plain http is for this machine only.
     way: another one than over the network, for tests. clock: unix seconds of this
-    device; how far it is from the aggregator's is learned on the way. meter: counts what goes over the link.
+    device; that of the aggregator is `ahead` of it, as it learns on the way. meter: counts what is sent.
     audit: told of all that leaves the device. proxy: as http://HOST:PORT. run: the one that was joined, which
     requests name. key: signs them; it may change. gained: bytes of blobs and replies that will not travel
     again, whatever breaks. requests: how many it has made.
@@ -76,7 +76,7 @@ class Transport:
     ) -> None:
         self._client, self.key, self._server, self._clock = client, key, server, clock
         self._meter, self._audit = meter if meter is not None else Meter(), audit
-        self._ahead = 0.0  # of the aggregator's clock over this one
+        self.ahead = 0.0  # of the aggregator's clock over this one
         self._piece = FIRST
         self.run, self.gained, self.requests = "", 0, 0
         self._address = address_of(address, "http", "https")
@@ -246,7 +246,7 @@ class Transport:
     def _send(
         self, method: str, target: str, body: bytes, headers: Mapping[str, str], patience: float
     ) -> Response:
-        at = self._clock() + self._ahead
+        at = self._clock() + self.ahead
         signed = signing.headers(self.key, self._client, self._server, method, target, body, at)
         all_headers = framed(self._address.place, {**signed, **headers}, body)
         self.requests += 1
@@ -264,7 +264,7 @@ class Transport:
         told = answer.headers.get("fedkit-time", "")
         if word != "skew" or not (told.isascii() and told.isdigit() and len(told) < 16):
             return False
-        self._ahead = int(told) - self._clock()
+        self.ahead = int(told) - self._clock()
         return True
 
     def _demand(self, answer: Answer) -> None:
@@ -290,7 +290,7 @@ class Transport:
         try:
             if told.isascii() and told.isdigit():
                 return float(told)
-            return max(0.0, parsedate_to_datetime(told).timestamp() - self._clock() - self._ahead)
+            return max(0.0, parsedate_to_datetime(told).timestamp() - self._clock() - self.ahead)
         except (ValueError, OverflowError):
             return 0.0
 

@@ -253,13 +253,20 @@ class Clock:
     steady: float = 0.0
 
 
-def renewing(town: Town, folder: Path, audit: Audit | None = None) -> tuple[Renewal, Clock]:
+def renewing(
+    town: Town, folder: Path, audit: Audit | None = None, own: float | None = None
+) -> tuple[Renewal, Clock]:
+    """own: what the device's clock says; None: the time of the town, as the aggregator's."""
     held, clock = read_membership(folder), Clock(town.now.timestamp())
 
     def desk() -> Desk:
         return Desk(ADDRESS, SERVER.public, way=town.way, audit=audit)
 
-    return Renewal(folder, held, desk, lambda: clock.unix, lambda: clock.steady), clock
+    def ahead() -> float:
+        return town.now.timestamp() - clock.unix if own is not None else 0.0
+
+    clock.unix = clock.unix if own is None else own
+    return Renewal(folder, held, desk, lambda: clock.unix, lambda: clock.steady, ahead), clock
 
 
 def test_a_certificate_is_renewed_when_it_is_half_over(town: Town, tmp_path: Path) -> None:
@@ -286,6 +293,25 @@ def test_a_certificate_is_renewed_when_it_is_half_over(town: Town, tmp_path: Pat
     assert not (folder / "renewal.json").exists()
     assert "POST /v1/enrol" in (tmp_path / "audit").read_text()
     clock.steady += EVERY
+    renewal.look()
+    assert len(town.asked) == 1
+
+
+def test_a_device_whose_own_clock_is_wrong_by_years_renews_in_time(town: Town, tmp_path: Path) -> None:
+    """By the aggregator's, as soon as that is known; until then it looks again each day."""
+    folder = tmp_path / "edge"
+    first = town.join(folder)
+    renewal, clock = renewing(town, folder, own=4e9)
+    town.asked.clear()
+    renewal.look()
+    assert not town.asked, "it is not half over yet"
+    clock.unix, clock.steady = 0.0, clock.steady + DAY
+    town.now += timedelta(days=90)
+    renewal.look()
+    (request,) = town.asked.values()
+    assert request.until > town.now.timestamp(), "or it would be refused as over"
+    assert read_membership(folder).half > first.half + 80 * 86_400
+    clock.steady += DAY
     renewal.look()
     assert len(town.asked) == 1
 
