@@ -25,6 +25,8 @@ HEAD_LIMIT = 1 << 14
 """Most bytes of the head of a request."""
 PLACES = 4096
 """Connections at the same time, where the system allows as many open files."""
+PARTING = 1.0
+"""For a peer that asks nothing to part when the aggregator goes down: by TLS it would have to agree."""
 BUFFER = 1 << 15
 """Bytes that wait to be sent; half as many to be decrypted; one reading of a body: more has to wait."""
 EACH = 16
@@ -152,6 +154,12 @@ class Careful(H11Protocol):
     def abort(self) -> None:
         """Let go of the peer without a word."""
         self.transport.abort()
+
+    def shutdown(self) -> None:
+        idle = self.cycle is None or self.cycle.response_complete
+        super().shutdown()
+        if idle:
+            self.loop.call_later(PARTING, self.abort)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -272,6 +272,22 @@ def test_who_never_shakes_hands_takes_no_place_for_long(tmp_path: Path) -> None:
         assert (places.counts()[0] <= 4, places.turned_away) == (True, 5)
 
 
+def test_a_peer_that_sleeps_does_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By TLS both ends part; a device that waits between two polls does not listen."""
+    monkeypatch.setattr(connections, "PARTING", 0.3)
+    make_key(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with ExitStack() as stack:
+        with Listener(app, "127.0.0.1", 0, tmp_path) as listener:
+            address = ("127.0.0.1", int(listener.url.rpartition(":")[2]))
+            sleeps = stack.enter_context(context.wrap_socket(peer(address)))
+            assert asks(sleeps).startswith(b"HTTP/1.1 200")
+    assert "shutdown exceeded" not in caplog.text
+
+
 def test_who_hung_up_has_not_been_turned_away() -> None:
     places, (here, there) = Places(1), socket.socketpair()
     with there:
