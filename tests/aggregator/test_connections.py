@@ -280,11 +280,10 @@ def test_a_peer_that_sleeps_does_not_hold_up_the_end(
     make_key(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with ExitStack() as stack:
-        with Listener(app, "127.0.0.1", 0, tmp_path) as listener:
-            address = ("127.0.0.1", int(listener.url.rpartition(":")[2]))
-            sleeps = stack.enter_context(context.wrap_socket(peer(address)))
-            assert asks(sleeps).startswith(b"HTTP/1.1 200")
+    with ExitStack() as stack, Listener(app, "127.0.0.1", 0, tmp_path) as listener:
+        address = ("127.0.0.1", int(listener.url.rpartition(":")[2]))
+        sleeps = stack.enter_context(context.wrap_socket(peer(address)))
+        assert asks(sleeps).startswith(b"HTTP/1.1 200")
     assert "shutdown exceeded" not in caplog.text
 
 
