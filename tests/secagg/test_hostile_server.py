@@ -62,14 +62,6 @@ HEADERS: Mapping[str, tuple[str, Lie]] = {
 }
 
 
-@pytest.mark.parametrize("rule", HEADERS)
-def test_a_header_that_lies(rehearse: type[Rehearsal], off: Off, rule: str) -> None:
-    check, lie = HEADERS[rule]
-    assert rehearse(5).lying(Stage.advertise, lie).refusals() == {rule}
-    off(check)
-    assert rehearse(5).lying(Stage.advertise, lie).answered(Stage.advertise)
-
-
 def test_fewer_clients_than_the_client_wants(rehearse: type[Rehearsal], off: Off) -> None:
     """They are counted again and again, so the header is not the only place."""
     floors = Floors(Policy(smallest=6))
@@ -215,12 +207,15 @@ ROSTERS: Mapping[str, tuple[str, Lie]] = {
 }
 
 
-@pytest.mark.parametrize("rule", ROSTERS)
-def test_a_roster_that_lies(rehearse: type[Rehearsal], off: Off, rule: str) -> None:
-    check, lie = ROSTERS[rule]
-    assert rehearse(5).lying(Stage.share, lie).refusals() == {rule}
+@pytest.mark.parametrize(
+    ("stage", "rule"),
+    [*((Stage.advertise, rule) for rule in HEADERS), *((Stage.share, rule) for rule in ROSTERS)],
+)
+def test_a_header_or_a_roster_that_lies(rehearse: type[Rehearsal], off: Off, stage: Stage, rule: str) -> None:
+    check, lie = (HEADERS if stage is Stage.advertise else ROSTERS)[rule]
+    assert rehearse(5).lying(stage, lie).refusals() == {rule}
     off(check)
-    assert rehearse(5).lying(Stage.share, lie).answered(Stage.share)
+    assert rehearse(5).lying(stage, lie).answered(stage)
 
 
 def invented(session: Rehearsal, name: ClientId, body: bytes) -> bytes:
