@@ -40,7 +40,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HEAD_SECONDS", "READ_SECONDS"):
-        monkeypatch.setattr(connections, name, 0.3)
+        monkeypatch.setattr(connections, name, 1.0)
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def test_who_asks_now_and_then_may_stay() -> None:
     with served() as address, peer(address) as steady:
         for _ in range(4):
             assert asks(steady).startswith(b"HTTP/1.1 200")
-            time.sleep(0.25)
+            time.sleep(0.4)
 
 
 def test_a_body_that_nobody_reads_does_not_go_on_for_ever() -> None:
