@@ -55,7 +55,7 @@ class Transport:
 
     server: the aggregator's key, for which requests are signed; plain http is for this machine only.
     way: another one than over the network, for tests. clock: unix seconds of this
-    device; that of the aggregator is `ahead` of it, as it learns on the way. meter: counts what is sent.
+    device; that of the aggregator is `ahead` of it, as it learns on the way. meter: counts all bytes.
     audit: told of all that leaves the device. proxy: as http://HOST:PORT. run: the one that was joined, which
     requests name. key: signs them; it may change. gained: bytes of blobs and replies that will not travel
     again, whatever breaks. requests: how many it has made.
