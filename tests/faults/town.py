@@ -69,7 +69,7 @@ class Town(Commands):
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def training(self, name: str) -> list[int]:
-        """The rounds whose task is in the hands of this device."""
+        """The rounds, from 0, whose task is in the hands of this device; people are told of them from 1."""
         rows = standing(self.folder / "aggregator" / "journal")["clients"]
         tasks = [text for row in rows if row["client"] == name for text in row["tasks"]]
-        return [int(text.split()[1]) for text in tasks if text.endswith(("offered", "training"))]
+        return [int(text.split()[1]) - 1 for text in tasks if text.endswith(("offered", "training"))]
