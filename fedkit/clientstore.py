@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 import sys
 from collections import OrderedDict
@@ -125,6 +126,11 @@ class MemoryStore:
             self._cache.put((str(client), str(stream)), memory, 0)
 
 
+def _private(path: str, flags: int) -> int:
+    """A residual tells of its client's data: its owner alone may read it, whatever the umask."""
+    return os.open(path, flags, 0o600)
+
+
 class _Files:
     """One file for each version of a memory; the index says which version counts."""
 
@@ -142,7 +148,8 @@ class _Files:
         path, data = self._path(place), packing.pack(memory)
         self._folder.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        part.write_bytes(_digest(data) + data)
+        with open(part, "wb", opener=_private) as file:
+            file.write(_digest(data) + data)
         part.replace(path)
 
     def read(self, place: Place) -> tuple[Memory, int]:
@@ -159,7 +166,7 @@ class _Files:
         """Forget a memory whose file is damaged, if it is there at all, and keep the file elsewhere."""
         path = self._path(place)
         del self.versions[place]
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists():
             path.replace(folder / path.name)
 

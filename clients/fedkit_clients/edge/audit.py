@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 from fedkit import wire
 from fedkit.errors import ConfigError
 from fedkit.messages import EncodedUpdate, Failure
+from fedkit_clients.edge.files import append_line
 
 log = logging.getLogger("fedkit.edge")
 MOST = 1 << 24
@@ -63,10 +63,8 @@ class Audit:
         """Append a line; nothing for an empty one."""
         if self._path.exists() and self._path.stat().st_size > MOST:
             self._path.replace(self._path.with_name(self._path.name + ".1"))
-        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(handle, "a", encoding="utf-8") as file:
-            if told:
-                file.write(json.dumps({"at": int(self._clock()), **told}) + "\n")
+        line = json.dumps({"at": int(self._clock()), **told}) + "\n" if told else ""
+        append_line(self._path, line.encode())
 
 
 def _bytes(data: bytes) -> dict[str, object]:

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 
 from fedkit.errors import FedkitError
-from fedkit_clients.edge.files import newest_first, remove, write_file
+from fedkit_clients.edge.files import newest_first, private_folder, remove, write_file
 
 log = logging.getLogger("fedkit.edge")
 SUM = 16
@@ -53,7 +53,7 @@ def read_lasting(path: Path) -> bytes:
 def set_aside(path: Path, folder: Path, why: object) -> None:
     """Move a damaged file to where its owner finds it; one that cannot be moved is removed."""
     log.error("%s; it is set aside in %s, and the client goes on without it", why, folder)
-    folder.mkdir(exist_ok=True)
+    private_folder(folder)
     try:
         path.replace(folder / path.name)
     except FileNotFoundError:

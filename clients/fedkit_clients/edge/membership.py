@@ -26,6 +26,7 @@ from fedkit.messages import ClientId
 from fedkit.runfolder import replace_file, sync
 from fedkit.secagg.identity import Certificate, Identity, SigningKey, Trust
 from fedkit.secagg.rosterfile import read_trust, write_trust
+from fedkit_clients.edge.files import private_folder
 from fedkit_clients.edge.link import address_of
 
 ABOUT, TRUST, CERTIFICATE, VOUCHER = "aggregator.toml", "trust.toml", "certificate.pem", "voucher"
@@ -135,7 +136,7 @@ def keep(directory: Path, made: Membership, heir: Succession | None = None) -> N
     settle(directory)
     ready = directory / READY
     shutil.rmtree(ready, ignore_errors=True)
-    ready.mkdir(parents=True)
+    private_folder(ready)
     keyfile.write_key(ready, made.key)
     write_trust(ready / TRUST, Trust.of_ca(made.trust.ca, made.trust.server))
     (ready / CERTIFICATE).write_bytes(made.certificate)

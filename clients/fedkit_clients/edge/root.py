@@ -13,7 +13,7 @@ from pathlib import Path
 from fedkit.errors import ConfigError
 from fedkit.runfolder import lock_file
 from fedkit_clients.edge.checked import Damaged, read_lasting, set_aside
-from fedkit_clients.edge.files import write_file
+from fedkit_clients.edge.files import private_folder, write_file
 from fedkit_clients.edge.membership import settle
 from fedkit_clients.edge.spool import Spool
 
@@ -27,7 +27,7 @@ class Root:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            private_folder(directory)
             self._lock = lock_file(directory / "lock")
         except ConfigError:
             told = f"{directory} is in use: stop the client, or the command, that runs there"

@@ -22,10 +22,11 @@ from fedkit import fields
 from fedkit.cores import mask_threads
 from fedkit.errors import CheckpointError, WireError
 from fedkit.messages import Kind
-from fedkit.runfolder import replace_file, sync
+from fedkit.runfolder import sync
 from fedkit.secagg.identity import RANDOM, Floors
 from fedkit.secagg.memory import MemorySessions
 from fedkit.secureclient import Credentials
+from fedkit_clients.edge.files import append_line, write_file
 from fedkit_clients.edge.membership import Membership
 
 NAME = "sessions"
@@ -46,7 +47,7 @@ class DiskSessions:
         rows = _rows(self._path)
         if len(rows) > LINES:
             rows = _shorter(rows)
-            replace_file(self._path, b"".join(map(_line, rows)))
+            write_file(self._path, *map(_line, rows))
         for row in rows:
             self._recall(row)
 
@@ -74,16 +75,7 @@ class DiskSessions:
 
     def _write(self, row: Row) -> None:
         fresh = not self._path.exists()
-        before = 0 if fresh else self._path.stat().st_size
-        try:
-            with self._path.open("ab") as file:
-                file.write(_line(row))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            if self._path.exists():  # or the next line would begin within what came of this one
-                os.truncate(self._path, before)
-            raise
+        append_line(self._path, _line(row), lasting=True)
         if fresh:
             sync(self._path.parent)
 

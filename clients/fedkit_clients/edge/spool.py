@@ -31,7 +31,7 @@ from fedkit.messages import Key, Task
 from fedkit.runfolder import sync
 from fedkit.tensors import State
 from fedkit_clients.edge.checked import SUM, Damaged, read_checked, set_aside, write_checked
-from fedkit_clients.edge.files import newest_first, remove
+from fedkit_clients.edge.files import newest_first, private_folder, remove
 from fedkit_clients.edge.offers import Blob
 from fedkit_clients.edge.packed import Streams, as_json, joined, pack, parts, read_task, unpack
 
@@ -55,8 +55,8 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._aside = folder / "damaged"
-        for name in (*_STAGES, "memory", "models", "parts"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        for name in ("", *_STAGES, "memory", "models", "parts"):
+            private_folder(folder / name)
         for path in folder.rglob("*.tmp"):
             remove(path)
         self.store = MemoryStore(folder / "memory", CACHE, self._aside)

@@ -30,6 +30,7 @@ from fedkit_clients.edge.answers import (
     understood,
 )
 from fedkit_clients.edge.audit import Audit
+from fedkit_clients.edge.files import private
 from fedkit_clients.edge.link import Link, address_of
 from fedkit_clients.edge.meter import Meter
 from fedkit_clients.edge.offers import Blob, News, read_news
@@ -198,7 +199,8 @@ class Transport:
                 raise Unreachable(f"blob {blob.sha256[:16]} cannot be resumed: it begins again")
             if response.status not in (200, 206):
                 self._demand(read_short(response, SHORT, 0.0))
-            with part.open("ab" if response.status == 206 else "wb") as file:
+            mode = "ab" if response.status == 206 else "wb"
+            with open(part, mode, opener=private) as file:
                 for chunk in response.pieces():
                     file.write(chunk)
                     self._meter.count(len(chunk))

@@ -116,6 +116,8 @@ def test_a_device_that_has_joined_is_all_it_must_be(town: Town, tmp_path: Path) 
     assert {path.name for path in (tmp_path / "edge").iterdir()} == {
         *("aggregator.toml", "certificate.pem", "identity.pem", "lock", "trust.toml", "voucher")
     }
+    assert (tmp_path / "edge").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "edge" / "identity.pem").stat().st_mode & 0o777 == 0o600
     assert all("user-agent" not in names and "accept" not in names for names in town.headers)
 
 

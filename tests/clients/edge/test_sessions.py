@@ -128,6 +128,41 @@ def test_the_file_of_years_stays_small(tmp_path: Path, monkeypatch: pytest.Monke
     assert again.seen((99).to_bytes(32, "big"))
 
 
+def test_a_full_disk_at_a_restart_is_an_error_that_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "LINES", 3)
+    disk = DiskSessions(tmp_path)
+    for round in range(5):
+        disk.sign("j1", round, "train", MODELS[0])
+    before = (tmp_path / NAME).read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="no space"):  # which a client waits out
+            DiskSessions(tmp_path)
+    assert (tmp_path / NAME).read_bytes() == before
+    assert DiskSessions(tmp_path).signed("j1", 4, "train", MODELS[1])
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o077])
+def test_its_owner_alone_may_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: int) -> None:
+    monkeypatch.setattr(sessions, "LINES", 3)
+    before = os.umask(mask)
+    try:
+        disk = DiskSessions(tmp_path)
+        for round in range(5):
+            disk.sign("j1", round, "train", MODELS[0])
+            assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
+        DiskSessions(tmp_path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600, "made shorter, it is still so"
+
+
 def test_a_line_that_a_full_disk_cut_short_does_not_run_into_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
