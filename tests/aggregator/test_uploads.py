@@ -89,6 +89,23 @@ def test_a_second_copy_is_acknowledged_and_ignored(site: Any) -> None:
     assert received(site) == []
 
 
+def test_a_result_that_comes_hours_later_counts_while_its_task_is_open(
+    site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device was cut off in the middle of its upload: its lease ran out long ago."""
+    key, now = sent(site), site.journal.now
+    frame = result(key)
+    name, _ = site.uploads.begin("alice", key, len(frame), sha(frame))
+    site.uploads.append("alice", name, 0, frame[:7])
+    monkeypatch.setattr(site.journal, "now", lambda: now() + 6 * 3600)
+    _, again = site.leases.news("alice")
+    assert [lease.id for lease in again] == [1], "it is offered again"
+    assert site.uploads.begin("alice", key, len(frame), sha(frame)) == (name, 7), "and goes on at byte 7"
+    site.uploads.append("alice", name, 7, frame[7:])
+    assert [arrival.key for arrival in received(site)] == [key]
+    assert site.leases.news("alice")[1] == []
+
+
 def test_another_result_for_the_same_key_is_refused_once_one_was_accepted(site: Any) -> None:
     key = sent(site)
     frame, other = result(key), result(key, 2.0)
