@@ -146,3 +146,19 @@ def test_listeners_are_told(tmp_path: Path) -> None:
     journal.tell({"alice"})
     assert heard == [{"alice"}]
     journal.close()
+
+
+def test_a_client_that_is_heard_of_for_the_first_time_since_the_start_wakes_who_waits(tmp_path: Path) -> None:
+    """After a restart it may have been heard of a second ago, on the clock of the run."""
+    journal = Journal(tmp_path)
+    journal.admit("alice", "00", 0, 0.0)
+    journal.close()
+    journal = Journal(tmp_path)
+    assert 0.0 < journal.seen("alice") <= journal.opened
+    woken = []
+    for nonce in ("01", "02"):
+        before = journal.ticks
+        journal.admit("alice", nonce, 0, 0.0)
+        woken.append(journal.ticks > before)
+    journal.close()
+    assert woken == [True, False]
