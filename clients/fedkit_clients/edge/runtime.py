@@ -32,8 +32,8 @@ from fedkit_clients.edge.transport import Transport
 log = logging.getLogger("fedkit.edge")
 PATIENCE, LONGEST = 30, 120
 """Seconds that a poll waits for news: the first one, and the last of those that go well without any."""
-HASTE = 1.0
-"""Seconds before which no poll that may wait is over without news, and no two steps that bring nothing."""
+HASTE = 0.5
+"""Share of its wait before which no poll is over without news, and no two steps that bring nothing."""
 
 
 class EdgeClient:
@@ -100,7 +100,7 @@ class EdgeClient:
 
         After an OSError (a full disk) what is in RAM is forgotten: the next step begins from the disk.
         """
-        began, self._fruit = time.monotonic(), False
+        began, patience, self._fruit = time.monotonic(), self._patience, False
         try:
             self._renew()
             if self._declining is not None:
@@ -113,13 +113,13 @@ class EdgeClient:
         except OSError:
             self._joined = None
             raise
-        self._demand_fruit(began)
+        self._demand_fruit(began + HASTE * patience)
 
-    def _demand_fruit(self, began: float) -> None:
+    def _demand_fruit(self, until: float) -> None:
         """Fruitless after two steps in a row that were short and brought nothing: one alone is what repeats
         itself after an answer was lost, or the way into another run.
         """
-        barren = not self._fruit and time.monotonic() < began + HASTE
+        barren = not self._fruit and time.monotonic() < until
         self._barren = self._barren + 1 if barren else 0
         if self._barren > 1:
             raise Fruitless("the aggregator answers at once, and brings nothing that is new")
@@ -180,7 +180,7 @@ class EdgeClient:
             self._renewal.due(declining.ca)
         if self._fruit:
             self._patience = PATIENCE
-            self._sleep(HASTE)
+            self._sleep(Fruitless.least)
 
     def _join_anew(self, run: str, data: bytes) -> Joined:
         """Begin with the job that the aggregator has; Unreachable if that is the one we have."""
@@ -224,7 +224,7 @@ class EdgeClient:
         if not (busy or news.settled or news.offers or news.messages):
             if news.last:
                 take_last(joined, self._client, *news.last)
-            if time.monotonic() < began + HASTE:
+            if time.monotonic() < began + HASTE * patience:
                 raise Fruitless("the aggregator answers before there is news")
             self._patience = min(2 * self._patience, LONGEST)
         for key, verdict in news.settled:

@@ -6,8 +6,10 @@ import base64
 import hashlib
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -34,7 +36,7 @@ class Enough(Exception):
 
 @pytest.fixture(autouse=True)
 def _quick(fast_disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow this machine is, no step counts as long."""
+    """However slow this machine is, no step is long enough."""
     monkeypatch.setattr(runtime, "HASTE", 1e9)
 
 
@@ -138,6 +140,34 @@ def test_who_answers_at_once_without_news_is_asked_ever_more_seldom(
     assert min(pauses.waits) >= Fruitless.least
     assert max(pauses.waits) > 16 * Fruitless.least
     assert max(b - a for a, b in itertools.pairwise(pauses.asked)) <= MOST
+
+
+@pytest.mark.parametrize(("share", "waits"), [(0.4, 3), (0.9, 0)])
+def test_so_is_who_answers_a_little_later(
+    tmp_path: Path, aggregator: Any, monkeypatch: pytest.MonkeyPatch, share: float, waits: int
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(runtime, "HASTE", 0.5)
+    monkeypatch.setattr(runtime, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    client = make_client(aggregator, tmp_path, Recorder(aggregator))
+    lie(aggregator, LIES["nothing"])
+    told, patience = aggregator._news, list[float]()
+
+    def news() -> httpx.Response:
+        patience.append(client._patience)
+        now[0] += share * client._patience
+        return cast("httpx.Response", told())
+
+    aggregator._news = news
+    raised = 0
+    for _ in range(3):
+        with suppress(Fruitless):
+            client.step()
+            continue
+        raised += 1
+    client.close()
+    assert raised == waits
+    assert patience == ([30, 30, 30] if waits else [30, 60, 120])
 
 
 def test_who_names_another_run_each_time_is_asked_ever_more_seldom(tmp_path: Path, aggregator: Any) -> None:
