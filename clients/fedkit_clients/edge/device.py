@@ -40,14 +40,29 @@ class Device:
         """ProtocolRefused unless the device takes part in this job, and does as much as the task asks for.
         One that it lets through has begun.
         """
+        self._agree(job, task)
+        self.meter.begin()
+
+    def declines(self, job: Job, task: Task) -> bool:
+        """Whether the device would not do this task now: its model need not come."""
+        try:
+            self._agree(job, task)
+        except ProtocolRefused:
+            return True
+        return False
+
+    def _agree(self, job: Job, task: Task) -> None:
         self.policy.demand(job, self.workload)
         if task.key.kind == "train":
             self.policy.allow(task.settings)
         if seconds := self.meter.full():
-            most, self.asked_enough = self.meter.daily, True
-            log.warning("max_tasks_per_day = %d is reached: the next task in %.0f min", most, seconds / 60)
+            most = self.meter.daily
+            if not self.asked_enough:
+                log.warning(
+                    "max_tasks_per_day = %d is reached: the next task in %.0f min", most, seconds / 60
+                )
+            self.asked_enough = True
             raise ProtocolRefused("max_tasks_per_day", f"this device has begun {most} tasks in 24 hours")
-        self.meter.begin()
 
     def told(self, failure: Failure) -> Failure:
         """A failure as others may know it."""

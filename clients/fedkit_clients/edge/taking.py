@@ -16,7 +16,9 @@ log = logging.getLogger("fedkit.edge")
 
 
 def take(joined: Joined, client: ClientId, offer: Offer) -> bool:
-    """Bring a task and its model to the disk, unless they are there or it is void; whether it did."""
+    """Bring a task to the disk, unless it is there or void, and its model unless it will be declined; whether
+    it did.
+    """
     if joined.spool.knows(offer.frame.sha256):
         return False
     try:
@@ -28,7 +30,8 @@ def take(joined: Joined, client: ClientId, offer: Offer) -> bool:
             raise WireError(f"it is for client {task.key.client!r} and version {task.version}")
         if joined.spool.name(task.key) is not None:
             return False
-        joined.models.bring(offer)
+        if not joined.device.declines(joined.job, task):
+            joined.models.bring(offer)
         joined.spool.take(offer.frame.sha256, offer.model.sha256, frame)
         joined.spool.drop_parts(offer.blobs)
         return True

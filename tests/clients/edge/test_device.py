@@ -166,6 +166,9 @@ def test_a_device_that_was_asked_enough_says_so_once_and_is_silent(
         assert (len(aggregator.results) - turn, naps) == (2, [NAP] * 3)
         assert [(one.code, one.subject) for one in refused] == [("refused", "max_tasks_per_day")] * turn
     assert "max_tasks_per_day = 2 is reached: the next task in" in caplog.text
+    models = {aggregator._offer(n, task)["model"]["sha256"] for n, task in aggregator.tasks.items() if n > 2}
+    came = {target.rpartition("/")[2] for _, target, _ in aggregator.log if target.startswith("/v1/blobs/")}
+    assert not models & came, "the model of a task that is declined does not come"
     assert len(aggregator.log) == asked
     now[0] += DAY
     client._device.rests(sleep)
