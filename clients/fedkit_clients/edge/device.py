@@ -36,26 +36,26 @@ class Device:
     resting: bool = False
     asked_enough: bool = False
 
-    def demand(self, job: Job, task: Task) -> None:
+    def demand(self, job: Job, task: Task, name: str) -> None:
         """ProtocolRefused unless the device takes part in this job, and does as much as the task asks for.
-        One that it lets through has begun.
+        One that it lets through has begun, once: `name` is what the spool knows it by.
         """
-        self._agree(job, task)
-        self.meter.begin()
+        self._agree(job, task, name)
+        self.meter.begin(name)
 
-    def declines(self, job: Job, task: Task) -> bool:
+    def declines(self, job: Job, task: Task, name: str) -> bool:
         """Whether the device would not do this task now: its model need not come."""
         try:
-            self._agree(job, task)
+            self._agree(job, task, name)
         except ProtocolRefused:
             return True
         return False
 
-    def _agree(self, job: Job, task: Task) -> None:
+    def _agree(self, job: Job, task: Task, name: str) -> None:
         self.policy.demand(job, self.workload)
         if task.key.kind == "train":
             self.policy.allow(task.settings)
-        if seconds := self.meter.full():
+        if seconds := self.meter.full(name):
             most = self.meter.daily
             if not self.asked_enough:
                 log.warning(
@@ -72,9 +72,12 @@ class Device:
         """What holds in secure sessions of the job."""
         return self.policy.floors(job)
 
-    def rests(self, sleep: Callable[[float], None]) -> bool:
-        """Wait, for a while, if the device is neither to ask nor to train now; whether it is so."""
-        seconds = self._out_of_hours() or self._asked_enough()
+    def rests(self, sleep: Callable[[float], None], owes: bool = False) -> bool:
+        """Wait, for a while, if the device is neither to ask nor to train now; whether it is so.
+
+        owes: the aggregator waits for what it has begun. Out of its hours it rests all the same.
+        """
+        seconds = self._out_of_hours() or (0.0 if owes else self._asked_enough())
         if seconds:
             sleep(min(seconds, NAP))
         return bool(seconds)

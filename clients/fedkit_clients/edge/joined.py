@@ -83,7 +83,7 @@ class Joined:
             self.hold(*found)
         if found:
             name, model, task = found
-            reply = self._reply(model, task) or lost(task.key)
+            reply = self._reply(name, model, task) or lost(task.key)
             self._warn(reply)
             self._finish(name, task, reply)
         self.models.prune(self.spool.needed())
@@ -91,7 +91,7 @@ class Joined:
 
     def hold(self, name: str, model: str, task: Task) -> None:
         """Take a task of secure sessions, unless the client refuses it."""
-        refused = self._reply(model, task)
+        refused = self._reply(name, model, task)
         if refused:
             self.refused[task.key] = refused
             self._finish(name, task, refused)
@@ -126,15 +126,14 @@ class Joined:
             return replace(said, key=request.key)
         return self._handled(request) or lost(request.key)
 
-    def _reply(self, model: str, task: Task) -> Answer | None:
+    def _reply(self, name: str, model: str, task: Task) -> Answer | None:
         """What the participant answers; nothing to a task that it holds for secure sessions."""
         try:
-            self.device.demand(self.job, task)
+            self.device.demand(self.job, task, name)
             whole = replace(task, model=self.models.read(model))
             self.device.received(self.participant, whole)
         except WireError as error:
-            if (name := self.spool.name(task.key)) is not None:
-                self.spool.drop(name)
+            self.spool.drop(name)
             raise Unreachable(f"{error}: the task is to come once more") from error
         except ProtocolRefused as error:
             return self._noted(Failure(task.key, "refused", type(error).__name__, error.rule, str(error)))

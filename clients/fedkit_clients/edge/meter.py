@@ -49,7 +49,7 @@ class Meter:
         daily: int = 0,
     ) -> None:
         self._file, self._monthly, self._clock, self.daily = file, monthly, clock, daily
-        self._month, self.used, self._begun = _read(file)
+        self._month, self.used, self._begun = _read(file)  # tasks by name, and when they began
         self._written, self._until = self.used, 0.0
         self._keep = min(KEEP, monthly // EXACT) if monthly else KEEP
         self.uplink = 0.0
@@ -72,18 +72,21 @@ class Meter:
         if self.used - self._written >= self._keep:
             self.keep()
 
-    def full(self) -> float:
-        """Seconds until the day has room for another task; 0: it has."""
+    def full(self, task: str = "") -> float:
+        """Seconds until the day has room for this task, or for another; 0: it has, or the task has begun."""
         now = self._clock()
-        self._begun = [at for at in self._begun if abs(now - at) < DAY]  # or a clock was set right meanwhile
-        if not self.daily or len(self._begun) < self.daily:
+        # a day that is not over, or a clock was set right meanwhile
+        self._begun = {name: at for name, at in self._begun.items() if abs(now - at) < DAY}
+        if not self.daily or task in self._begun or len(self._begun) < self.daily:
             return 0.0
-        return sorted(self._begun)[-self.daily] + DAY - now
+        return sorted(self._begun.values())[-self.daily] + DAY - now
 
-    def begin(self) -> None:
-        """A task begins: that is written down before, or a device that is killed would begin any number."""
-        if self.daily:
-            self._begun.append(self._clock())
+    def begin(self, task: str) -> None:
+        """A task begins, or goes on: that is written down before, or a device that is killed would begin any
+        number.
+        """
+        if self.daily and task not in self._begun:
+            self._begun[task] = self._clock()
             self.keep()
 
     def connected(self) -> None:
@@ -100,7 +103,7 @@ class Meter:
         """Bytes that an update may have to arrive within so many seconds; 0 if nothing is known."""
         if not self.uplink:
             return 0
-        return max(1, int(SHARE * self.uplink * seconds))
+        return int(max(1.0, min(SHARE * self.uplink * seconds, fields.INTEGER_LIMIT)))
 
     def keep(self) -> None:
         """Write the count down; a disk that is full is no reason to stop."""
@@ -108,7 +111,7 @@ class Meter:
         if self._file is None:
             return
         try:
-            told = {"bytes": self.used, "month": self._month, "tasks": self._begun if self.daily else []}
+            told = {"bytes": self.used, "month": self._month, "tasks": self._begun if self.daily else {}}
             write_file(self._file, json.dumps(told).encode())
         except OSError as error:
             log.warning("%s cannot be written: %s", self._file, error)
@@ -139,15 +142,16 @@ def _left(at: float) -> float:
     return float(calendar.timegm((year, month, 1, 0, 0, 0)) - at)
 
 
-def _read(file: Path | None) -> tuple[str, int, list[float]]:
+def _read(file: Path | None) -> tuple[str, int, dict[str, float]]:
     """Month and bytes, and when tasks began; of no month if there is no such file, or it is damaged."""
     try:
         told = fields.mapping(fields.parse(file.read_bytes(), "traffic"), "traffic") if file else {}
-        begun = [fields.number(at, "tasks") for at in fields.items(told.get("tasks", []), "tasks")]
+        tasks = fields.mapping(told.get("tasks", {}), "tasks")
+        begun = {name: fields.number(at, "tasks") for name, at in tasks.items()}
         month, used = told.get("month", ""), told.get("bytes", 0)
         return fields.text(month, "month"), fields.integer(used, "bytes"), begun
     except FileNotFoundError:
-        return "", 0, []
+        return "", 0, {}
     except (OSError, WireError) as error:
         log.warning("%s cannot be read, the counts begin at 0: %s", file, error)
-        return "", 0, []
+        return "", 0, {}

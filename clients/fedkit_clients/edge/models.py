@@ -3,7 +3,7 @@
     models/VERSION-SHA256.model     a model: the tensors of the job's layout, little-endian, end to end
     models/VERSION-SHA256.frame     the difference from version 1 that led there, told whole
 
-Kept are the first version, the newest two, and those that a task waits for.
+Kept are the first version, of which there is one, the newest two, and those that a task waits for.
 """
 
 from __future__ import annotations
@@ -99,8 +99,9 @@ class Models:
     def prune(self, needed: Collection[str]) -> None:
         """Remove what is neither needed nor the first nor among the newest."""
         held = sorted(path.stem for path in self._folder.glob("*.model"))
-        kept = set(held[-NEWEST:])
-        kept |= {name for name in held if int(name.split("-")[0]) == 1 or name.split("-")[1] in needed}
+        first = self._newest(1, ".model")
+        kept = {*held[-NEWEST:], *([first.stem] if first is not None else [])}
+        kept |= {name for name in held if name.split("-")[1] in needed}
         for path in self._folder.iterdir():
             if path.stem not in kept:
                 remove(path)
@@ -148,9 +149,13 @@ class Models:
         return self._folder / f"{version:016d}-{sha256}{suffix}"
 
     def _held(self, version: int, suffix: str) -> bytes | None:
-        found = self._folder.glob(f"{version:016d}-*{suffix}")
-        newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+        newest = self._newest(version, suffix)
         return (_bytes(newest) or None) if newest is not None else None
+
+    def _newest(self, version: int, suffix: str) -> Path | None:
+        """The file of a version that came last: an aggregator may say more than once what it is."""
+        found = self._folder.glob(f"{version:016d}-*{suffix}")
+        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def _bytes(path: Path) -> bytes:

@@ -15,6 +15,9 @@ from fedkit.fields import Fields
 from fedkit.messages import Key
 from fedkit.wire import read_key
 
+MOST_TOLD = 256
+"""Verdicts in one answer, and tasks: no more may be acknowledged at once."""
+
 Data: TypeAlias = bytes  # within Blob, `bytes` is a field
 
 
@@ -75,6 +78,8 @@ def read_news(data: bytes) -> News:
     top = fields.mapping(fields.parse(data, "tasks"), "tasks")
     settled = [_settled(row) for row in fields.items(top.get("settled"), "settled")]
     offers = [_offer(fields.mapping(row, "task")) for row in fields.items(top.get("tasks"), "tasks")]
+    if max(len(settled), len(offers)) > MOST_TOLD:
+        raise WireError(f"more than {MOST_TOLD} verdicts or tasks in one answer")
     said = fields.items(top.get("messages"), "messages")
     messages = [_blob_of(fields.mapping(row, "message"), "frame") for row in said]
     named = fields.text(top.get("ca"), "ca")

@@ -77,7 +77,7 @@ class EdgeClient:
         its work before.
         """
         while True:
-            if self._device.rests(self._sleep):
+            if self._device.rests(self._sleep, self._owes):
                 continue
             gained = self._transport.gained
             try:
@@ -142,6 +142,12 @@ class EdgeClient:
             self._upload(joined)
         if fault:
             raise fault
+
+    @property
+    def _owes(self) -> bool:
+        """Whether something is to be done yet for the aggregator, or the disk was not asked."""
+        joined = self._joined
+        return joined is None or joined.busy or joined.talk.open
 
     def close(self) -> None:
         """Let go of the spool and of the connections."""

@@ -30,7 +30,7 @@ def take(joined: Joined, client: ClientId, offer: Offer) -> bool:
             raise WireError(f"it is for client {task.key.client!r} and version {task.version}")
         if joined.spool.name(task.key) is not None:
             return False
-        if not joined.device.declines(joined.job, task):
+        if not joined.device.declines(joined.job, task, offer.frame.sha256):
             joined.models.bring(offer)
         joined.spool.take(offer.frame.sha256, offer.model.sha256, frame)
         joined.spool.drop_parts(offer.blobs)

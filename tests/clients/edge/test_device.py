@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import pytest
 from fedkit import plugins
 from fedkit.errors import ConfigError, RunFailed
 from fedkit.federation import Verdict
-from fedkit.messages import Failure
+from fedkit.messages import EncodedUpdate, Failure
+from fedkit.participant import Participant
 from fedkit.runfolder import load_tensors
 from fedkit.secagg.identity import SigningKey
 from fedkit.wire import decode
@@ -173,6 +174,73 @@ def test_a_device_that_was_asked_enough_says_so_once_and_is_silent(
     now[0] += DAY
     client._device.rests(sleep)
     assert "this device goes on" in caplog.text
+
+
+def test_a_device_that_was_asked_enough_first_delivers_what_is_finished(
+    tmp_path: Path, aggregator: Any
+) -> None:
+    """The link is away from when it trained until it has refused the next task."""
+
+    class Enough(Exception):
+        pass
+
+    now, naps, got = [1_790_000_000.0], list[float](), list[object]()
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        now[0] += seconds
+        if len(naps) == 5:
+            aggregator.fault = lambda method, target, number: None
+        if naps[-2:] == [NAP] * 2:
+            raise Enough
+
+    def hear(frame: bytes) -> None:
+        got.append(decode(frame))
+        aggregator.results[got[-1].key] = frame  # type: ignore[attr-defined]
+
+    first = aggregator.tasks[1]
+    aggregator.tasks[2] = replace(first, key=replace(first.key, round=1))
+    aggregator.fault = lambda method, target, number: "away" if "/uploads" in target else None
+    aggregator.accept = hear
+    device = Device(meter=Meter(tmp_path / "traffic", clock=lambda: now[0], daily=1))
+    client = make_client(aggregator, tmp_path / "spool", device, sleep=sleep)
+    with pytest.raises(Enough):
+        client.run()
+    client.close()
+    assert [type(one) for one in got] == [EncodedUpdate, Failure]
+
+
+def test_a_task_that_a_crash_cut_short_is_one_of_the_day(
+    tmp_path: Path, aggregator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    def client() -> EdgeClient:
+        meter = Meter(tmp_path / "traffic", clock=lambda: 1_790_000_000.0, daily=1)
+        return make_client(aggregator, tmp_path / "spool", Device(meter=meter))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Participant, "handle", killed)
+        for _ in range(2):
+            with closing(client()) as made, pytest.raises(Killed):
+                made.step()
+    with closing(client()) as made:
+        made.step()
+    assert len(aggregator.results) == 1, "it was trained"
+
+
+@pytest.mark.parametrize("deadline", [1e308, -1e308])
+def test_no_deadline_ends_a_device(tmp_path: Path, aggregator: Any, deadline: float) -> None:
+    device = Device()
+    device.meter.uplink = 1e6
+    aggregator.tasks = {n: replace(task, deadline=deadline) for n, task in aggregator.tasks.items()}
+    with closing(make_client(aggregator, tmp_path, device)) as client:
+        client.step()
+    assert len(aggregator.results) == 1
 
 
 def test_the_newest_model_is_written(tmp_path: Path, aggregator: Any) -> None:

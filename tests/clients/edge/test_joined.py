@@ -64,7 +64,7 @@ class Models:
 class Owner:
     """Takes part in all, and is told nothing."""
 
-    def demand(self, job: object, task: Task) -> None:
+    def demand(self, job: object, task: Task, name: str) -> None:
         """It does."""
 
     def received(self, participant: object, task: Task) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -63,15 +64,18 @@ def test_a_full_disk_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_day_has_room_until_so_many_tasks_began_in_24_hours(tmp_path: Path) -> None:
     now = MARCH
     meter = Meter(tmp_path / "traffic", 0, lambda: now, daily=2)
-    meter.begin()
+    meter.begin("a")
     now += 3600
     assert meter.full() == 0
-    meter.begin()
+    meter.begin("b")
     for other in (meter, Meter(tmp_path / "traffic", 0, lambda: now, daily=2)):
-        assert other.full() == DAY - 3600, "until the first of them is a day old, in another process too"
+        assert other.full("c") == DAY - 3600, "until the first of them is a day old, in another process too"
+        assert other.full("a") == other.full("b") == 0, "what was begun goes on"
+        other.begin("a")
+        assert other.full("c") == DAY - 3600, "and is one"
     now = MARCH + DAY
     assert meter.full() == 0
-    meter.begin()
+    meter.begin("c")
     assert meter.full() == 3600, "the day slides"
     assert Meter(tmp_path / "traffic", 0, lambda: now, daily=5).full() == 0
     now -= 400 * DAY
@@ -80,8 +84,8 @@ def test_a_day_has_room_until_so_many_tasks_began_in_24_hours(tmp_path: Path) ->
 
 def test_without_a_ceiling_tasks_are_not_counted(tmp_path: Path) -> None:
     meter = Meter(tmp_path / "traffic", 0, lambda: MARCH)
-    for _ in range(100):
-        meter.begin()
+    for number in range(100):
+        meter.begin(str(number))
     assert meter.full() == 0
     assert not (tmp_path / "traffic").exists()
 
@@ -102,3 +106,4 @@ def test_room_is_a_part_of_what_the_link_bore() -> None:
     meter.uploaded(1_000_000, 100.0)
     assert 50_000 < meter.room(10.0) < 500_000
     assert meter.room(-5.0) == 1, "too late for anything: the shortest"
+    assert (meter.room(-math.inf), meter.room(1e308)) == (1, 2**53), "whatever an aggregator says"

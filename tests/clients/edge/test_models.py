@@ -152,3 +152,11 @@ def test_the_first_the_newest_two_and_what_is_needed_stay(shelf: Shelf, tmp_path
     assert {int(path.name[:16]) for path in tmp_path.glob("*.frame")} <= {2, 4, 5}
     shelf.models.prune([])
     assert sorted(int(path.name[:16]) for path in tmp_path.glob("*.model")) == [1, 4, 5]
+
+
+def test_there_is_one_first_version_whatever_an_aggregator_says(shelf: Shelf, tmp_path: Path) -> None:
+    for version in range(1, 6):
+        offer = replace(shelf.offer(version), version=1, difference=None)
+        shelf.models.bring(offer)
+        shelf.models.prune([offer.model.sha256])
+    assert len(list(tmp_path.glob("*.model"))) <= 3

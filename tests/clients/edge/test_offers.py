@@ -52,6 +52,8 @@ def test_a_task_may_have_no_difference() -> None:
         {"tasks": [{**TASK, "frame": A.upper()}]},
         {"tasks": [{**TASK, "model": {"sha256": B, "bytes": 1e3}}]},
         {"tasks": [{**TASK, "version": 0}]},
+        {"tasks": [TASK] * 257},
+        {"settled": [SETTLED] * 257},
     ],
 )
 def test_other_news_are_refused(wrong: dict[str, Any]) -> None:
