@@ -47,7 +47,9 @@ class Terminals:
         assert done.returncode == 0, f"{command}: {done.stderr}"
 
     def logs(self) -> str:
-        return "\n".join(f"== {path}\n{path.read_text()[-2000:]}" for path in self._folder.glob("*.log"))
+        """The ends of all logs; what is written at this moment may end within a character."""
+        said = {path.name: path.read_text(errors="replace") for path in self._folder.glob("*.log")}
+        return "\n".join(f"== {name}\n{text[-2000:]}" for name, text in said.items())
 
     def until(self, what: Callable[[], bool]) -> None:
         end = time.monotonic() + LIMIT

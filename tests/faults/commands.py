@@ -47,10 +47,18 @@ class Commands:
         """Wait for something; AssertionError with the ends of all logs if it does not come."""
         end = time.monotonic() + LIMIT
         while not what():
-            logs = [f"== {path.name}\n{path.read_text()[-2000:]}" for path in self.folder.glob("*.log")]
-            assert time.monotonic() < end, "\n".join([f"{why}: it takes too long", *logs])
+            assert time.monotonic() < end, f"{why}: it takes too long\n{self.logs()}"
             time.sleep(0.05)
+
+    def read(self, log: str) -> str:
+        """A log as far as it has come: what is written at this moment may end within a character."""
+        return (self.folder / log).read_text(errors="replace")
+
+    def logs(self) -> str:
+        """The ends of all logs."""
+        names = sorted(path.name for path in self.folder.glob("*.log"))
+        return "\n".join(f"== {name}\n{self.read(name)[-2000:]}" for name in names)
 
     def said(self, log: str, text: str) -> bool:
         """Whether a pattern is in a log."""
-        return re.search(text, (self.folder / log).read_text()) is not None
+        return re.search(text, self.read(log)) is not None

@@ -41,11 +41,12 @@ def test_the_whole_journey(operate: Callable[..., Commands]) -> None:
     box = town.folder / "aggregator" / "journal" / "enrol"
     town.until(lambda: len(list((box / "requests").glob("*.json"))) == len(NAMES), "asking")
     assert town.do("ca", "approve").count("client ") == len(NAMES)
-    town.until(lambda: all(one.poll() == 0 for one in joining), "joining")
+    town.until(lambda: all(one.poll() is not None for one in joining), "joining")
+    assert [one.returncode for one in joining] == [0] * len(NAMES), town.logs()
     for name in NAMES:
         town.start(f"{name}.log", "client", "digits", *SETTINGS, "--dir", name)
     town.until(lambda: serving.poll() is not None, "training")
-    assert serving.returncode == 0
+    assert serving.returncode == 0, town.logs()
     deployed = json.loads((town.folder / "aggregator" / "run" / "summary.json").read_text())
     simulated = run_scenario(read("digits", SETTINGS)).summary
     assert deployed["model_sha256"] == simulated["model_sha256"]
@@ -53,6 +54,7 @@ def test_the_whole_journey(operate: Callable[..., Commands]) -> None:
     again = town.start(
         "again.log", "serve", "digits", *SETTINGS, "rounds.count=2", "--address", address, *door
     )
-    town.until(lambda: town.said(f"{NAMES[0]}.log", "403 revoked"), "revoking")
-    assert again.poll() is None
+    told = f"{NAMES[0]}.log"
+    town.until(lambda: town.said(told, "403 revoked") or again.poll() is not None, "revoking")
+    assert again.poll() is None, town.logs()
     assert not town.said(f"{NAMES[1]}.log", "403 revoked")

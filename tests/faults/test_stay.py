@@ -36,7 +36,7 @@ class Place(Commands):
         self.until(lambda: bool(list(box.glob("*.json"))), "asking")
         self.do("ca", "approve")
         self.until(lambda: asks.poll() is not None, "being certified")
-        assert asks.returncode == 0, (self.folder / log).read_text()
+        assert asks.returncode == 0, self.read(log)
 
     def join(self, name: str) -> None:
         token = self.do("invite", name, "--address", self.address, "--server", "aggregator").strip()
@@ -74,7 +74,7 @@ def test_between_runs_devices_join_and_renew_and_the_next_run_has_them_all(
     told = json.loads(place.do("status", "--dir", "aggregator", "--format", "json"))
     assert (told["run"]["ended"], told["run"]["done"], told["running"]) == ("done", 1, True)
     first.send_signal(signal.SIGTERM)
-    assert first.wait(LIMIT) == 0, (place.folder / "first.log").read_text()
+    assert first.wait(LIMIT) == 0, place.read("first.log")
 
     more = ("train.lr=0.05", "rounds.count=2", "rounds.cohort=3", "rounds.quorum=3", "--wait-for", "3")
     second = place.serve("second.log", *more)
@@ -89,4 +89,4 @@ def test_between_runs_devices_join_and_renew_and_the_next_run_has_them_all(
     last = load_tensors(place.folder / "aggregator" / "run" / "last.safetensors")[0]
     place.until(lambda: same(place.folder / "c000.safetensors", last), "the last model comes to a device")
     second.send_signal(signal.SIGTERM)
-    assert second.wait(LIMIT) == 0, (place.folder / "second.log").read_text()
+    assert second.wait(LIMIT) == 0, place.read("second.log")

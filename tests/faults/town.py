@@ -29,7 +29,7 @@ class Town(Commands):
 
     def count(self, log: str, text: str) -> int:
         """How often a pattern is in a log."""
-        return len(re.findall(text, (self.folder / log).read_text()))
+        return len(re.findall(text, self.read(log)))
 
     def join(self, *names: str, ca: str = "ca", days: float = 180.0) -> None:
         """Devices join."""
@@ -66,7 +66,8 @@ class Town(Commands):
     def rounds(self) -> list[dict[str, Any]]:
         """The rounds that are over."""
         path = self.folder / "aggregator" / "run" / "rounds.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        *lines, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]
+        return [json.loads(line) for line in lines]  # without one that is being written
 
     def training(self, name: str) -> list[int]:
         """The rounds, from 0, whose task is in the hands of this device; people are told of them from 1."""
