@@ -203,10 +203,11 @@ class EdgeFederation:
 
     def _wanted(self, good: int) -> int:
         """For how many clients to wait: for those that are good, and for some that are to come. Nobody is
-        waited for in the place of one that has expired, or until one that was revoked is replaced.
+        waited for in the place of one that has expired, or until one that was revoked is replaced; but if
+        nobody is left, for the first: a round of none would let its whole deadline pass.
         """
         seats = self._registry.seats()
-        return min(self._wait_for, good + max(0, seats.free - len(seats.left)))
+        return min(self._wait_for, max(1, good + max(0, seats.free - len(seats.left))))
 
     def _heard(self, client: ClientId, since: float) -> bool:
         """Whether it was; one that was just lost must come back first, or rounds fail faster than it can."""

@@ -321,6 +321,17 @@ def test_a_device_whose_certificate_is_not_good_is_not_waited_for(
     assert len(waits) == 1, "until its certificate was not good any more"
 
 
+def test_where_all_have_expired_no_round_of_none_begins(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = list[str]()
+    monkeypatch.setattr(ROSTER, "clients", lambda: list(good))
+    monkeypatch.setattr(ROSTER, "seats", lambda: Seats(1, ("alice",)))
+    site.journal.admit("alice", "00", 0, 0.0)
+    monkeypatch.setattr(site.journal, "wait", lambda ticks, seconds: good.append("alice"))
+    assert EdgeFederation(site.journal, ROSTER, wait_for=1).clients() == ["alice"], "who has joined again"
+    good.clear()
+    assert EdgeFederation(site.journal, ROSTER, wait_for=0).clients() == [], "nobody is to be waited for"
+
+
 def test_devices_that_are_to_come_are_waited_for(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ROSTER, "clients", lambda: ["alice", "bob"])
     monkeypatch.setattr(ROSTER, "seats", lambda: Seats(5, ("alice", "bob"), (), ("ward 7",)))
