@@ -104,7 +104,7 @@ class Places:
                 first.abort()
             else:
                 with suppress(OSError):
-                    first.shutdown(socket.SHUT_RDWR)  # asyncio, whose it is, then closes it
+                    socket.socket.shutdown(first, socket.SHUT_RDWR)  # asyncio, whose it is, then closes it
             self.turned_away += 1
 
 
