@@ -55,11 +55,11 @@ class Transport:
     """What one client says to one aggregator.
 
     server: the aggregator's key, for which requests are signed; plain http is for this machine only.
-    way: another one than over the network, for tests. clock: unix seconds of this
-    device; that of the aggregator is `ahead` of it, as it learns on the way. meter: counts all bytes.
-    audit: told of all that leaves the device. proxy: as http://HOST:PORT. run: the one that was joined, which
-    requests name. key: signs them; it may change. gained: bytes of blobs and replies that will not travel
-    again, whatever breaks. requests: how many it has made.
+    way: another one than over the network, for tests. clock: unix seconds of this device; that of the
+    aggregator is `ahead` of it, as it learns on the way. meter: counts all bytes. audit: told of all that
+    leaves the device. proxy: as http://HOST:PORT. run: the one that was joined, which requests name. key:
+    signs them; it may change. gained: bytes of blobs and replies that will not travel again, whatever
+    breaks. requests: how many it has made.
     """
 
     def __init__(
@@ -103,8 +103,7 @@ class Transport:
         """Verdicts and tasks, as soon as there are some or after `wait` seconds.
 
         held: the version whose difference is held, by which others can be told. tasks: are safe here.
-        settled: their verdicts are acted upon. again: offer what was taken and not
-        answered once more.
+        settled: their verdicts are acted upon. again: offer what was taken and not answered once more.
         """
         more = (f"&held={held}" if held else "") + ("&again=1" if again else "")
         target = self._in_run(f"/v1/tasks?wait={wait}{more}")
@@ -262,8 +261,7 @@ class Transport:
 
     def _corrected(self, answer: Answer) -> bool:
         """Whether the clocks were too far apart; they then are no more."""
-        word, _ = reason(answer)
-        told = answer.headers.get("fedkit-time", "")
+        word, told = reason(answer)[0], answer.headers.get("fedkit-time", "")
         if word != "skew" or not (told.isascii() and told.isdigit() and len(told) < 16):
             return False
         self.ahead = int(told) - self._clock()
