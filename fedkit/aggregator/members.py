@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
 
@@ -110,22 +110,34 @@ class Members:
         return float(self._journal.meta("copied") or 0.0)
 
     def revoke(self, ca: bytes, found: Revocations) -> bool:
-        """Take a list of this CA if it is newer than the last, and only then; whether it was."""
-        number, serials = f"crl_number {ca.hex()}", f"revoked {ca.hex()}"
-        last = self._journal.meta(number)
-        if last is not None and found.number < int(last):
-            log.error("a list of revocations is not taken: its number %d is older", found.number)
+        """Take what is new in a list of this CA; whether there was anything.
+
+        Who was revoked stays so, whatever a CA says that was put back from a copy.
+        """
+        names = tuple(f"{word} {ca.hex()}" for word in ("crl_at", "crl_number", "revoked"))
+        at, number, serials = (self._journal.meta(name) for name in names)
+        known = frozenset(str(serials or "").split(",")) - {""}
+        this, last = (found.at, found.number), (int(at or 0), int(number or 0))
+        if this < last:
+            log.error("a list of revocations, number %d, is older than the last", found.number)
+        elif this > last:
+            self._heed(known - found.serials, found.at)
+            self._journal.put(durable=True, **dict(zip(names, this, strict=False)))
+        if found.serials <= known:
             return False
-        if 0 < self.copied() < found.at:
-            self._journal.put(durable=True, copied=0.0)
-        if last is not None and found.number == int(last):
-            return False
-        told: dict[str, str | bytes | float] = {number: found.number, serials: ",".join(found.serials)}
-        self._journal.put(durable=True, **told)
+        self._journal.put(durable=True, **{names[2]: ",".join(known | found.serials)})
         for client, member in self._members.items():
             if member.serial in found.serials and member.serial not in self._revoked:
                 log.warning("client %r was revoked", client)
         return True
+
+    def _heed(self, lacking: Collection[str], at: float) -> None:
+        """The CA has said something new at this time, and has left out what it had revoked before."""
+        if lacking:
+            told = "the CA's list lacks %d that it had revoked, which stay so: was it put back from a copy?"
+            log.error(told, len(lacking))
+        if 0 < self.copied() < at:
+            self._journal.put(durable=True, copied=0.0)
 
     def reload(self) -> None:
         """Know what was written."""

@@ -61,18 +61,18 @@ class Uploads:
         """
         name = wire.name_of(key)
         self._demand_size(size)
-        with self._lock(name), self._journal.transaction() as db:
-            task = db.execute(
-                "SELECT id, verdict FROM tasks WHERE key = ? AND client = ?", (told(key), client)
-            ).fetchone()
-            if task is None:
-                raise Refusal(404, "unknown", "there is no such task, or all about it was told and done")
-            if task[1] is not None:
-                return name, size
-            if self._announce(db, task[0], name, size, sha256):
-                (self._folder / name).unlink(missing_ok=True)  # bytes of another result, or none
-        upload = self._find(client, name)
-        with self._lock(name):
+        with self._lock(name):  # to the end: a result that comes whole meanwhile has other bytes
+            with self._journal.transaction() as db:
+                task = db.execute(
+                    "SELECT id, verdict FROM tasks WHERE key = ? AND client = ?", (told(key), client)
+                ).fetchone()
+                if task is None:
+                    raise Refusal(404, "unknown", "there is no such task, or all about it was told and done")
+                if task[1] is not None:
+                    return name, size
+                if self._announce(db, task[0], name, size, sha256):
+                    (self._folder / name).unlink(missing_ok=True)  # bytes of another result, or none
+            upload = self._find(client, name)
             return name, self._held(upload, begin=True) if upload is not None else size
 
     def offset(self, client: ClientId, name: str) -> tuple[int, int]:

@@ -59,8 +59,14 @@ def approve(
     from fedkit.ca.authority import Authority
     from fedkit.ca.requests import read_request
 
-    box = _mailbox(directory)
-    waiting = [read_request(data) for _, data in box.requests()]
+    box, waiting = _mailbox(directory), list["Request"]()
+    for name, data in box.requests():
+        try:
+            waiting.append(read_request(data))
+        except WireError as error:  # the others shall not wait for it
+            typer.echo(
+                f"{box.folder / 'requests' / name}.json is passed over, it is damaged: {error}", err=True
+            )
     asked = _chosen(waiting, names or [])
     with Authority(ca) as authority:
         grants = [authority.answer(request, timedelta(days=days)) for request in asked]

@@ -238,6 +238,29 @@ def test_a_list_of_revocations_does_not_go_back(town: Town, caplog: pytest.LogCa
     assert "not a list" in caplog.text
 
 
+def test_a_ca_that_was_put_back_from_a_copy_revokes_no_less_than_before(
+    town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has forgotten a revocation, and its next list has the number of one that was taken."""
+    town.join()
+    town.join("ward 8", OTHER)
+    ledger = town.folder / "ca" / "ledger.jsonl"
+    before = ledger.read_bytes()
+    town.authority.revoke("ward 7")
+    town.box.put("crl.pem", town.authority.publish())
+    assert town.enrolment.clients() == ["ward 8"]
+    town.authority.__exit__(None, None, None)
+    ledger.write_bytes(before)
+    town.authority = Authority(town.folder / "ca", lambda: town.now)
+    town.later(1)
+    town.authority.revoke("ward 8")
+    town.box.put("crl.pem", town.authority.publish())
+    for name in ("ward 7", "ward 8"):
+        refused(lambda name=name: town.enrolment.demand(name), 403, "revoked")  # type: ignore[misc]
+    assert "lacks 1 that it had revoked" in caplog.text
+    refused(lambda: town.again().demand("ward 7"), 403, "revoked")
+
+
 def test_a_copy_lets_nobody_in_before_the_ca_has_said_who_was_revoked_since(town: Town) -> None:
     """Else a stolen device would be back with the backup."""
     town.join()
@@ -245,6 +268,11 @@ def test_a_copy_lets_nobody_in_before_the_ca_has_said_who_was_revoked_since(town
     town.box.put("crl.pem", town.authority.publish())
     town.journal.put(copied=town.now.timestamp())
     with pytest.raises(ConfigError, match="is a copy of 2026-11-21 12:00 UTC, and knows nobody"):
+        town.again()
+    town.journal.put(copied=0.0)
+    assert town.again().clients() == ["ward 7"]
+    town.journal.put(copied=town.now.timestamp() - 3600)
+    with pytest.raises(ConfigError, match="is a copy"):  # the clock of the CA is fast: it had this list
         town.again()
     town.later(1)
     town.authority.revoke("ward 7")
@@ -264,6 +292,7 @@ def test_a_list_without_anything_new_is_good_for_a_copy_and_an_older_one_is_not(
     town.box.put("crl.pem", before)
     with pytest.raises(ConfigError, match="ca publish"):
         town.again()
+    town.later(1)
     town.box.put("crl.pem", town.authority.publish())
     assert town.again().clients() == ["ward 7"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +244,31 @@ def test_what_cannot_be_opened_now_is_not_lost(site: Any, monkeypatch: pytest.Mo
     site.again()
     (arrival,) = received(site)
     assert arrival.reply == wire.decode(frame)
+
+
+def test_who_begins_while_another_result_comes_whole_does_not_harm_it(
+    site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two requests of one device at the same time: a retry of it, and its code may be anybody's."""
+    key = sent(site)
+    old, new = result(key), wire.encode(EncodedUpdate(key, "none", bytes(64), 1.0, {}, 1.0))
+    find, put = site.uploads._find, threading.Event()
+
+    def whole() -> None:
+        with (site.directory / "body").open("x+b") as body:
+            body.write(new)
+            site.uploads.put("alice", wire.name_of(key), body, sha(new))
+        put.set()
+
+    def slow(client: str, name: str) -> Any:
+        found = find(client, name)
+        other.start()
+        put.wait(0.2)  # it has to wait for us
+        return found
+
+    other = threading.Thread(target=whole)
+    monkeypatch.setattr(site.uploads, "_find", slow)
+    site.uploads.begin("alice", key, len(old), sha(old))
+    other.join(600)
+    (reply,) = site.uploads.replies(0)
+    assert (site.directory / "uploads" / reply.name).read_bytes() == new

@@ -110,8 +110,10 @@ def test_on_one_machine(town: Path, fedkit: Any) -> None:
     journal, enrolment, _name = aggregator(town, fedkit, "ward 7")
     missing = fedkit("ca", "approve", "ward 8")
     assert (missing.exit_code, "did you mean 'ward 7'" in missing.stderr) == (2, True)
+    (town / "aggregator" / "journal" / "enrol" / "requests" / f"{'0' * 64}.json").write_text('{"cut')
     made = fedkit("ca", "approve")
     assert made.stdout == f"client 'ward 7': {fingerprint(KEY.public)}\n"
+    assert f"{'0' * 64}.json is passed over, it is damaged" in made.stderr
     journal.close()
     journal = Journal(town / "aggregator" / "journal")
     enrolment = Enrolment(journal, enrolment._trust)
