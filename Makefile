@@ -90,9 +90,10 @@ prove-secagg: $(VENV)/.dev ## Secret sums on MNIST by writer, a fifth lost in ea
 prove-dropout: $(VENV)/.dev ## Half of all clients crash in each round
 	$(BIN)/python -m pytest -q -s -rs -m prove tests/prove/test_dropout.py
 
-soak: $(VENV)/.dev ## Deployments: 200 kills of server and clients, an outage of 80 s, memory over 1,000 rounds
+soak: $(VENV)/.dev ## Deployments: 200 kills of server and clients, outages of 80 s and 10 minutes, memory over 1,000 rounds
 	$(BIN)/python -m tests.faults.soak kills
 	$(BIN)/python -m tests.faults.soak outage
+	$(BIN)/python -m tests.faults.soak outage --seconds 600
 	$(BIN)/python -m tests.faults.soak leak
 
 bench-edge: $(VENV)/.dev ## A deployment's load: idle clients, large uploads, memory, traffic, time of a round

@@ -48,8 +48,9 @@ class EdgeFederation:
 
     signer: the aggregator's own key, for secure sessions; None: there are none. wait_for: before a round,
     wait until so many clients can be reached, for at most `patience` seconds; then go on with those that
-    there are. reach: seconds for which a client counts as reachable after a request. first_pause:
-    seconds after a failed round. waits: told for whom it waits, and then, by nothing, that it goes on.
+    there are. quorum: without so many a round fails, so they are waited for although they may not come.
+    reach: seconds for which a client counts as reachable after a request. first_pause: seconds after a
+    failed round. waits: told for whom it waits, and then, by nothing, that it goes on.
     """
 
     durable = True
@@ -64,6 +65,7 @@ class EdgeFederation:
         *,
         signer: SigningKey | None = None,
         wait_for: int = 1,
+        quorum: int = 1,
         patience: float = 600.0,
         reach: float = REACH,
         first_pause: float = PAUSE,
@@ -71,6 +73,7 @@ class EdgeFederation:
     ) -> None:
         self._journal, self._registry = journal, registry
         self._wait_for, self._patience, self._reach = wait_for, patience, reach
+        self._quorum = max(1, quorum)
         blobs = Blobs(journal.directory / "blobs")
         self._leases, self._releases = Leases(journal, blobs), Releases(journal, blobs)
         self._uploads = Uploads(journal, journal.directory / "uploads")
@@ -204,10 +207,10 @@ class EdgeFederation:
     def _wanted(self, good: int) -> int:
         """For how many clients to wait: for those that are good, and for some that are to come. Nobody is
         waited for in the place of one that has expired, or until one that was revoked is replaced; but if
-        nobody is left, for the first: a round of none would let its whole deadline pass.
+        fewer are left than a round needs, for those: without them it fails.
         """
         seats = self._registry.seats()
-        return min(self._wait_for, max(1, good + max(0, seats.free - len(seats.left))))
+        return min(self._wait_for, max(self._quorum, good + max(0, seats.free - len(seats.left))))
 
     def _heard(self, client: ClientId, since: float) -> bool:
         """Whether it was; one that was just lost must come back first, or rounds fail faster than it can."""

@@ -101,6 +101,7 @@ class Station:
             self.registry,
             signer=service.signer,
             wait_for=wanted if service.wait_for is None else service.wait_for,
+            quorum=policy.quorum if isinstance(policy.quorum, int) else 1,
             patience=policy.deadline if service.patience is None else service.patience,
             waits=self.progress.waits,
         )

@@ -332,6 +332,19 @@ def test_where_all_have_expired_no_round_of_none_begins(site: Any, monkeypatch: 
     assert EdgeFederation(site.journal, ROSTER, wait_for=0).clients() == [], "nobody is to be waited for"
 
 
+def test_a_round_that_must_fail_is_not_begun_at_once(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of three has expired: a quorum of two does without it, one of three waits for it."""
+    good = ["alice", "bob"]
+    monkeypatch.setattr(ROSTER, "clients", lambda: list(good))
+    monkeypatch.setattr(ROSTER, "seats", lambda: Seats(3, ("alice", "bob", "ward 7")))
+    for name in ("alice", "bob", "ward 7"):
+        site.journal.admit(name, "00", 0, 0.0)
+    monkeypatch.setattr(site.journal, "wait", lambda ticks, seconds: good.append("ward 7"))
+    assert EdgeFederation(site.journal, ROSTER, wait_for=3, quorum=2).clients() == ["alice", "bob"]
+    assert EdgeFederation(site.journal, ROSTER, wait_for=2, quorum=3).clients() == ["alice", "bob"]
+    assert EdgeFederation(site.journal, ROSTER, wait_for=3, quorum=3).clients() == ["alice", "bob", "ward 7"]
+
+
 def test_devices_that_are_to_come_are_waited_for(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ROSTER, "clients", lambda: ["alice", "bob"])
     monkeypatch.setattr(ROSTER, "seats", lambda: Seats(5, ("alice", "bob"), (), ("ward 7",)))

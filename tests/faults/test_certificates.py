@@ -69,7 +69,7 @@ def test_old_new_and_rekeyed_devices_share_a_secure_round_until_the_old_ca_ends(
     assert town.count("c000.log", "a new CA takes over") == 1
     assert (town.folder / "c000" / "next-ca.json").exists()
     town.until(lambda: serving.poll() is not None, "the end")
-    words = ("again.log", "digits", *SECURE, "rounds.count=200")  # it waits after rounds that fail
+    words = ("again.log", "digits", *SECURE, "rounds.count=200", "--patience", "5")  # for a quorum of all
     serve(town, *words, environment=clock(366 * DAY))
     town.until(lambda: town.said("c000.log", "403 expired.*CA that is not believed any more"), "refusing")
     few = "2 clients can take part, a secure sum takes 3"
