@@ -3,7 +3,8 @@
 The journal stands still for as long as it takes to copy it and to link the files it names, so what is
 copied is what a crash at that instant would leave: the state of every restart. Two things stay behind:
 what belongs to this process alone (locks, the operator's token), and vectors of secure sessions, which
-end with the process. The copy says when it was made: who was revoked since, it does not know.
+end with the process. The copy says when it was made: who was revoked since, it does not know. And it is
+a run of its own: to devices that have gone on since, its rounds would be old ones.
 """
 
 from __future__ import annotations
@@ -86,13 +87,14 @@ def demand_new(to: Path) -> None:
 
 
 def _become_copy(copy: Path, at: float) -> Collection[str]:
-    """Have a copy of the journal say since when it knows nothing new, and take uploads of secure sessions
-    out of it; their files.
+    """Have a copy of the journal say since when it knows nothing new, and take the id of its run and uploads
+    of secure sessions out of it; their files.
     """
     db = sqlite3.connect(copy)
     try:
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("REPLACE INTO meta (name, value) VALUES ('copied', ?)", (at,))
+        db.execute("DELETE FROM meta WHERE name = 'run'")
         rows = db.execute("SELECT key, name FROM tasks JOIN uploads ON uploads.task = id").fetchall()
         names = {name for key, name in rows if read(key).stage}
         db.executemany("DELETE FROM uploads WHERE name = ?", [(name,) for name in names])

@@ -135,7 +135,8 @@ class Enrolment:
             raise ConfigError(
                 f"{home} is a copy of {made} UTC, and knows nobody who was revoked since: give it the CA's "
                 f"list of now by `fedkit ca publish --ca CA --dir {home}`, or without --dir at the CA and "
-                "`fedkit ca import crl.pem` here; then start again"
+                "`fedkit ca import crl.pem` here (if the CA has changed since: `fedkit ca import "
+                f"next-ca.json --dir {home}` before that); then start again"
             )
 
     def _keep(self, request: Request) -> None:
@@ -262,7 +263,7 @@ class Enrolment:
             except CryptoError as error:
                 why = str(error)
         if why:
-            log.error("the list of revocations is not taken: %s", why)
+            log.error("the list of revocations is not taken: %s (of a new CA? Import its next-ca.json)", why)
         return False
 
     def _certified(self, grant: Grant) -> Certified:

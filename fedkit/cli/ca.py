@@ -214,8 +214,10 @@ def issued(ca: CaOption = CA) -> None:
                 "key": made.key[:16],
                 "serial": made.serial,
             }
-            for made, revoked in authority.issued()
+            for made, revoked in sorted(authority.issued(), key=lambda row: row[0].client)
         ]
+    if not rows:
+        typer.echo("nobody has a certificate", err=True)
     echo_table(rows)
 
 

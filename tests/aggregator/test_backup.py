@@ -71,6 +71,7 @@ def test_a_copy_goes_on_where_the_journal_stood(site: Any, home: Path) -> None:
     assert journal.meta("job_id") == site.job.id
     assert before <= float(journal.meta("copied") or 0.0) <= time.time(), "since then it knows nothing new"
     assert site.journal.meta("copied") is None
+    assert (journal.meta("run"), len(str(site.journal.meta("run")))) == (None, 16), "a run of its own"
     journal.close()
 
 
