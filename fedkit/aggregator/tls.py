@@ -39,7 +39,7 @@ def load(context: ssl.SSLContext, directory: Path) -> None:
 def _fresh(path: Path, key: SigningKey, now: datetime) -> bool:
     try:
         found = x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, x509.InvalidVersion):
         return False
     begin, end = found.not_valid_before_utc, found.not_valid_after_utc
     return found.public_key() == _private(key).public_key() and begin <= now < begin + (end - begin) / 2

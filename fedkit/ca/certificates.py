@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
@@ -68,7 +69,7 @@ def ca_key(pem: bytes) -> bytes:
     """The key of a CA's certificate. CryptoError: it is no certificate of Ed25519."""
     try:
         public = x509.load_pem_x509_certificate(pem).public_key()
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise CryptoError(f"not a certificate in PEM: {error}") from None
     if not isinstance(public, Ed25519PublicKey):
         raise CryptoError("a certificate of another kind of key; Ed25519 is needed")
@@ -100,11 +101,11 @@ def read_certificate(pem: bytes, cas: tuple[bytes, ...]) -> Certified:
     """What a certificate says that one of these CAs signed. CryptoError: none did, or it is no device's."""
     try:
         found = x509.load_pem_x509_certificate(pem)
+        ca = _issuer(found, cas)  # first: what a stranger has written may make the rest raise anything
         public, names = found.public_key(), found.subject.get_attributes_for_oid(NameOID.USER_ID)
         authority = found.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (ValueError, x509.ExtensionNotFound) as error:
+    except (ValueError, x509.InvalidVersion, x509.ExtensionNotFound) as error:
         raise CryptoError(f"not a device's certificate: {error}") from None
-    ca = _issuer(found, cas)
     if authority or len(names) != 1 or not isinstance(public, Ed25519PublicKey):
         raise CryptoError("not a device's certificate: it names no client, or has another kind of key")
     client = names[0].value
@@ -130,10 +131,10 @@ def read_revocations(pem: bytes, ca: bytes) -> Revocations:
     """The list that this CA has signed. CryptoError: it has not, or it is no list."""
     try:
         found = x509.load_pem_x509_crl(pem)
+        _issuer(found, (ca,))
         number = found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-    except (ValueError, x509.ExtensionNotFound) as error:
+    except (ValueError, x509.InvalidVersion, x509.ExtensionNotFound) as error:
         raise CryptoError(f"not a list of revocations: {error}") from None
-    _issuer(found, (ca,))
     serials = frozenset(f"{one.serial_number:x}" for one in found)
     return Revocations(number, serials, int(found.last_update_utc.timestamp()))
 

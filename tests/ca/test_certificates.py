@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime, timedelta
+from ssl import DER_cert_to_PEM_cert
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from fedkit.ca import certificates
@@ -58,6 +61,30 @@ def test_a_certificate_of_another_kind_is_refused() -> None:
         certificates.read_certificate(certificates.pem(signed), (CA.public,))
     with pytest.raises(CryptoError, match="another kind of key"):
         certificates.ca_key(certificates.pem(signed))
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        ("06032b6570032100", "06032b657f032100"),  # a key of a kind that nobody knows
+        ("0603551d23", "0603551d0e"),  # an extension twice
+        ("a003020102", "a003020130"),  # a version that there is not
+    ],
+)
+def test_what_a_stranger_has_written_is_not_read(was: str, becomes: str) -> None:
+    """Else a lying aggregator could end a device that renews."""
+    der = certificates.certify(CA, "c", DEVICE.public, NOW).public_bytes(Encoding.DER)
+    odd = DER_cert_to_PEM_cert(der.replace(bytes.fromhex(was), bytes.fromhex(becomes), 1)).encode()
+    with pytest.raises(CryptoError):
+        certificates.read_certificate(odd, (CA.public,))
+
+
+def test_a_list_that_a_stranger_has_written_is_not_read() -> None:
+    der = certificates.revoke(CA, {"ab": NOW}, 4, NOW).public_bytes(Encoding.DER)
+    text = base64.encodebytes(der.replace(bytes.fromhex("0603551d14"), bytes.fromhex("0603551d23"), 1))
+    odd = b"-----BEGIN X509 CRL-----\n" + text + b"-----END X509 CRL-----\n"
+    with pytest.raises(CryptoError, match="not signed"):
+        certificates.read_revocations(odd, CA.public)
 
 
 def test_revocations_are_of_their_ca_and_numbered() -> None:

@@ -64,6 +64,6 @@ def _key(certificate: bytes | None) -> bytes:
     """The Ed25519 key of a certificate in DER; empty if there is none."""
     try:
         public = x509.load_der_x509_certificate(certificate or b"").public_key()
-    except (ValueError, UnsupportedAlgorithm, x509.UnsupportedGeneralNameType):
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, x509.UnsupportedGeneralNameType):
         return b""
     return public.public_bytes_raw() if isinstance(public, Ed25519PublicKey) else b""
