@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
+import shutil
 import sqlite3
 import threading
 import time
@@ -32,6 +33,7 @@ from fedkit.aggregator.federation import REACH
 from fedkit.aggregator.journal import Journal
 from fedkit.aggregator.listener import Listener
 from fedkit.aggregator.meters import Meters
+from fedkit.aggregator.persevering import PROBE
 from fedkit.aggregator.progress import Progress
 from fedkit.aggregator.registry import Registry
 from fedkit.aggregator.status import standing
@@ -124,11 +126,14 @@ class Desk(Collector):
         return answer
 
     async def _health(self, _request: Request) -> Response:
-        """200 while the journal can be written, else 503."""
+        """200 while the journal can be written, and there is room for more, else 503."""
         try:
             await run_in_threadpool(self._journal.beat)
-        except sqlite3.Error as error:
+            free = shutil.disk_usage(self._home).free
+        except (sqlite3.Error, OSError) as error:
             return JSONResponse({"ok": False, "reason": f"the journal cannot be written: {error}"}, 503)
+        if free < PROBE:  # a row that is written again takes none of it
+            return JSONResponse({"ok": False, "reason": f"the disk is full: {free} bytes are free"}, 503)
         return JSONResponse({"ok": True})
 
     def _metrics(self) -> Response:

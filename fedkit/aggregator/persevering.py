@@ -18,7 +18,8 @@ log = logging.getLogger("fedkit.aggregator")
 
 LOOK = 5.0
 """Seconds between two looks whether the disk can be written."""
-_PROBE = 1 << 20
+PROBE = 1 << 20
+"""Bytes that must have room on a disk that can be written."""
 _ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EMFILE, errno.ENFILE}
 _SQLITE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 
@@ -67,7 +68,7 @@ def _writable(journal: Journal, folder: Path) -> bool:
     try:
         journal.beat()
         with probe.open("wb") as file:
-            file.write(bytes(_PROBE))
+            file.write(bytes(PROBE))
             file.flush()
             os.fsync(file.fileno())
     except (OSError, sqlite3.Error):

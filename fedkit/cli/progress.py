@@ -35,6 +35,12 @@ class _Totals:
     gone: int = 0
     seconds: float = 0.0
 
+    def of(self, history: History) -> _Totals:
+        """These, with all rounds of a history."""
+        for record in history.rounds:
+            self.add(record)
+        return self
+
     def add(self, record: RoundRecord) -> None:
         self.up += record.bytes_up
         self.down += record.bytes_down
@@ -85,9 +91,7 @@ class Lines:
         self._last, self._waiting = -math.inf, ""
 
     def run_started(self, event: RunStarted) -> None:
-        self._rounds = event.rounds
-        for record in event.history.rounds:
-            self._totals.add(record)
+        self._rounds, self._totals = event.rounds, _Totals(self._totals.clock).of(event.history)
 
     def round_ended(self, event: RoundEnded) -> None:
         record = event.record
@@ -131,8 +135,9 @@ class Bar:
         self._name, self._totals, self._task = name, _Totals(clock), TaskID(0)
 
     def run_started(self, event: RunStarted) -> None:
-        for record in event.history.rounds:
-            self._totals.add(record)
+        self._totals = _Totals(self._totals.clock).of(event.history)
+        for task in self._display.task_ids:  # of a run that a full disk has interrupted
+            self._display.remove_task(task)
         metrics = show_metrics(_last(event.history))
         done = len(event.history.rounds)
         self._task = self._display.add_task(self._name, total=event.rounds, completed=done, metrics=metrics)

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -116,6 +117,11 @@ def test_health_says_whether_the_journal_can_be_written(
         got = asked.get("/healthz")
         assert got.status_code == 503
         assert "disk is full" in got.json()["reason"]
+    with monkeypatch.context() as patch:  # the row of `beat` is there already, and needs no room
+        patch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=4096))
+        got = asked.get("/healthz")
+        told = {"ok": False, "reason": "the disk is full: 4096 bytes are free"}
+        assert (got.status_code, got.json()) == (503, told)
     assert asked.get("/healthz").status_code == 200
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,22 @@ def test_the_bar_shows_round_metric_clients_bytes_and_time(folder: Path) -> None
     last = screen.getvalue()
     for part in ("toy", "2/2", "accuracy 0.", "now 3/4", "8 counted ·", "up,", "virtual"):
         assert part in last
+
+
+@pytest.mark.parametrize("make", [Bar, Lines])
+def test_a_run_that_starts_twice_is_counted_once(
+    folder: Path, make: Callable[[Console, str], Bar | Lines]
+) -> None:
+    """As one does that waits in its process until a full disk can be written again."""
+    run_scenario(read("toy.toml"), out="r")
+    console, screen = _terminal()
+    shown = make(console, "toy")
+    for count in (3, 4):
+        again = saved_scenario(Path("r"), [f"rounds.count={count}"])
+        run_scenario(again, out="r", resume=True, observers=[shown])
+    shown.close()
+    last = screen.getvalue().rpartition("4/4")[2]
+    assert "16 counted" in last, last
 
 
 def test_a_resumed_bar_starts_where_the_run_stood(folder: Path) -> None:
