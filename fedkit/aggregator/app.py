@@ -70,6 +70,7 @@ class App:
         self._blobs = Blobs(journal.directory / "blobs")
         self._blobs.check()
         self._leases = Leases(journal, self._blobs)
+        self._registry = registry
         self._news = News(journal, registry, self._blobs, self._leases, lease)
         self._uploads = Uploads(journal, journal.directory / "uploads")
         self._writers = asyncio.Semaphore(WRITERS)
@@ -110,12 +111,13 @@ class App:
         given = _acknowledged(request) if request.method == "POST" else ([], [])
         again = bool(_number(request, "again", 1))
         end, look = time.monotonic() + wait, partial(self._heed, request, *given, again)
+        key = await run_in_threadpool(self._registry.key, client)
         with self._bells.hung(client) as bell:
             while True:
                 self._demand_open()
                 bell.clear()
                 news = await run_in_threadpool(look, client, held)
-                look = partial(self._news.read, first=False)
+                look = partial(self._look_again, key)
                 if news["settled"]:
                     end = min(end, time.monotonic() + _TOGETHER)
                 left = end - time.monotonic()
@@ -141,6 +143,13 @@ class App:
         if tasks or settled:
             self._leases.acknowledge(client, tasks, settled)
         return self._news.read(client, held)
+
+    def _look_again(self, key: bytes | None, client: ClientId, held: int) -> dict[str, object]:
+        """What is new since. Refusal: meanwhile the client may not ask any more, or is another device."""
+        if self._registry.key(client) != key:
+            raise Refusal(401, "signature", f"client {client!r} has another key now")
+        self._registry.demand(client)
+        return self._news.read(client, held, first=False)
 
     async def _blob(self, request: Request) -> Response:
         digest = str(request.path_params["digest"])

@@ -19,10 +19,13 @@ from fedkit import jobfile, wire
 from fedkit.aggregator import app as app_module
 from fedkit.aggregator.federation import EdgeFederation
 from fedkit.aggregator.journal import Journal
+from fedkit.aggregator.refusal import Refusal
 from fedkit.aggregator.registry import Roster
 from fedkit.federation import Verdict
 from fedkit.messages import EncodedUpdate, Key
 from fedkit.secagg.identity import Trust
+
+OTHER = bytes(range(32))
 
 
 def sha(data: bytes) -> str:
@@ -217,6 +220,40 @@ def test_a_poll_waits_until_there_is_something(
         assert not app._bells._waiting, "nothing is kept of polls that are over"
 
     call(use, app=app)
+
+
+class Changing(Roster):
+    """Who asks is revoked meanwhile, or another device gets its name."""
+
+    word = ""
+
+    def key(self, client: str) -> bytes | None:
+        return OTHER if self.word == "signature" else super().key(client)
+
+    def demand(self, client: str) -> None:
+        if self.word == "revoked":
+            raise Refusal(403, "revoked", "meanwhile")
+
+
+@pytest.mark.parametrize("word", ["revoked", "signature"])
+def test_who_may_not_ask_any_more_gets_nothing_from_a_poll_that_waits(
+    site: Any, call: Callable[..., Any], word: str
+) -> None:
+    registry = Changing(site.federation._registry.trust)
+    app = app_module.App(site.journal, registry, clock=lambda: 1_790_000_000.0)
+
+    async def use(device: Any) -> None:
+        async with app._bells.running(None):
+            asking = asyncio.create_task(device.ask("GET", "/v1/tasks?wait=120"))
+            while not app._bells._waiting:
+                await asyncio.sleep(0.01)
+            registry.word = word
+            await asyncio.to_thread(site.federation.send, [site.task("alice")])
+            assert (await asking).json()["error"] == word
+
+    call(use, app=app)
+    registry.word = ""
+    assert len(site.leases.news("alice", 1e9)[1]) == 1, "it was leased to nobody"
 
 
 def test_before_a_run_is_open_and_after_it_devices_wait(site: Any, call: Callable[..., Any]) -> None:
