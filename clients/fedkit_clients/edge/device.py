@@ -64,6 +64,10 @@ class Device:
             self.asked_enough = True
             raise ProtocolRefused("max_tasks_per_day", f"this device has begun {most} tasks in 24 hours")
 
+    def over(self, name: str) -> None:
+        """A task has its verdict."""
+        self.meter.over(name)
+
     def told(self, failure: Failure) -> Failure:
         """A failure as others may know it."""
         return failure if self.policy.tells_why else replace(failure, exception="", subject="", detail="")

@@ -72,6 +72,8 @@ class Joined:
 
     def settle(self, key: Key, verdict: Verdict) -> None:
         """Act on a verdict."""
+        if (name := self.spool.name(key)) is not None:
+            self.device.over(name)
         self.participant.settle(key, verdict)
         self.spool.settle(key)
         self.talk.forget(key)

@@ -89,6 +89,13 @@ class Meter:
             self._begun[task] = self._clock()
             self.keep()
 
+    def over(self, task: str) -> None:
+        """A task has its verdict: if it came once more, that would be another one of the day."""
+        if task in self._begun:
+            at = self._begun.pop(task)
+            self._begun[f"{task} {at}"] = at
+            self.keep()
+
     def connected(self) -> None:
         """A connection over TLS was opened."""
         self.count(HANDSHAKE)

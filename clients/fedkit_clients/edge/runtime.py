@@ -145,9 +145,9 @@ class EdgeClient:
 
     @property
     def _owes(self) -> bool:
-        """Whether something is to be done yet for the aggregator, or the disk was not asked."""
+        """Whether something that was begun is to be delivered yet, or the disk was not asked."""
         joined = self._joined
-        return joined is None or joined.busy or joined.talk.open
+        return joined is None or joined.talk.open or bool(joined.spool.finished())
 
     def close(self) -> None:
         """Let go of the spool and of the connections."""

@@ -233,6 +233,20 @@ def test_a_task_that_a_crash_cut_short_is_one_of_the_day(
     assert len(aggregator.results) == 1, "it was trained"
 
 
+def test_a_task_that_had_its_verdict_is_another_one_if_it_comes_again(
+    tmp_path: Path, aggregator: Any
+) -> None:
+    device = Device(meter=Meter(clock=lambda: 1_790_000_000.0, daily=1))
+    with closing(make_client(aggregator, tmp_path, device)) as client:
+        joined = client._join()
+        client.step()
+        key = next(iter(aggregator.results))
+        name = joined.spool.name(key) or ""
+        assert (device.meter.full(name), device.meter.full("other")) == (0.0, DAY)
+        joined.settle(key, Verdict.lost)
+        assert device.meter.full(name) == DAY
+
+
 @pytest.mark.parametrize("deadline", [1e308, -1e308])
 def test_no_deadline_ends_a_device(tmp_path: Path, aggregator: Any, deadline: float) -> None:
     device = Device()

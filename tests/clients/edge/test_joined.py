@@ -67,6 +67,9 @@ class Owner:
     def demand(self, job: object, task: Task, name: str) -> None:
         """It does."""
 
+    def over(self, name: str) -> None:
+        """It counts nothing."""
+
     def received(self, participant: object, task: Task) -> None:
         """It is not told."""
 

@@ -73,6 +73,9 @@ def test_a_day_has_room_until_so_many_tasks_began_in_24_hours(tmp_path: Path) ->
         assert other.full("a") == other.full("b") == 0, "what was begun goes on"
         other.begin("a")
         assert other.full("c") == DAY - 3600, "and is one"
+    meter.over("a")
+    for other in (meter, Meter(tmp_path / "traffic", 0, lambda: now, daily=2)):
+        assert other.full("a") == DAY - 3600, "what is over and comes again is another one"
     now = MARCH + DAY
     assert meter.full() == 0
     meter.begin("c")
