@@ -49,7 +49,8 @@ class Meter:
         daily: int = 0,
     ) -> None:
         self._file, self._monthly, self._clock, self.daily = file, monthly, clock, daily
-        self._month, self.used, self._begun = _read(file)  # tasks by name, and when they began
+        # the month before: a clock that starts at 1970 comes back to it; tasks by name, and when they began
+        self._month, self.used, self._before, self._begun = _read(file)
         self._written, self._until = self.used, 0.0
         self._keep = min(KEEP, monthly // EXACT) if monthly else KEEP
         self.uplink = 0.0
@@ -118,8 +119,9 @@ class Meter:
         if self._file is None:
             return
         try:
-            told = {"bytes": self.used, "month": self._month, "tasks": self._begun if self.daily else {}}
-            write_file(self._file, json.dumps(told).encode())
+            told = {"before": self._before, "bytes": self.used, "month": self._month}
+            tasks = self._begun if self.daily else {}
+            write_file(self._file, json.dumps({**told, "tasks": tasks}).encode())
         except OSError as error:
             log.warning("%s cannot be written: %s", self._file, error)
 
@@ -129,7 +131,8 @@ class Meter:
             return
         month, self._until = time.strftime("%Y-%m", time.gmtime(now)), now + min(_LOOK, _left(now))
         if month != self._month:
-            self._month, self.used, self._written = month, 0, 0
+            left, self.used = {self._month: self.used}, self._before.get(month, 0)
+            self._month, self._before, self._written = month, left, self.used
 
 
 def wire_bytes(size: int) -> int:
@@ -149,16 +152,20 @@ def _left(at: float) -> float:
     return float(calendar.timegm((year, month, 1, 0, 0, 0)) - at)
 
 
-def _read(file: Path | None) -> tuple[str, int, dict[str, float]]:
-    """Month and bytes, and when tasks began; of no month if there is no such file, or it is damaged."""
+def _read(file: Path | None) -> tuple[str, int, dict[str, int], dict[str, float]]:
+    """Month and bytes, those of the one before, and when tasks began; of no month if there is no such file,
+    or it is damaged.
+    """
     try:
         told = fields.mapping(fields.parse(file.read_bytes(), "traffic"), "traffic") if file else {}
         tasks = fields.mapping(told.get("tasks", {}), "tasks")
         begun = {name: fields.number(at, "tasks") for name, at in tasks.items()}
         month, used = told.get("month", ""), told.get("bytes", 0)
-        return fields.text(month, "month"), fields.integer(used, "bytes"), begun
+        others = fields.mapping(told.get("before", {}), "before")
+        before = {name: fields.integer(size, "before") for name, size in others.items()}
+        return fields.text(month, "month"), fields.integer(used, "bytes"), before, begun
     except FileNotFoundError:
-        return "", 0, {}
+        return "", 0, {}, {}
     except (OSError, WireError) as error:
         log.warning("%s cannot be read, the counts begin at 0: %s", file, error)
-        return "", 0, {}
+        return "", 0, {}, {}

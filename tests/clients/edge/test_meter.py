@@ -61,6 +61,25 @@ def test_a_full_disk_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert meter.used > 0
 
 
+def test_a_clock_that_starts_in_another_month_does_not_give_the_month_again(tmp_path: Path) -> None:
+    times = [MARCH]
+
+    def made() -> Meter:
+        return Meter(tmp_path / "traffic", 100_000, lambda: times[-1])
+
+    meter = made()
+    meter.count(80_000)
+    used = meter.used
+    for _ in range(3):
+        times.append(5.0)  # a device without a clock of its own is started
+        meter = made()
+        meter.count(1000)
+        times.append(MARCH + 60)
+        meter.count(0)
+        assert meter.used == used
+        meter.keep()
+
+
 def test_a_day_has_room_until_so_many_tasks_began_in_24_hours(tmp_path: Path) -> None:
     now = MARCH
     meter = Meter(tmp_path / "traffic", 0, lambda: now, daily=2)
