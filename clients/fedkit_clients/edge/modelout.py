@@ -10,12 +10,15 @@ from fedkit.errors import CheckpointError, ConfigError, RunFailed
 from fedkit.tensors import Tensors
 
 log = logging.getLogger("fedkit.edge")
+FIRST = 1
+"""The version of the model that a run begins with."""
 
 
 class ModelOut:
     """Writes each newer model over `path`, as safetensors; a reader sees one whole model or another.
 
-    Its metadata name the job and the version of the model, which grows by one each round. ConfigError: there
+    Its metadata name the job and the version of the model, which grows by one each round. The first, which no
+    round has trained, is not written: what is there, from another run, does better. ConfigError: there
     is no folder for it, and none can be made, or `path` is one.
     """
 
@@ -32,9 +35,9 @@ class ModelOut:
         self._written = _held(path)
 
     def wants(self, job: str, version: int) -> bool:
-        """Whether neither this model nor a later one of the job is there."""
+        """Whether it was trained, and neither it nor a later one of the job is there."""
         before, held = self._written
-        return before != job or version > held
+        return version > FIRST and (before != job or version > held)
 
     def write(self, job: str, version: int, model: Tensors) -> None:
         """Write this model unless it, or a later one of the job, is there; a failure is logged."""
