@@ -31,7 +31,7 @@ from fedkit_clients.edge.membership import Membership
 
 NAME = "sessions"
 LINES = 4096
-"""Lines beyond which a file is made shorter when it is opened."""
+"""Lines beyond which a file is made shorter when it is opened; while it is open, twice as many."""
 SEEN = 1024
 """Sessions that are then remembered by their ids; older ones are of rounds that are over."""
 
@@ -43,13 +43,7 @@ class DiskSessions:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / NAME
-        self._held = MemorySessions()
-        rows = _rows(self._path)
-        if len(rows) > LINES:
-            rows = _shorter(rows)
-            write_file(self._path, *map(_line, rows))
-        for row in rows:
-            self._recall(row)
+        self._open()
 
     def seen(self, sid: bytes) -> bool:
         """Whether this session was asked about before; from now on it was."""
@@ -73,11 +67,25 @@ class DiskSessions:
         self._held.sign(job, round, kind, model)
         self._write(("signed", job, round, kind, model.hex()))
 
+    def _open(self) -> None:
+        """What the file says, which is made shorter if it is long."""
+        self._held = MemorySessions()
+        rows = _rows(self._path)
+        if len(rows) > LINES:
+            rows = _shorter(rows)
+            write_file(self._path, *map(_line, rows))
+        for row in rows:
+            self._recall(row)
+        self._lines, self._most = len(rows), 2 * max(LINES, len(rows))
+
     def _write(self, row: Row) -> None:
         fresh = not self._path.exists()
         append_line(self._path, _line(row), lasting=True)
         if fresh:
             sync(self._path.parent)
+        self._lines += 1
+        if self._lines > self._most:
+            self._open()
 
     def _recall(self, row: Row) -> None:
         word, *rest = row

@@ -128,6 +128,23 @@ def test_the_file_of_years_stays_small(tmp_path: Path, monkeypatch: pytest.Monke
     assert again.seen((99).to_bytes(32, "big"))
 
 
+def test_it_stays_small_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for session after session fills neither the disk nor the memory of a device."""
+    monkeypatch.setattr(sessions, "LINES", 100)
+    monkeypatch.setattr(sessions, "SEEN", 10)
+    disk = DiskSessions(tmp_path)
+    longest = 0
+    for number in range(1000):
+        assert not disk.seen(number.to_bytes(32, "big"))
+        assert disk.joined("j1", number, "train") == 0
+        disk.sign("j1", number, "train", bytes(32))
+        assert disk.seen(number.to_bytes(32, "big"))
+        assert disk.signed("j1", number, "train", MODELS[0])
+        longest = max(longest, len((tmp_path / NAME).read_bytes().splitlines()))
+    assert 150 < longest <= 201
+    assert all(disk.seen(number.to_bytes(32, "big")) for number in range(990, 1000))
+
+
 def test_a_full_disk_at_a_restart_is_an_error_that_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
